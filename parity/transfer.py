@@ -1,0 +1,389 @@
+"""Move weights: from a file into a Keras model by name, and from a Keras model into its PyTorch twin."""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isclose, prod
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import keras
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from parity.faults import ParityError
+from parity.layouts import Place, covered_layers, find_layout
+from parity.mapping import COLUMNS
+
+# Weights that Keras 1 and Keras 2 named otherwise than Keras 3 does.
+_FORMER_NAMES = {
+    "W": "kernel",
+    "b": "bias",
+    "depthwise_kernel": "kernel",
+    "running_mean": "moving_mean",
+    "running_std": "moving_variance",
+}
+
+
+# --- A weight file into a Keras model -------------------------------------------------------------------------------
+
+
+def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
+    """Fill a Keras model from a legacy HDF5 weight file, by the names of the layers, and prove it.
+
+    Keras 1 and Keras 2 wrote such files. ``Model.load_weights`` reads them by position unless told otherwise: the k-th
+    layer with weights gets the k-th entry of the file, whatever the two are called.
+
+    Args:
+        model: A built model, whose layers have the names that they have in the file.
+        path: The file: either weights alone or a whole model, as ``save_weights`` and ``save`` of Keras 2 wrote them.
+
+    Raises:
+        ParityError: If the file cannot be read; if a layer of the model is not in the file or a layer of the file not
+            in the model; if a layer's weights have other names or another shape. It names each, and the model is as
+            it was.
+    """
+    path = Path(path)
+    stored = _read_legacy_file(path)
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    faults = [f"layer {name} of the model is not in the file" for name in layers.keys() - stored.keys()]
+    faults += [f"layer {name} of the file is not in the model" for name in stored.keys() - layers.keys()]
+    if not layers:
+        faults.append("the model has no weights; build it first")
+    pairs: list[tuple[keras.Variable, np.ndarray]] = []
+    for name in [name for name in layers if name in stored]:
+        try:
+            pairs += _pair_weights(layers[name], stored[name])
+        except ParityError as error:
+            faults += error.faults
+    if faults:
+        raise ParityError(path.name, sorted(faults))
+    before = [variable.numpy() for variable, _ in pairs]
+    for variable, value in pairs:
+        variable.assign(value)
+    wrong = [
+        f"weight {variable.path} is not what the file holds"
+        for variable, value in pairs
+        if not np.array_equal(variable.numpy(), value.astype(variable.numpy().dtype), equal_nan=True)
+    ]
+    if wrong:
+        for (variable, _), value in zip(pairs, before, strict=True):
+            variable.assign(value)
+        raise ParityError(path.name, wrong)
+
+
+def _read_legacy_file(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return {layer: {weight: array}} of a legacy HDF5 weight file, for the layers that have weights."""
+    try:
+        with h5py.File(path, "r") as file:
+            root = file.get("model_weights", file)
+            if not any(name.startswith("layer_names") for name in root.attrs):
+                hint = (
+                    "; it looks like Keras 3's .weights.h5, which Model.load_weights reads" if "layers" in file else ""
+                )
+                raise ParityError(path.name, [f"not a legacy Keras weight file: no attribute layer_names{hint}"])
+            if root.attrs.get("backend", b"tensorflow") in (b"theano", "theano"):
+                raise ParityError(path.name, ["written with the Theano backend, which stores kernels flipped"])
+            layers = {}
+            for layer in _names(root, "layer_names"):
+                layers[layer] = {weight: root[layer][weight][()] for weight in _names(root[layer], "weight_names")}
+    except FileNotFoundError as error:
+        raise ParityError(path.name, ["the file does not exist"]) from error
+    except (OSError, KeyError) as error:
+        raise ParityError(path.name, [f"not a readable HDF5 weight file: {error}"]) from error
+    return {layer: weights for layer, weights in layers.items() if weights}
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    """Return a list of names stored as an attribute, which Keras splits (name0, name1, ...) when it is long."""
+    parts = [attribute] if attribute in group.attrs else []
+    while f"{attribute}{len(parts)}" in group.attrs:
+        parts.append(f"{attribute}{len(parts)}")
+    return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in group.attrs[part]]
+
+
+def _pair_weights(layer: keras.Layer, stored: dict[str, np.ndarray]) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Pair the weights of a layer with the arrays of the file by the last parts of their names."""
+    variables = {weight.path: weight for weight in layer.weights}
+    ours, theirs = _short_names(variables), _short_names(stored)
+    if ours.keys() != theirs.keys():
+        theirs = _short_names(stored, layer.name)
+    if ours.keys() != theirs.keys():
+        raise ParityError(
+            layer.name, [f"layer {layer.name}: the model has {sorted(ours)}, the file has {sorted(theirs)}"]
+        )
+    pairs = [(variables[path], stored[theirs[short]]) for short, path in ours.items()]
+    faults = [
+        f"weight {variable.path}: shape {tuple(variable.shape)} in the model, {value.shape} in the file"
+        for variable, value in pairs
+        if tuple(variable.shape) != value.shape
+    ]
+    if faults:
+        raise ParityError(layer.name, faults)
+    return pairs
+
+
+def _short_names(names: Iterable[str], former_layer: str | None = None) -> dict[str, str]:
+    """Return {short: name}: as few of the last parts of each name (a/b/c:0) as tell the names apart.
+
+    With the name of a layer, the weights are taken to be named as Keras 1 or 2 did and are given their present names.
+    """
+    split = {name: name.split(":")[0].split("/") for name in names}
+    if former_layer is not None:
+        for parts in split.values():
+            last = parts[-1].removeprefix(f"{former_layer}_")
+            parts[-1] = _FORMER_NAMES.get(last, last)
+    for depth in range(1, 1 + max(map(len, split.values()))):
+        short = {"/".join(parts[-depth:]): name for name, parts in split.items()}
+        if len(short) == len(split):
+            break
+    return short
+
+
+# --- A Keras model into its PyTorch twin ----------------------------------------------------------------------------
+
+
+def transfer(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    mapping: pd.DataFrame,
+    flatten: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Fill a PyTorch model with the weights of its Keras twin: every tensor once, all or nothing.
+
+    The layout is decided by the kind of the Keras layer (``parity.layouts``). The values are copied into the tensors
+    that the PyTorch model has: they keep their dtype, device and identity.
+
+    Args:
+        keras_model: The model to take weights from. It is not changed.
+        torch_model: The twin to fill.
+        mapping: A table with the columns ``keras`` and ``torch``, as ``parity.mapping.read_mapping`` returns it. An
+            empty keras field is right for ``num_batches_tracked``, which becomes 0, for a scale that the Keras layer
+            does without, which becomes 1, and for a bias or offset that it does without, which becomes 0.
+        flatten: For a twin that flattens its activations channels first: the name of each Keras Dense layer behind
+            such a ``Flatten``, and the shape (*spatial, channels) that Keras flattens.
+
+    Raises:
+        ParityError: If anything does not fit: unknown, repeated or missing names, a kind of layer that is not
+            covered, another kind of module, shape, epsilon, momentum, stride, dilation or number of groups, a value
+            that is NaN or infinite or too large for the twin's dtype, a negative variance. It lists every fault with
+            the line of the mapping, and the PyTorch model is as it was.
+    """
+    rows = _rows(mapping)
+    weights, faults = _keras_weights(keras_model)
+    tensors = {k: v for k, v in torch_model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    faults += _name_faults(rows, weights, tensors)
+    known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]
+    pairs = [
+        _Pair(row, weights[row.keras], tensors[row.torch], torch_model.get_submodule(row.module))
+        for row in known
+        if row.keras
+    ]
+    flattened = {name: tuple(shape) for name, shape in (flatten or {}).items()}
+    for pair in pairs:
+        faults += [f"{pair.row.label}: {fault}" for fault in _pair_faults(pair, flattened.get(pair.weight.layer.name))]
+    faults += _twin_faults([pair for pair in pairs if pair.fits()])
+    dense = {weight.layer.name for weight in weights.values() if isinstance(weight.layer, keras.layers.Dense)}
+    faults += [f"flatten: the Keras model has no Dense layer {name}" for name in flattened if name not in dense]
+    twins = {pair.row.module: pair.weight for pair in pairs}
+    constants = {row: _constant(row, twins.get(row.module)) for row in known if not row.keras}
+    faults += [f"{row.label}: {row.torch} needs a Keras weight" for row, value in constants.items() if value is None]
+    if faults:
+        raise ParityError(mapping.attrs.get("source", "mapping"), faults)
+    with torch.no_grad():
+        for pair in pairs:
+            _copy(pair, flattened.get(pair.weight.layer.name))
+        for row, value in constants.items():
+            tensors[row.torch].fill_(value)
+
+
+class _Row(NamedTuple):
+    """One row of a mapping, and how to call it in a message."""
+
+    label: str
+    keras: str
+    torch: str
+
+    @property
+    def module(self) -> str:
+        return self.torch.rpartition(".")[0]
+
+    @property
+    def tensor(self) -> str:
+        return self.torch.rpartition(".")[2]
+
+
+class _Weight(NamedTuple):
+    """A Keras weight, the innermost layer that has it, and where it goes; no place if that is not known."""
+
+    layer: keras.Layer
+    variable: keras.Variable
+    place: Place | None
+
+
+class _Pair(NamedTuple):
+    """A row with both names known: a Keras weight, and the PyTorch tensor and module that it is for."""
+
+    row: _Row
+    weight: _Weight
+    tensor: Tensor
+    module: nn.Module
+
+    def fits(self) -> bool:
+        """Tell whether the module is of a kind that the weight can go to."""
+        return self.weight.place is not None and isinstance(self.module, self.weight.place.modules)
+
+
+def _rows(mapping: pd.DataFrame) -> list[_Row]:
+    if list(mapping.columns) != COLUMNS:
+        raise ParityError("mapping", [f"the columns must be {COLUMNS}, not {list(mapping.columns)}"])
+    kind = mapping.index.name or "row"
+    texts = mapping.fillna("").astype(str)
+    return [_Row(f"{kind} {index}", keras, torch) for index, keras, torch in texts.itertuples()]
+
+
+def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
+    """Return {path: weight}, and faults."""
+    owners = {id(variable): (layer, variable) for layer in model._flatten_layers() for variable in layer.weights}
+    weights = [
+        _Weight(layer, variable, (find_layout(layer) or {}).get(variable.name)) for layer, variable in owners.values()
+    ]
+    paths = Counter(weight.variable.path for weight in weights)
+    faults = [
+        f"{n} weights of the Keras model have the path {p}; rename their layers" for p, n in paths.items() if n > 1
+    ]
+    if not weights:
+        faults.append("the Keras model has no weights; build it first")
+    return {weight.variable.path: weight for weight in weights}, faults
+
+
+def _name_faults(rows: list[_Row], weights: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield a fault for each name that is unknown, repeated or missing."""
+    # A module that is registered twice has two keys for one tensor: either will do, but not both.
+    identity = {key: id(tensor) for key, tensor in tensors.items()}
+    seen: dict[object, _Row] = {}
+    for row in rows:
+        for what, name, names, key in (
+            ("Keras weight", row.keras, weights, row.keras),
+            ("PyTorch tensor", row.torch, tensors, identity.get(row.torch, row.torch)),
+        ):
+            if not name:
+                continue
+            if name not in names:
+                close = difflib.get_close_matches(name, list(names), n=1)
+                yield f"{row.label}: there is no {what} {name}" + (f"; did you mean {close[0]}?" if close else "")
+            if (what, key) in seen:
+                yield f"{row.label}: {what} {name} has a row already, {seen[what, key].label}"
+            seen.setdefault((what, key), row)
+    for path in weights:
+        if ("Keras weight", path) not in seen:
+            yield f"no row for Keras weight {path}"
+    for key, tensor in tensors.items():
+        if ("PyTorch tensor", id(tensor)) not in seen:
+            yield f"no row for PyTorch tensor {key}"
+
+
+def _pair_faults(pair: _Pair, flattened: tuple[int, ...] | None) -> Iterator[str]:
+    """Yield what is wrong with one pair by itself: kinds, names, shapes, values."""
+    row, (layer, variable, place), tensor, module = pair
+    kind = type(layer).__name__
+    if find_layout(layer) is None:
+        yield f"{row.keras}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"
+    elif place is None:
+        yield f"{row.keras}: a {kind} has no weight {variable.name} that can be moved"
+    elif not pair.fits():
+        needed = " or ".join(kind.__name__.lstrip("_") for kind in place.modules)
+        yield f"{row.keras} goes to the {place.tensor} of a {needed}; {row.torch} is in a {type(module).__name__}"
+    elif row.tensor != place.tensor:
+        yield f"{row.keras} belongs in {row.module}.{place.tensor}, not in {row.torch}"
+    else:
+        value = _as_tensor(variable)
+        spatial_and_channels = flattened if variable.name == "kernel" else None
+        if spatial_and_channels and prod(spatial_and_channels) != value.shape[0]:
+            yield f"{row.keras} {tuple(value.shape)} does not take {spatial_and_channels} flattened"
+        elif (shape := tuple(place.view(value).shape)) != tuple(tensor.shape):
+            yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but {row.torch} is {tuple(tensor.shape)}"
+        yield from (f"{row.keras} {fault}" for fault in _value_faults(value, tensor, variable.name))
+
+
+def _value_faults(value: Tensor, target: Tensor, name: str) -> Iterator[str]:
+    # A finite sum proves that all values are finite, at a fraction of the cost of looking at each.
+    if not (value.sum().isfinite() or value.isfinite().all()):
+        yield "has values that are NaN or infinite"
+    elif name == "moving_variance" and value.min() < -torch.finfo(value.dtype).eps * max(1.0, value.max().item()):
+        yield f"has negative variances, the least {value.min().item():.3g}"
+    if target.is_meta:
+        yield "has nowhere to go: the PyTorch model is on the meta device"
+    elif not target.is_floating_point():
+        yield f"cannot be kept as {target.dtype}"
+    elif _narrower(target.dtype, value.dtype) and value.abs().max() > torch.finfo(target.dtype).max:
+        yield f"has values too large for {target.dtype}"
+
+
+def _narrower(a: torch.dtype, b: torch.dtype) -> bool:
+    return torch.finfo(a).max < torch.finfo(b).max
+
+
+def _twin_faults(pairs: list[_Pair]) -> Iterator[str]:
+    """Yield a fault wherever a layer and a module are not each other's only twin, or differ in a setting."""
+    module_of: dict[tuple[int, str], _Row] = {}
+    layer_of: dict[int, tuple[tuple[int, str], _Row]] = {}
+    for row, (layer, _, place), _, module in pairs:
+        part = (id(layer), place.part)
+        if part not in module_of and id(module) not in layer_of:
+            for name, due, actual in place.settings(layer, module):
+                if not _equal(due, actual):
+                    yield f"{row.label}: {name} of {row.module} is {actual}; {layer.name} needs {due}"
+        other = module_of.setdefault(part, row)
+        if other.module != row.module:
+            yield f"{row.label}: {row.keras} goes to {row.module}, but {other.keras} to {other.module} ({other.label})"
+        other_part, other = layer_of.setdefault(id(module), (part, row))
+        if other_part != part:
+            yield f"{row.label}: {row.module} takes {row.keras}, but {other.keras} as well ({other.label})"
+
+
+def _equal(due: object, actual: object) -> bool:
+    if isinstance(due, float) and isinstance(actual, float):
+        return isclose(due, actual, rel_tol=1e-6)
+    return due == actual
+
+
+def _as_tensor(variable: keras.Variable) -> Tensor:
+    """Return a weight as a PyTorch tensor that shares its memory where it lies on the CPU."""
+    value = variable.value
+    if keras.backend.backend() == "tensorflow":
+        value = value.read_value()
+        if "CPU" not in value.device:
+            return torch.from_numpy(value.numpy())
+    return torch.from_dlpack(value)
+
+
+def _copy(pair: _Pair, flattened: tuple[int, ...] | None) -> None:
+    value = _as_tensor(pair.weight.variable)
+    if flattened and pair.weight.variable.name == "kernel":
+        *spatial, channels = flattened
+        rows = range(len(flattened))
+        source = value.unflatten(0, flattened).permute(-1, rows[-1], *rows[:-1])
+        pair.tensor.unflatten(1, (channels, *spatial)).copy_(source)
+    else:
+        pair.tensor.copy_(pair.weight.place.view(value))
+
+
+def _constant(row: _Row, twin: _Weight | None) -> float | None:
+    """Return the value of a tensor that no Keras weight fills, or None if one should.
+
+    ``twin`` is a weight that fills another tensor of the same module.
+    """
+    if row.tensor == "num_batches_tracked":
+        return 0
+    if twin is None or twin.place is None or row.tensor not in ("weight", "bias"):
+        return None
+    layout = find_layout(twin.layer)
+    places = [layout[variable.name] for variable in twin.layer.weights if variable.name in layout]
+    if any((place.tensor, place.part) == (row.tensor, twin.place.part) for place in places):
+        return None
+    return 1 if row.tensor == "weight" else 0
