@@ -2,10 +2,10 @@
 
 import math
 
+from parity.padding import Conv2dSame
+
 import torch
 from torch import Tensor, nn
-
-from parity.padding import Conv2dSame
 
 # Keras's defaults. PyTorch's are 1e-5 and 0.1, and its momentum is the complement of Keras's.
 _EPSILON = 1e-3

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 _HEADER = ("", "Keras", "PyTorch", "largest |difference|", "verdict")
-_WIDTHS = (34, 20, 20, 21)
+_WIDTHS = (36, 16, 16, 20)
 
 
 def largest_difference(a: Any, b: Any) -> float:
@@ -93,5 +93,5 @@ def _rounded(distance: float, a: np.ndarray, b: np.ndarray) -> str:
 
 
 def _line(*fields: object) -> str:
-    texts = [str(field) for field in fields]
-    return "".join(text.ljust(width) for text, width in zip(texts, _WIDTHS, strict=False)) + texts[-1]
+    *texts, verdict = (str(field) for field in fields)
+    return " ".join([*(text.ljust(width) for text, width in zip(texts, _WIDTHS, strict=True)), verdict])

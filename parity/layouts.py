@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 _Settings = Iterator[tuple[str, Any, Any]]
@@ -62,6 +63,20 @@ def channels_last(x: Any) -> Any:
     return x.movedim(1, -1) if isinstance(x, Tensor) else np.moveaxis(x, 1, -1)
 
 
+def run_torch(module: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
+    """Run a PyTorch module on an array (batch, *spatial, channels) and return its output in the same order of axes.
+
+    Args:
+        module: A module or function from (batch, channels, *spatial) to (batch, channels, *spatial).
+        x: The input, in Keras's order of axes.
+
+    Returns:
+        The output (batch, *spatial, channels).
+    """
+    with torch.no_grad():
+        return channels_last(module(torch.tensor(channels_first(x)))).numpy()
+
+
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
 
@@ -79,7 +94,7 @@ def _depthwise_kernel(weight: Tensor) -> Tensor:
 
 
 def _shared_alpha(weight: Tensor) -> Tensor:
-    """View an alpha (1, ..., 1, c) as (c,); an alpha that differs from place to place keeps its shape, which fits no nn.PReLU."""
+    """View a shared alpha (1, ..., 1, c) as (c,); one for each place keeps its shape, which fits no nn.PReLU."""
     return weight.flatten() if weight.numel() == weight.shape[-1] else weight
 
 

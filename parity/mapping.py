@@ -4,9 +4,9 @@ import csv
 from os import PathLike
 from pathlib import Path
 
-import pandas as pd
-
 from parity.faults import ParityError
+
+import pandas as pd
 
 COLUMNS = ["keras", "torch"]
 

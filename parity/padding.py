@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  the name that PyTorch's own documentation uses
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 

@@ -263,7 +263,8 @@ def _trees(lane_width: float, rng: np.random.Generator) -> list[_Thing]:
 def _paint_slice(picture: np.ndarray, view: _View, thing: _Thing, behind: float) -> None:
     """Paint the front of a thing, or its outline at a distance behind the front."""
     x_middle, z = _camera_position(view, thing.along + behind, thing.across)
-    if z < 1 or abs(view.curvature * (thing.along + behind)) > math.pi / 2:
+    # Beyond a quarter of a circle the road comes back, and twelve visibilities away nothing is left of a thing.
+    if not 1 < z < 12 * view.visibility or abs(view.curvature * (thing.along + behind)) > math.pi / 2:
         return
     pixel = z / view.focal
     middle, foot = picture.shape[1] / 2 + x_middle / pixel, view.horizon + view.camera_height / pixel
@@ -359,7 +360,7 @@ def render(
     sky_rows = math.floor(view.horizon)
     _paint_sky(picture[:sky_rows], view, tile, rng)
     _paint_ground(picture[sky_rows:], view, tile, rng)
-    obstacle, things = _obstacle(obstacle_distance or SMALLEST_DISTANCE, rng), _trees(view.lane_width, rng)
+    obstacle, things = _obstacle(float(obstacle_distance or SMALLEST_DISTANCE), rng), _trees(view.lane_width, rng)
     if obstacle_distance is not None:
         things.append(obstacle)
     for thing in sorted(things, key=lambda thing: -thing.along):

@@ -8,16 +8,16 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
+from parity.faults import ParityError
+from parity.layouts import Place, covered_layers, find_layout
+from parity.mapping import COLUMNS
+
 import h5py
 import keras
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-
-from parity.faults import ParityError
-from parity.layouts import Place, covered_layers, find_layout
-from parity.mapping import COLUMNS
 
 # Weights that Keras 1 and Keras 2 named otherwise than Keras 3 does.
 _FORMER_NAMES = {

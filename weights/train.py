@@ -17,10 +17,10 @@ from tqdm import tqdm
 # Training needs no reproducible kernels, for which ``parity`` turns oneDNN off, and is 2.5 times as fast with oneDNN.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-from keras_model import resnet8  # noqa: E402
-from parity.scenes import scenes  # noqa: E402
+from keras_model import resnet8
+from parity.scenes import scenes
 
-import keras  # noqa: E402  isort: skip  after parity, which settles the backend
+import keras  # isort: skip  after parity, which settles the backend
 
 BATCH_SIZE = 32
 LABEL_SMOOTHING = 0.02
@@ -127,8 +127,8 @@ def main() -> int:
         description="Train DroNet on synthetic road scenes and write its weights.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--epochs", type=_count, default=20, metavar="N", help="passes over the scenes")
-    parser.add_argument("--scenes", type=_count, default=6000, metavar="N", help="scenes to train on")
+    parser.add_argument("--epochs", type=_count, default=12, metavar="N", help="passes over the scenes")
+    parser.add_argument("--scenes", type=_count, default=10_000, metavar="N", help="scenes to train on")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).with_name("dronet_scenes.h5"), metavar="H5", help="file to write"

@@ -1,0 +1,55 @@
+"""Run notebooks and store their outputs, so that a second run changes no byte: ``make record``.
+
+With arguments it records only those: ``python notebooks/record.py notebooks/08_dronet.ipynb``.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+
+
+def record(path: Path) -> None:
+    """Run a notebook in its own folder and store its outputs; an error leaves it as it was."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=300,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    notebook.metadata = {
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+    }
+    nbformat.validate(notebook)
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
+
+
+def main() -> None:
+    """Record the notebooks named on the command line, or all."""
+    # TensorFlow writes to the file descriptor of stderr, which a kernel does not watch when it
+    # believes to be in a test; so what is stored is what the tests see.
+    os.environ["PYTEST_CURRENT_TEST"] = "record"
+    paths = [Path(name) for name in sys.argv[1:]] or sorted(HERE.rglob("[0-9]*.ipynb"))
+    for path in tqdm(paths):
+        tqdm.write(str(path))
+        record(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Figures: padding drawn element by element, tables of numbers as pictures, and how they reach a notebook."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+from IPython.display import Image, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+# Four steps of cividis, which people with any colour vision tell apart by lightness.
+DARK, MIDDLE, LIGHT, PALE = "#00224e", "#666970", "#d2be59", "#fee838"
+PALE_GREY = "#b0b0b0"
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook, with a text for those who cannot see it.
+
+    Args:
+        figure: The figure; it is closed, so that it is not displayed twice.
+        alt: What the figure shows, in one or two sentences. It is stored in the metadata of the output.
+    """
+    image = BytesIO()
+    # No date and no version: a second run gives the same bytes.
+    figure.savefig(image, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    display(Image(image.getvalue(), format="png", alt=alt))
+
+
+def windows(axes: Axes, size: int, kernel: int, stride: int, padding: tuple[int, int], title: str) -> None:
+    """Draw one axis of a padded input and which of its elements each output reads.
+
+    Args:
+        axes: Where to draw.
+        size: Number of elements of the input; they are drawn as boxes with their indices.
+        kernel: Size of the kernel.
+        stride: Step of the kernel; each of its positions is drawn as a bar under the elements that it reads.
+        padding: Number of padding elements (before, after); they are drawn hatched.
+        title: Title of the drawing.
+    """
+    before, after = padding
+    for index in range(-before, size + after):
+        is_data = 0 <= index < size
+        box = {"facecolor": LIGHT} if is_data else {"facecolor": "white", "hatch": "///", "hatchcolor": PALE_GREY}
+        axes.add_patch(Rectangle((index, 0), 1, 1, edgecolor="black", linewidth=1, **box))
+        axes.text(
+            index + 0.5, 0.5, index if is_data else "pad", ha="center", va="center", fontsize=12 if is_data else 10
+        )
+    starts = range(-before, size + after - kernel + 1, stride)
+    for number, start in enumerate(starts):
+        y = -0.35 - 0.45 * number
+        axes.plot([start + 0.1, start + kernel - 0.1], [y, y], color=DARK, linewidth=5, solid_capstyle="butt")
+        read = [str(index) if 0 <= index < size else "pad" for index in range(start, start + kernel)]
+        axes.text(size + after + 0.25, y, f"output {number} reads {', '.join(read)}", va="center", fontsize=10)
+    axes.set_xlim(-1.1, size + after + 4.4)
+    axes.set_ylim(-0.45 * len(starts) - 0.3, 1.1)
+    axes.set_title(title, loc="left", fontsize=11.5)
+    axes.axis("off")
+
+
+def error_by_size(axes: Axes, sizes: Sequence[int], errors: Sequence[float], within: float) -> None:
+    """Plot the largest difference for each image size: a filled square where the outputs agree, a cross elsewhere.
+
+    Args:
+        axes: Where to draw.
+        sizes: Sizes of the images, in pixels.
+        errors: The largest absolute difference at each.
+        within: The largest difference that is agreement; such points are drawn at zero.
+    """
+    right = [size for size, error in zip(sizes, errors, strict=True) if error <= within]
+    wrong = [(size, error) for size, error in zip(sizes, errors, strict=True) if error > within]
+    axes.axhline(0, color="black", linewidth=0.8)
+    if wrong:
+        axes.vlines(*zip(*wrong, strict=True), ymax=0, color=MIDDLE, linewidth=1)
+        axes.plot(*zip(*wrong, strict=True), "x", color=DARK, markersize=7, markeredgewidth=2, label="different")
+    axes.plot(right, [0] * len(right), "s", color=PALE, markeredgecolor="black", markersize=9, label="agree")
+    for size in right:
+        axes.annotate(str(size), (size, 0), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=10)
+    axes.set_xlabel("height and width of the image, in pixels")
+    axes.set_ylabel("largest |Keras - PyTorch|")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)

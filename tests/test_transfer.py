@@ -1,0 +1,859 @@
+"""Moving weights: every kind of layer right, every mistake named, and never half a model."""
+
+import re
+
+from parity.compare import largest_difference
+from parity.faults import ParityError
+from parity.layouts import channels_first, channels_last, covered_layers
+from parity.mapping import read_mapping
+from parity.transfer import transfer
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from networks import ROUNDING, draw, fill, moved, sequential, snapshot, spoil, table, twin_output
+from torch import nn
+
+
+def layer(kind, *args, dtype="float64", **kwargs):
+    return getattr(keras.layers, kind)(*args, dtype=dtype, **kwargs)
+
+
+def separable(kind, filters, *kernel, channels=3, multiplier=2, **kwargs):
+    depthwise = kind(channels, channels * multiplier, *kernel, groups=channels, bias=False, **kwargs)
+    modules = nn.Sequential()
+    modules.add_module("depthwise", depthwise)
+    modules.add_module("pointwise", kind(channels * multiplier, filters, 1))
+    return modules
+
+
+# --- Every kind of layer: (Keras layer, PyTorch twin, shape of one channels-last input) ------------------------------
+
+CHANNELS_FIRST = {
+    "conv 1d": lambda: (layer("Conv1D", 4, 3, strides=2), nn.Conv1d(3, 4, 3, 2), (7, 3)),
+    "conv 2d": lambda: (layer("Conv2D", 5, (3, 2), strides=(1, 2)), nn.Conv2d(3, 5, (3, 2), (1, 2)), (6, 7, 3)),
+    "conv 3d": lambda: (layer("Conv3D", 5, (3, 2, 4)), nn.Conv3d(3, 5, (3, 2, 4)), (4, 5, 6, 3)),
+    "conv, all sides equal": lambda: (layer("Conv2D", 3, 3), nn.Conv2d(3, 3, 3), (5, 4, 3)),
+    "conv, dilated": lambda: (
+        layer("Conv2D", 5, 2, dilation_rate=(2, 3)),
+        nn.Conv2d(3, 5, 2, dilation=(2, 3)),
+        (6, 7, 3),
+    ),
+    "conv without bias": lambda: (layer("Conv2D", 5, 2, use_bias=False), nn.Conv2d(3, 5, 2, bias=False), (6, 7, 3)),
+    "conv, bias in PyTorch only": lambda: (layer("Conv2D", 5, 2, use_bias=False), nn.Conv2d(3, 5, 2), (6, 7, 3)),
+    "grouped conv 1d": lambda: (layer("Conv1D", 6, 3, groups=2), nn.Conv1d(4, 6, 3, groups=2), (7, 4)),
+    "grouped conv 2d": lambda: (layer("Conv2D", 6, (3, 2), groups=2), nn.Conv2d(4, 6, (3, 2), groups=2), (6, 7, 4)),
+    "grouped conv 3d": lambda: (layer("Conv3D", 6, 2, groups=3), nn.Conv3d(9, 6, 2, groups=3), (4, 5, 3, 9)),
+    "depthwise 1d": lambda: (layer("DepthwiseConv1D", 3, depth_multiplier=2), nn.Conv1d(3, 6, 3, groups=3), (7, 3)),
+    "depthwise 2d": lambda: (
+        layer("DepthwiseConv2D", (3, 2), depth_multiplier=4),
+        nn.Conv2d(3, 12, (3, 2), groups=3),
+        (6, 7, 3),
+    ),
+    "depthwise, as many outputs for each input": lambda: (
+        layer("DepthwiseConv2D", 3, depth_multiplier=3),
+        nn.Conv2d(3, 9, 3, groups=3),
+        (6, 7, 3),
+    ),
+    "separable 1d": lambda: (
+        layer("SeparableConv1D", 5, 3, strides=2, depth_multiplier=2),
+        separable(nn.Conv1d, 5, 3, stride=2),
+        (7, 3),
+    ),
+    "separable 2d": lambda: (
+        layer("SeparableConv2D", 5, (3, 2), depth_multiplier=4),
+        separable(nn.Conv2d, 5, (3, 2), multiplier=4),
+        (6, 7, 3),
+    ),
+    "transposed 1d": lambda: (layer("Conv1DTranspose", 4, 3, strides=2), nn.ConvTranspose1d(3, 4, 3, 2), (7, 3)),
+    "transposed 2d": lambda: (
+        layer("Conv2DTranspose", 5, (3, 4), strides=(2, 3)),
+        nn.ConvTranspose2d(3, 5, (3, 4), (2, 3)),
+        (6, 7, 3),
+    ),
+    "transposed 3d": lambda: (
+        layer("Conv3DTranspose", 5, (3, 2, 4)),
+        nn.ConvTranspose3d(3, 5, (3, 2, 4)),
+        (4, 5, 6, 3),
+    ),
+    "transposed, all sides equal": lambda: (layer("Conv2DTranspose", 3, 3), nn.ConvTranspose2d(3, 3, 3), (5, 4, 3)),
+    "batch norm": lambda: (layer("BatchNormalization"), nn.BatchNorm2d(5, 1e-3, 0.01), (4, 3, 5)),
+    "batch norm of vectors": lambda: (layer("BatchNormalization"), nn.BatchNorm1d(5, 1e-3, 0.01), (5,)),
+    "batch norm, other settings": lambda: (
+        layer("BatchNormalization", epsilon=0.7, momentum=0.9),
+        nn.BatchNorm2d(5, 0.7, 0.1),
+        (4, 3, 5),
+    ),
+    "batch norm without scale": lambda: (
+        layer("BatchNormalization", scale=False),
+        nn.BatchNorm2d(5, 1e-3, 0.01),
+        (4, 3, 5),
+    ),
+    "batch norm without center": lambda: (
+        layer("BatchNormalization", center=False),
+        nn.BatchNorm3d(5, 1e-3, 0.01),
+        (4, 3, 2, 5),
+    ),
+    "batch norm without either": lambda: (
+        layer("BatchNormalization", scale=False, center=False),
+        nn.BatchNorm2d(5, 1e-3, 0.01),
+        (4, 3, 5),
+    ),
+    "batch norm without either in PyTorch": lambda: (
+        layer("BatchNormalization", scale=False, center=False),
+        nn.BatchNorm2d(5, 1e-3, 0.01, affine=False),
+        (4, 3, 5),
+    ),
+    "group norm": lambda: (layer("GroupNormalization", 2), nn.GroupNorm(2, 6, 1e-3), (4, 3, 6)),
+    "group norm without center": lambda: (
+        layer("GroupNormalization", 3, center=False, epsilon=0.2),
+        nn.GroupNorm(3, 6, 0.2),
+        (4, 3, 6),
+    ),
+    "group norm without scale": lambda: (
+        layer("GroupNormalization", 3, scale=False),
+        nn.GroupNorm(3, 6, 1e-3),
+        (4, 3, 6),
+    ),
+    "instance norm": lambda: (layer("GroupNormalization", -1), nn.GroupNorm(6, 6, 1e-3), (4, 3, 6)),
+    "prelu": lambda: (layer("PReLU", shared_axes=[1, 2]), nn.PReLU(5), (4, 3, 5)),
+    "prelu with one slope": lambda: (layer("PReLU", shared_axes=[1, 2, 3]), nn.PReLU(1), (4, 3, 5)),
+}
+
+LAST_AXIS = {
+    "dense": lambda: (layer("Dense", 4), nn.Linear(5, 4), (5,)),
+    "dense, square": lambda: (layer("Dense", 5), nn.Linear(5, 5), (5,)),
+    "dense without bias": lambda: (layer("Dense", 4, use_bias=False), nn.Linear(5, 4), (5,)),
+    "dense on the last axis": lambda: (layer("Dense", 4), nn.Linear(5, 4), (2, 3, 5)),
+    "layer norm": lambda: (layer("LayerNormalization"), nn.LayerNorm(5, 1e-3), (4, 5)),
+    "layer norm, other epsilon": lambda: (layer("LayerNormalization", epsilon=0.4), nn.LayerNorm(5, 0.4), (4, 5)),
+    "layer norm without center": lambda: (layer("LayerNormalization", center=False), nn.LayerNorm(5, 1e-3), (4, 5)),
+    "layer norm without scale": lambda: (layer("LayerNormalization", scale=False), nn.LayerNorm(5, 1e-3), (4, 5)),
+}
+
+
+@pytest.mark.parametrize("make", CHANNELS_FIRST.values(), ids=CHANNELS_FIRST)
+def test_the_twin_computes_what_the_layer_does(make):
+    keras_layer, module, shape = make()
+    x = draw(2, *shape, seed=1)
+    module = moved(keras_layer, module.double(), shape)
+    expected = keras_layer(x).numpy()
+    assert largest_difference(expected, twin_output(module, x)) < ROUNDING
+    # The same twin, had nothing been moved.
+    assert largest_difference(expected, twin_output(spoil(module), x)) > 0.1
+
+
+@pytest.mark.parametrize("make", LAST_AXIS.values(), ids=LAST_AXIS)
+def test_the_twin_on_the_last_axis_computes_what_the_layer_does(make):
+    keras_layer, module, shape = make()
+    x = draw(2, *shape, seed=1)
+    module = moved(keras_layer, module.double(), shape)
+    expected = keras_layer(x).numpy()
+    with torch.no_grad():
+        assert largest_difference(expected, module(torch.from_numpy(x))) < ROUNDING
+        assert largest_difference(expected, spoil(module)(torch.from_numpy(x))) > 0.1
+
+
+def test_embedding_looks_up_the_same_vectors():
+    keras_layer, module = layer("Embedding", 7, 4), nn.Embedding(7, 4).double()
+    words = np.array([[0, 6, 3], [5, 1, 3]])
+    moved(keras_layer, module, (3,))
+    assert largest_difference(keras_layer(words), module(torch.from_numpy(words))) == 0
+
+
+def test_every_covered_kind_is_tested_here():
+    tested = {type(make()[0]).__name__ for make in (*CHANNELS_FIRST.values(), *LAST_AXIS.values())} | {"Embedding"}
+    assert tested == set(covered_layers())
+
+
+def test_a_layer_derived_from_a_covered_one_is_covered():
+    class Special(keras.layers.Conv1D):
+        pass
+
+    special, x = Special(4, 3, dtype="float64"), draw(2, 7, 3)
+    assert largest_difference(special(x), twin_output(moved(special, nn.Conv1d(3, 4, 3).double(), (7, 3)), x)) < 1e-12
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_the_channel_axis_moves_and_the_others_keep_their_order(kind):
+    x = kind(draw(2, 3, 4, 5))
+    first = channels_first(x)
+    assert first.shape == (2, 5, 3, 4)
+    assert first[1, 4, 2, 3] == x[1, 2, 3, 4]
+    assert channels_last(first).shape == (2, 3, 4, 5)
+    assert (channels_last(first) == x).all()
+
+
+# --- Flatten --------------------------------------------------------------------------------------------------------
+
+SHAPES = [(3, 4, 5), (6, 4), (2, 3, 4, 5), (4, 4, 4)]
+
+
+def flattening(shape):
+    """Return a Keras model that flattens channels last and a twin that flattens channels first, and their mapping."""
+    head = keras.layers.Dense(3, name="head", dtype="float64")
+    model = sequential(shape, keras.layers.Flatten(dtype="float64"), head)
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3)).double()
+    return model, spoil(twin), table((head.kernel.path, "1.weight"), (head.bias.path, "1.bias"))
+
+
+def flattened_apart(shape, **kwargs):
+    model, twin, mapping = flattening(shape)
+    x = draw(2, *shape, seed=1)
+    transfer(model, twin, mapping, **kwargs)
+    with torch.no_grad():
+        return largest_difference(model(x), twin(torch.from_numpy(np.moveaxis(x, -1, 1).copy())))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_flatten_option_puts_the_rows_in_the_twins_order(shape):
+    assert flattened_apart(shape, flatten={"head": shape}) < ROUNDING
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_the_flatten_option_the_outputs_differ(shape):
+    assert flattened_apart(shape) > 0.1
+
+
+def test_with_height_and_width_exchanged_the_outputs_differ():
+    assert flattened_apart((3, 4, 5), flatten={"head": [4, 3, 5]}) > 0.1
+
+
+def test_flatten_touches_only_the_layer_it_names():
+    shape = (3, 4)
+    layers = [keras.layers.Dense(12, name=name, dtype="float64") for name in ("one", "two")]
+    model = sequential(shape, keras.layers.Flatten(dtype="float64"), *layers)
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Linear(12, 12)).double()
+    rows = [(f"{model.name}/{n}/{w}", f"{i}.{t}") for i, n in ((1, "one"), (2, "two")) for w, t in WEIGHT_AND_BIAS]
+    transfer(model, twin, table(*rows), flatten={"one": shape})
+    x = draw(2, *shape, seed=1)
+    with torch.no_grad():
+        assert largest_difference(model(x), twin(torch.from_numpy(x.swapaxes(1, 2).copy()))) < 1e-11
+
+
+WEIGHT_AND_BIAS = (("kernel", "weight"), ("bias", "bias"))
+
+
+@pytest.mark.parametrize(
+    ("flatten", "fault"),
+    [
+        ({"head": (3, 4, 6)}, r"line 2: .*kernel \(60, 3\) does not take \(3, 4, 6\) flattened"),
+        ({"head": ()}, r"line 2: .*kernel \(60, 3\) does not take \(\) flattened"),
+        ({"head": (-3, -4, 5)}, r"line 2: .*kernel \(60, 3\) does not take \(-3, -4, 5\) flattened"),
+        ({"heads": (3, 4, 5)}, "flatten: the Keras model has no Dense layer heads"),
+    ],
+)
+def test_flatten_that_does_not_fit_is_refused(flatten, fault):
+    model, twin, mapping = flattening((3, 4, 5))
+    refused(model, twin, mapping, [fault], flatten=flatten)
+
+
+def test_flatten_refuses_a_name_that_two_layers_have():
+    """Nested models may each have a layer of that name, and only one of them stands behind the Flatten."""
+    inner = [keras.Sequential([keras.Input((6,)), keras.layers.Dense(6, name="head")], name=n) for n in ("a", "b")]
+    model = keras.Sequential([keras.Input((2, 3)), keras.layers.Flatten(), *inner])
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(6, 6), nn.Linear(6, 6))
+    paths = [variable.path for variable in model.weights]
+    assert len(set(paths)) == 4
+    rows = zip(paths, ("1.weight", "1.bias", "2.weight", "2.bias"), strict=True)
+    refused(model, twin, table(*rows), ["flatten: the Keras model has 2 Dense layers head"], flatten={"head": (2, 3)})
+
+
+# --- Nested models, shared layers, shared tensors -------------------------------------------------------------------
+
+
+def refused(model, twin, mapping, faults, **kwargs):
+    """Assert that a transfer is refused with exactly these faults, given as patterns, and that it changes nothing."""
+    before = snapshot(model), snapshot(twin)
+    with pytest.raises(ParityError) as caught:
+        transfer(model, twin, mapping, **kwargs)
+    assert (snapshot(model), snapshot(twin)) == before
+    found = caught.value.faults
+    for pattern in faults:
+        assert [fault for fault in found if re.search(pattern, fault)], f"no fault {pattern} in {found}"
+    unexpected = [fault for fault in found if not any(re.search(pattern, fault) for pattern in faults)]
+    assert not unexpected
+    assert str(caught.value).startswith(f"{mapping.attrs.get('source', 'mapping')}: {len(found)} fault")
+    assert all(fault in str(caught.value) for fault in found)
+
+
+def nested():
+    """A functional model with a Sequential and a functional model as layers, the first of them called twice."""
+    inner = keras.Sequential([keras.Input((5,)), layer("Dense", 5, name="d"), layer("PReLU", name="p")], name="seq")
+    start = keras.Input((5,), dtype="float64")
+    deep = keras.Model(start, layer("LayerNormalization", name="n")(layer("Dense", 3, name="e")(start)), name="fun")
+    x = keras.Input((5,), dtype="float64")
+    return fill(keras.Model(x, deep(inner(inner(x)))))
+
+
+class Nested(nn.Module):
+    """Its twin, which has registered the shared module twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Sequential(nn.Linear(5, 5), nn.PReLU(5))
+        self.again = self.shared
+        self.last = nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3, 1e-3))
+
+    def forward(self, x):
+        return self.last(self.again(self.shared(x)))
+
+
+def rows_of_nested(model, shared="shared"):
+    keys = [f"{shared}.{key}" for key in ("0.weight", "0.bias", "1.weight")]
+    keys += [f"last.{key}" for key in ("0.weight", "0.bias", "1.weight", "1.bias")]
+    return list(zip([variable.path for variable in model.weights], keys, strict=True))
+
+
+@pytest.mark.parametrize("shared", ["shared", "again"])
+def test_nested_models_and_a_shared_layer_move(shared):
+    model, twin, x = nested(), Nested().double(), draw(2, 5, seed=1)
+    assert len(twin.state_dict()) == 10
+    transfer(model, spoil(twin), table(*rows_of_nested(model, shared)))
+    with torch.no_grad():
+        assert largest_difference(model(x), twin(torch.from_numpy(x))) < ROUNDING
+
+
+def test_a_tensor_with_two_keys_takes_one_row():
+    model, twin = nested(), Nested().double()
+    rows = rows_of_nested(model)
+    refused(model, twin, table(*rows, (rows[0][0], "again.0.weight")), [
+        "^line 9: Keras weight .*d/kernel has a row already, line 2$",
+        "^line 9: PyTorch tensor again.0.weight has a row already, line 2$",
+        "^line 9: .*d/kernel goes to again.0, but .*d/kernel to shared.0",
+    ])  # fmt: skip
+
+
+def test_two_tensors_in_the_same_memory_are_one():
+    """Weights tied by ``.data`` are two parameters that the second row would fill over the first."""
+    model = sequential((5,), layer("Dense", 5, name="d"), layer("Dense", 5, name="e"))
+    twin = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5)).double()
+    twin[1].weight.data = twin[0].weight.data
+    paths = [variable.path for variable in model.weights]
+    rows = zip(paths, ("0.weight", "0.bias", "1.weight", "1.bias"), strict=True)
+    refused(model, twin, table(*rows), ["line 4: PyTorch tensor 1.weight .*line 2"])
+
+
+def test_layers_of_the_same_path_are_refused():
+    start = keras.Input((5,))
+    inner = [keras.Sequential([keras.Input((5,)), keras.layers.Dense(5, name="d")], name="same") for _ in range(2)]
+    outer = [keras.Sequential([keras.Input((5,)), model], name=n) for model, n in zip(inner, "ab", strict=True)]
+    model = keras.Model(start, outer[1](outer[0](start)))
+    path = model.weights[0].path
+    assert path == model.weights[2].path
+    twin = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
+    rows = (path, "0.weight"), (model.weights[1].path, "0.bias"), ("", "1.weight"), ("", "1.bias")
+    refused(model, twin, table(*rows), ["2 weights of the Keras model have the path .*kernel", "path .*bias", "1[.]"])
+
+
+# --- A small pair of models to make mistakes with --------------------------------------------------------------------
+
+SCENE = """keras,torch
+c/kernel,c.weight
+c/bias,c.bias
+b/gamma,b.weight
+b/beta,b.bias
+b/moving_mean,b.running_mean
+b/moving_variance,b.running_var
+,b.num_batches_tracked
+d/kernel,d.weight
+d/bias,d.bias
+e/kernel,e.weight
+e/bias,e.bias
+"""
+
+
+class Twin(nn.Module):
+    """The twin of ``scene``; nothing here needs its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(3, 6, (3, 2))
+        self.b = nn.BatchNorm2d(6, 1e-3, 0.01)
+        self.d = nn.Linear(6, 6)
+        self.e = nn.Linear(6, 6)
+
+
+class Scene:
+    """Two models and the mapping file, by line, for a test to spoil."""
+
+    def __init__(self):
+        x = images = keras.Input((5, 4, 3))
+        x = keras.layers.BatchNormalization(name="b")(keras.layers.Conv2D(6, (3, 2), name="c")(x))
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        heads = [keras.layers.Dense(6, name=name)(x) for name in "de"]
+        self.model = fill(keras.Model(images, heads))
+        self.twin = spoil(Twin())
+        self.lines = dict(enumerate(SCENE.splitlines(), start=1))
+
+    def mapping(self, folder):
+        path = folder / "names.csv"
+        path.write_text("\n".join(self.lines[n] for n in range(1, 1 + max(self.lines))), encoding="utf-8")
+        return read_mapping(path)
+
+
+@pytest.fixture
+def scene():
+    return Scene()
+
+
+# --- What the tensors keep ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_twin_keeps_its_dtype_and_its_tensors(scene, tmp_path, dtype):
+    model, twin, mapping = scene.model, scene.twin.to(dtype), scene.mapping(tmp_path)
+    tensors = twin.state_dict(keep_vars=True)
+    identity = {key: (id(t), t.data_ptr(), t.dtype, t.requires_grad) for key, t in tensors.items()}
+    transfer(model, twin, mapping)
+    after = twin.state_dict(keep_vars=True)
+    assert {key: (id(t), t.data_ptr(), t.dtype, t.requires_grad) for key, t in after.items()} == identity
+    kernel = torch.from_numpy(model.get_layer("d").kernel.numpy()).T.to(dtype)
+    assert torch.equal(twin.d.weight, kernel)
+    assert twin.d.weight.dtype == dtype
+    assert twin.b.num_batches_tracked.dtype == torch.int64
+
+
+def test_neither_model_follows_the_other_afterwards(scene, tmp_path):
+    model, twin, mapping = scene.model, scene.twin, scene.mapping(tmp_path)
+    transfer(model, twin, mapping)
+    keras_before, torch_before = snapshot(model), snapshot(twin)
+    fill(model, seed=5)
+    assert snapshot(twin) == torch_before
+    fill(model)
+    assert snapshot(model) == keras_before
+    spoil(twin)
+    assert snapshot(model) == keras_before
+    assert snapshot(twin) != torch_before
+
+
+def test_moving_twice_gives_the_same(scene, tmp_path):
+    model, twin, mapping = scene.model, scene.twin, scene.mapping(tmp_path)
+    transfer(model, twin, mapping)
+    once = snapshot(twin)
+    transfer(model, twin, mapping)
+    assert snapshot(twin) == once
+
+
+def test_the_order_of_the_rows_does_not_matter(scene, tmp_path):
+    model, twin, mapping = scene.model, scene.twin, scene.mapping(tmp_path)
+    transfer(model, twin, mapping)
+    once = snapshot(twin)
+    transfer(model, spoil(twin), mapping[::-1])
+    assert snapshot(twin) == once
+
+
+def test_a_reader_may_bring_a_table_of_their_own(scene):
+    rows = [line.split(",") for line in SCENE.splitlines()[1:]]
+    mapping = pd.DataFrame([(keras_path or None, key) for keras_path, key in rows], columns=["keras", "torch"])
+    transfer(scene.model, scene.twin, mapping)
+    assert largest_difference(scene.model.get_layer("e").kernel, scene.twin.e.weight.T) == 0
+    scene.twin.b.eps = 1e-5
+    refused(scene.model, scene.twin, mapping, ["^row 2: eps of b is 1e-05; b needs 0.001$"])
+
+
+def test_variances_below_zero_by_rounding_alone_are_taken(scene, tmp_path):
+    """The official DroNet file has one of -4e-17."""
+    variance = np.array([-4e-17, 1, 2, 3, 4, 0], dtype=np.float32)
+    scene.model.get_layer("b").moving_variance.assign(variance)
+    transfer(scene.model, scene.twin, scene.mapping(tmp_path))
+    assert scene.twin.b.running_var.numpy().tobytes() == variance.tobytes()
+    assert scene.twin.b.num_batches_tracked == 0
+
+
+# --- Settings that must agree ---------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "stride": lambda: (layer("Conv2D", 5, 3, strides=(2, 1)), nn.Conv2d(3, 5, 3, (1, 2)), (6, 7, 3)),
+    "dilation": lambda: (
+        layer("Conv2D", 5, 2, dilation_rate=(1, 2)),
+        nn.Conv2d(3, 5, 2, dilation=(2, 1)),
+        (6, 7, 3),
+    ),
+    "groups": lambda: (layer("Conv2D", 6, (3, 2), groups=2), nn.Conv2d(2, 6, (3, 2)), (6, 7, 4)),
+    "stride of a conv 1d": lambda: (layer("Conv1D", 5, 3, strides=2), nn.Conv1d(3, 5, 3), (7, 3)),
+    "stride of a transposed conv": lambda: (
+        layer("Conv2DTranspose", 5, 3, strides=(2, 1)),
+        nn.ConvTranspose2d(3, 5, 3),
+        (6, 7, 3),
+    ),
+    "dilation of a transposed conv": lambda: (
+        layer("Conv2DTranspose", 5, 3, dilation_rate=2),
+        nn.ConvTranspose2d(3, 5, 3),
+        (6, 7, 3),
+    ),
+    "groups of a transposed conv": lambda: (
+        layer("Conv2DTranspose", 3, 2, use_bias=False),
+        nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False),
+        (6, 7, 4),
+    ),
+    "groups of a depthwise conv": lambda: (layer("DepthwiseConv2D", 3), nn.Conv2d(1, 3, 3), (6, 7, 3)),
+    "groups of a depthwise conv, multiplied": lambda: (
+        layer("DepthwiseConv2D", 3, depth_multiplier=2),
+        nn.Conv2d(6, 6, 3, groups=6),
+        (6, 7, 3),
+    ),
+    "stride of a depthwise conv": lambda: (
+        layer("DepthwiseConv1D", 3, strides=2),
+        nn.Conv1d(3, 3, 3, groups=3),
+        (7, 3),
+    ),
+    "dilation of a depthwise conv": lambda: (
+        layer("DepthwiseConv2D", 3, dilation_rate=2),
+        nn.Conv2d(3, 3, 3, groups=3),
+        (6, 7, 3),
+    ),
+    "eps": lambda: (layer("BatchNormalization"), nn.BatchNorm2d(5, momentum=0.01), (4, 3, 5)),
+    "eps, a thousandth off": lambda: (
+        layer("BatchNormalization", epsilon=1.001e-5),
+        nn.BatchNorm2d(5, 1e-5, 0.01),
+        (4, 3, 5),
+    ),
+    "eps of a layer norm": lambda: (layer("LayerNormalization"), nn.LayerNorm(5), (4, 5)),
+    "eps of a group norm": lambda: (layer("GroupNormalization", 2), nn.GroupNorm(2, 6), (4, 3, 6)),
+    "num_groups": lambda: (layer("GroupNormalization", 2), nn.GroupNorm(3, 6, 1e-3), (4, 3, 6)),
+    "momentum": lambda: (layer("BatchNormalization"), nn.BatchNorm2d(5, 1e-3), (4, 3, 5)),
+    "momentum, not its complement": lambda: (layer("BatchNormalization"), nn.BatchNorm2d(5, 1e-3, 0.99), (4, 3, 5)),
+    "momentum of a cumulative average": lambda: (
+        layer("BatchNormalization"),
+        nn.BatchNorm2d(5, 1e-3, None),
+        (4, 3, 5),
+    ),
+    "max_norm": lambda: (layer("Embedding", 7, 4), nn.Embedding(7, 4, max_norm=1.0), (3,)),
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_a_setting_that_differs_is_refused(what):
+    keras_layer, module, shape = SETTINGS[what]()
+    model, twin = sequential(shape, keras_layer), nn.ModuleDict({"m": module})
+    rows = [(path, f"m.{key}") for path, key in rows_for(model, module)]
+    setting = re.split(",| of ", what)[0]
+    refused(model, twin, table(*rows), [rf"^line 2: {setting}( \(1 - Keras's\))? of m is .*; {keras_layer.name} needs "])
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "fault"),
+    [
+        ("depthwise", nn.Conv2d(3, 6, 3, 1, groups=3, bias=False), "line 2: stride of depthwise is .*needs .2, 2.$"),
+        ("depthwise", nn.Conv2d(6, 6, 3, 2, groups=6, bias=False), "line 2: groups of depthwise is 6; .* needs 3$"),
+        ("pointwise", nn.Conv2d(6, 4, 1, 2), "line 3: stride of pointwise is .* needs .1, 1.$"),
+        ("pointwise", nn.Conv2d(12, 4, 1, groups=2), "line 3: groups of pointwise is 2; .* needs 1$"),
+    ],
+)
+def test_a_setting_of_either_part_of_a_separable_convolution_is_checked(part, module, fault):
+    model = sequential((6, 7, 3), layer("SeparableConv2D", 4, 3, strides=2, depth_multiplier=2))
+    twin = separable(nn.Conv2d, 4, 3, stride=2)
+    mapping = table(*rows_for(model, twin))
+    transfer(model, twin, mapping)
+    setattr(twin, part, module)
+    refused(model, twin, mapping, [fault])
+
+
+def test_the_two_parts_of_a_separable_convolution_are_not_exchanged():
+    """With 1 x 1 kernels and as many outputs as inputs, the shapes would allow it."""
+    model = sequential((6, 7, 1), layer("SeparableConv2D", 1, 1, use_bias=False))
+    twin = nn.Sequential()
+    twin.add_module("depthwise", nn.Conv2d(1, 1, 1, bias=False))
+    twin.add_module("pointwise", nn.Conv2d(1, 1, 1, bias=False))
+    kernels = [variable.path for variable in model.weights]
+    refused(model, twin, table((kernels[0], "depthwise.weight"), (kernels[1], "depthwise.weight")), [
+        "line 3: PyTorch tensor depthwise.weight has a row already",
+        "line 3: depthwise takes .*pointwise_kernel, but .*depthwise_kernel as well",
+        "no row for PyTorch tensor pointwise.weight",
+    ])  # fmt: skip
+
+
+# --- One mistake at a time ------------------------------------------------------------------------------------------
+
+
+def at(lines):
+    """Replace lines of the mapping file; an empty line is no row and leaves the numbers of the others."""
+    return lambda scene: scene.lines.update(lines)
+
+
+def put(name, weight, value, then=lambda scene: None):
+    """Replace the last element of a Keras weight."""
+
+    def change(scene):
+        variable = getattr(scene.model.get_layer(name), weight)
+        values = variable.numpy()
+        values.flat[-1] = value
+        variable.assign(values)
+        then(scene)
+
+    return change
+
+
+def twin(name, make):
+    """Replace a module of the twin."""
+    return lambda scene: setattr(scene.twin, name, make())
+
+
+def buffer(name, make):
+    return lambda scene: setattr(scene.twin.b, name, make())
+
+
+def inference_linear():
+    with torch.inference_mode():
+        return nn.Linear(6, 6)
+
+
+def one_bias_for_all():
+    linear = nn.Linear(6, 6)
+    linear.bias = nn.Parameter(torch.zeros(1))
+    return linear
+
+
+MISTAKES = {
+    "unknown Keras weight": (
+        at({2: "c/kernal,c.weight"}),
+        ["^line 2: there is no Keras weight c/kernal; did you mean c/kernel[?]$", "^no row for Keras weight c/kernel$"],
+    ),
+    "name as Keras 2 had it": (
+        at({9: "d/kernel:0,d.weight"}),
+        ["^line 9: there is no Keras weight d/kernel:0; did you mean d/kernel[?]$", "^no row for Keras weight d/kern"],
+    ),
+    "name unlike any": (
+        at({3: "zzz,c.bias"}),
+        ["^line 3: there is no Keras weight zzz$", "^no row for Keras weight c/bias$"],
+    ),
+    "unknown tensor": (
+        at({3: "c/bias,c.bais"}),
+        ["^line 3: there is no PyTorch tensor c.bais; did you mean c.bias[?]$", "^no row for PyTorch tensor c.bias$"],
+    ),
+    "unknown module": (
+        at({8: ",bn.num_batches_tracked"}),
+        ["^line 8: there is no PyTorch tensor bn.num_b.*; did you mean b.num_b", "^no row for PyTorch tensor b.num_b"],
+    ),
+    "row twice": (
+        at({13: "d/bias,d.bias"}),
+        ["^line 13: Keras weight d/bias .*, line 10$", "^line 13: PyTorch tensor d.bias .*, line 10$"],
+    ),
+    "Keras weight twice": (
+        at({11: "d/kernel,e.weight"}),
+        [
+            "^line 11: Keras weight d/kernel has a row already, line 9$",
+            "^no row for Keras weight e/kernel$",
+            "^line 11: d/kernel goes to e, but d/kernel to d [(]line 9[)]$",
+            "^line 12: e takes e/bias, but d/kernel as well [(]line 11[)]$",
+        ],
+    ),
+    "tensor twice": (
+        at({11: "e/kernel,d.weight"}),
+        [
+            "^line 11: PyTorch tensor d.weight has a row already, line 9$",
+            "^no row for PyTorch tensor e.weight$",
+            "^line 11: d takes e/kernel, but d/kernel as well [(]line 9[)]$",
+            "^line 12: e/bias goes to e, but e/kernel to d [(]line 11[)]$",
+        ],
+    ),
+    "row missing": (at({10: ""}), ["^no row for Keras weight d/bias$", "^no row for PyTorch tensor d.bias$"]),
+    "row for a counter missing": (at({8: ""}), ["^no row for PyTorch tensor b.num_batches_tracked$"]),
+    "field empty that must not be": (
+        at({9: ",d.weight"}),
+        ["^line 9: d.weight needs a Keras weight$", "^no row for Keras weight d/kernel$"],
+    ),
+    "statistics left out": (
+        at({6: ",b.running_mean"}),
+        ["^line 6: b.running_mean needs a Keras weight$", "^no row for Keras weight b/moving_mean$"],
+    ),
+    "scale left out": (
+        at({4: ",b.weight"}),
+        ["^line 4: b.weight needs a Keras weight$", "^no row for Keras weight b/gamma$"],
+    ),
+    "counter from a weight": (
+        at({4: "", 8: "b/gamma,b.num_batches_tracked"}),
+        ["^line 8: b/gamma belongs in b.weight, not in b.num_b", "^no row for PyTorch tensor b.weight$"],
+    ),
+    "scale and offset exchanged": (
+        at({4: "b/beta,b.weight", 5: "b/gamma,b.bias"}),
+        ["^line 4: b/beta belongs in b.bias, not in b.weight$", "^line 5: b/gamma belongs in b.weight, not in b.bias$"],
+    ),
+    "statistics exchanged": (
+        at({6: "b/moving_variance,b.running_mean", 7: "b/moving_mean,b.running_var"}),
+        ["^line 6: b/moving_variance belongs in b.running_var", "^line 7: b/moving_mean belongs in b.running_mean"],
+    ),
+    "kernel and bias to two modules": (
+        at({10: "d/bias,e.bias", 12: "e/bias,d.bias"}),
+        [
+            "^line 10: d/bias goes to e, but d/kernel to d [(]line 9[)]$",
+            "^line 11: e takes e/kernel, but d/bias as well [(]line 10[)]$",
+            "^line 12: e/bias goes to d, but e/kernel to e [(]line 11[)]$",
+            "^line 12: d takes e/bias, but d/kernel as well [(]line 9[)]$",
+        ],
+    ),
+    "other shape": (
+        twin("c", lambda: nn.Conv2d(3, 6, (2, 3))),
+        [r"^line 2: c/kernel \(3, 2, 3, 6\) becomes \(6, 3, 3, 2\), but c.weight is \(6, 3, 2, 3\)$"],
+    ),
+    "shape of which one is a multiple": (
+        twin("e", one_bias_for_all),
+        [r"^line 12: e/bias \(6,\) becomes \(6,\), but e.bias is \(1,\)$"],
+    ),
+    "another kind of convolution": (
+        twin("c", lambda: nn.ConvTranspose2d(6, 3, (3, 2), bias=False)),
+        [
+            "^line 2: c/kernel goes to the weight of a Conv2d; c.weight is in a ConvTranspose2d$",
+            "^line 3: there is no PyTorch tensor c.bias",
+        ],
+    ),
+    "another kind of normalization": (
+        twin("b", lambda: nn.InstanceNorm2d(6, 1e-3, 0.01, affine=True, track_running_stats=True)),
+        [
+            "^line 4: b/gamma goes to the weight of a BatchNorm; b.weight is in a InstanceNorm2d$",
+            "^line 5: b/beta goes to the bias of a BatchNorm",
+            "^line 6: b/moving_mean goes to the running_mean of a BatchNorm",
+            "^line 7: b/moving_variance goes to the running_var of a BatchNorm",
+        ],
+    ),
+    "NaN": (put("c", "kernel", np.nan), ["^line 2: c/kernel has values that are NaN or infinite$"]),
+    "infinity": (put("d", "bias", np.inf), ["^line 10: d/bias has values that are NaN or infinite$"]),
+    "infinity below": (put("e", "kernel", -np.inf), ["^line 11: e/kernel has values that are NaN or infinite$"]),
+    "NaN among the variances": (put("b", "moving_variance", np.nan), ["^line 7: b/moving_variance has .*NaN"]),
+    "negative variance": (
+        put("b", "moving_variance", -0.5),
+        ["^line 7: b/moving_variance has negative variances, the least -0.5$"],
+    ),
+    "slightly negative variance": (put("b", "moving_variance", -1e-4), ["^line 7: .* negative variances.* -0.0001$"]),
+    "too large for float16": (
+        put("d", "kernel", -1e5, then=lambda scene: scene.twin.half()),
+        ["^line 9: d/kernel has values too large for torch.float16$"],
+    ),
+    "nowhere to go": (
+        twin("d", lambda: nn.Linear(6, 6, device="meta")),
+        ["^line 9: d/kernel has nowhere to go: .* meta device$", "^line 10: d/bias has nowhere to go"],
+    ),
+    "integers": (
+        buffer("running_mean", lambda: torch.zeros(6, dtype=torch.int64)),
+        ["^line 6: b/moving_mean cannot be kept as torch.int64$"],
+    ),
+    "tensor that repeats one element": (
+        buffer("running_var", lambda: torch.ones(1).expand(6)),
+        ["^line 7: b.running_var cannot be written"],
+    ),
+    "tensor made for inference": (
+        twin("e", inference_linear),
+        ["^line 11: e.weight cannot be written", "^line 12: e.bias cannot be written"],
+    ),
+    "quantized Keras layer": (
+        lambda scene: scene.model.get_layer("d").quantize("int8"),
+        ["^line 9: d/kernel is kept as int8", "^no row for Keras weight d/kernel_scale$"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_and_nothing_moves(scene, tmp_path, mistake):
+    make, faults = MISTAKES[mistake]
+    make(scene)
+    refused(scene.model, scene.twin, scene.mapping(tmp_path), faults)
+
+
+def test_the_scene_without_a_mistake_moves(scene, tmp_path):
+    """Else the test above would prove nothing."""
+    before = snapshot(scene.twin)
+    transfer(scene.model, scene.twin, scene.mapping(tmp_path))
+    after = snapshot(scene.twin)
+    assert all(after[key] != before[key] for key in before)
+
+
+def test_all_mistakes_are_listed_at_once_with_their_lines(scene, tmp_path):
+    at({2: "c/kernal,c.weight", 5: "", 9: "e/kernel,d.weight", 10: "d/bias,d.bais", 13: "e/bias,e.bias"})(scene)
+    put("b", "moving_mean", np.nan)(scene)
+    put("b", "moving_variance", -1.0)(scene)
+    scene.twin.b.eps = 1e-5
+    refused(scene.model, scene.twin, scene.mapping(tmp_path), [
+        "^line 2: there is no Keras weight c/kernal",
+        "^line 4: eps of b is 1e-05",
+        "^line 6: b/moving_mean has values that are NaN",
+        "^line 7: b/moving_variance has negative variances, the least -1$",
+        "^line 10: there is no PyTorch tensor d.bais",
+        "^line 11: Keras weight e/kernel has a row already, line 9$",
+        "^line 11: e/kernel goes to e, but e/kernel to d",
+        "^line 13: Keras weight e/bias has a row already, line 12$",
+        "^line 13: PyTorch tensor e.bias has a row already, line 12$",
+        "^line 12: e/bias goes to e, but e/kernel to d",
+        "^line 13: e/bias goes to e, but e/kernel to d",
+        *[f"^no row for Keras weight {name}$" for name in ("c/kernel", "b/beta", "d/kernel")],
+        *[f"^no row for PyTorch tensor {name}$" for name in ("b.bias", "d.bias")],
+    ])  # fmt: skip
+
+
+def test_a_model_on_the_meta_device_is_refused(scene, tmp_path):
+    lines = (2, 3, 4, 5, 6, 7, 9, 10, 11, 12)
+    faults = [f"^line {line}: .* has nowhere to go: the PyTorch model is on the meta device$" for line in lines]
+    refused(scene.model, scene.twin.to("meta"), scene.mapping(tmp_path), faults)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "shape", "named"),
+    [
+        ("LSTM", (4,), (5, 3), "LSTM"),
+        ("GRU", (4,), (5, 3), "GRU"),
+        ("EinsumDense", ("abc,cd->abd", (None, 4)), (5, 3), "EinsumDense"),
+        ("UnitNormalization", (), (5, 3), None),
+    ],
+)
+def test_a_kind_of_layer_that_is_not_covered_is_refused(kind, arguments, shape, named):
+    model = sequential(shape, layer(kind, *arguments, name="x"), layer("Dense", 2, name="y"))
+    twin = spoil(nn.ModuleDict({"x": nn.Linear(3, 4), "y": nn.Linear(4 if named else 3, 2)}))
+    y = [(variable.path, key) for variable, key in zip(model.weights[-2:], ("y.weight", "y.bias"), strict=True)]
+    if named is None:
+        # It has no weights, so it is none of this package's business.
+        transfer(model, twin.pop("y"), table(*[(path, key[2:]) for path, key in y]))
+        return
+    x = [variable.path for variable in model.weights[:-2]]
+    faults = [f"^line 2: {x[0]}: the kind {named}(Cell)? is not covered; covered are BatchNorm.*, SeparableConv2D$"]
+    faults += [f"^no row for Keras weight {path}$" for path in x[1:]]
+    refused(model, twin, table((x[0], "x.weight"), ("", "x.bias"), *y), [*faults, "^line 3: x.bias needs a Keras"])
+
+
+def test_a_slope_for_each_pixel_fits_no_prelu():
+    model = sequential((4, 3, 5), layer("PReLU", name="p"))
+    path = model.weights[0].path
+    refused(model, nn.ModuleDict({"p": nn.PReLU(60)}), table((path, "p.weight")), [
+        r"^line 2: .*p/alpha \(4, 3, 5\) becomes \(4, 3, 5\), but p.weight is \(60,\)$"
+    ])  # fmt: skip
+
+
+def test_a_weight_of_the_model_itself_is_refused():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.d = keras.layers.Dense(3, name="d")
+            self.d.build((None, 5))
+            self.scale = self.add_weight(shape=(3,), name="kernel")
+
+    model = Own()
+    twin = nn.ModuleDict({"d": nn.Linear(5, 3), "s": nn.Linear(3, 1)})
+    rows = [(variable.path, key) for variable, key in zip(model.d.weights, ("d.weight", "d.bias"), strict=True)]
+    refused(model, twin, table(*rows, (model.scale.path, "s.weight"), ("", "s.bias")), [
+        "^line 4: .*kernel: the kind Own is not covered",
+        "^line 5: s.bias needs a Keras weight$",
+    ])  # fmt: skip
+
+
+def test_a_model_that_is_not_built_is_refused(scene, tmp_path):
+    model = keras.Sequential([keras.layers.Dense(3)])
+    with pytest.raises(ParityError, match="the Keras model has no weights; build it first"):
+        transfer(model, scene.twin, scene.mapping(tmp_path))
+
+
+@pytest.mark.parametrize("columns", [["torch", "keras"], ["keras", "torch", "note"], ["keras"], ["keras", "pytorch"]])
+def test_a_table_with_other_columns_is_refused(scene, columns):
+    rows = pd.DataFrame([["c/kernel"] * len(columns)], columns=columns)
+    refused(scene.model, scene.twin, rows, [re.escape(f"the columns must be ['keras', 'torch'], not {columns}")])
+
+
+def test_a_module_without_a_name_is_called_the_model():
+    model = sequential((6, 7, 3), layer("Conv2D", 3, 2, strides=2))
+    rows = [(variable.path, key) for variable, key in zip(model.weights, ("bias", "weight"), strict=True)]
+    module = nn.Conv2d(3, 3, 2)
+    refused(model, module, table(*rows), [
+        "^line 2: .*kernel belongs in weight, not in bias$",
+        "^line 3: .*bias belongs in bias, not in weight$",
+        r"^line 2: stride of the model is \(1, 1\); conv2d.* needs \(2, 2\)$",
+    ])  # fmt: skip
