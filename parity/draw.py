@@ -81,3 +81,29 @@ def error_by_size(axes: Axes, sizes: Sequence[int], errors: Sequence[float], wit
     axes.set_ylabel("largest |Keras - PyTorch|")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def road(axes: Axes, image: np.ndarray, steering: dict[str, float], title: str = "") -> None:
+    """Show a scene with one line for each steering angle, from the middle of the bottom upwards.
+
+    Args:
+        axes: Where to draw.
+        image: A grey image (height, width, 1), values in [0, 1].
+        steering: Steering by label, in [-1, 1], positive to the right; 1 leans 60 degrees. At most three.
+        title: Title of the image.
+    """
+    height, width = image.shape[:2]
+    axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
+    styles = ({"color": "white", "linewidth": 5}, {"color": PALE, "linewidth": 3, "linestyle": "--"}, {"color": "#ff8c42", "linewidth": 3, "linestyle": ":"})
+    outline = [patheffects.Stroke(linewidth=6, foreground="black"), patheffects.Normal()]
+    for (label, value), style in zip(steering.items(), styles, strict=False):
+        angle = np.radians(60 * value)
+        length = 0.45 * height
+        x = [width / 2, width / 2 + length * np.sin(angle)]
+        y = [height - 1, height - 1 - length * np.cos(angle)]
+        axes.plot(x, y, label=f"{label}", path_effects=outline, **style)
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    axes.set_title(title, fontsize=10.5)
+    axes.set_xticks([])
+    axes.set_yticks([])

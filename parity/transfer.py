@@ -54,6 +54,12 @@ def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
     faults += [f"layer {name} of the file is not in the model" for name in stored.keys() - layers.keys()]
     if not layers:
         faults.append("the model has no weights; build it first")
+    reached = {id(weight) for layer in layers.values() for weight in layer.weights}
+    faults += [
+        f"weight {weight.path} of the model is in no layer that its name tells apart"
+        for weight in model.weights
+        if id(weight) not in reached
+    ]
     pairs: list[tuple[keras.Variable, np.ndarray]] = []
     for name in [name for name in layers if name in stored]:
         try:
@@ -63,17 +69,20 @@ def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
     if faults:
         raise ParityError(path.name, sorted(faults))
     before = [variable.numpy() for variable, _ in pairs]
-    for variable, value in pairs:
-        variable.assign(value)
-    wrong = [
-        f"weight {variable.path} is not what the file holds"
-        for variable, value in pairs
-        if not np.array_equal(variable.numpy(), value.astype(variable.numpy().dtype), equal_nan=True)
-    ]
-    if wrong:
+    try:
+        for variable, value in pairs:
+            variable.assign(value)
+        wrong = [
+            f"weight {variable.path} is not what the file holds"
+            for variable, value in pairs
+            if not np.array_equal(variable.numpy(), value.astype(variable.numpy().dtype), equal_nan=True)
+        ]
+        if wrong:
+            raise ParityError(path.name, wrong)
+    except BaseException:
         for (variable, _), value in zip(pairs, before, strict=True):
             variable.assign(value)
-        raise ParityError(path.name, wrong)
+        raise
 
 
 def _read_legacy_file(path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -90,10 +99,14 @@ def _read_legacy_file(path: Path) -> dict[str, dict[str, np.ndarray]]:
                 raise ParityError(path.name, ["written with the Theano backend, which stores kernels flipped"])
             layers = {}
             for layer in _names(root, "layer_names"):
-                layers[layer] = {weight: root[layer][weight][()] for weight in _names(root[layer], "weight_names")}
+                layers[layer] = {
+                    weight: np.asarray(root[layer][weight][()]) for weight in _names(root[layer], "weight_names")
+                }
+    except ParityError:
+        raise
     except FileNotFoundError as error:
         raise ParityError(path.name, ["the file does not exist"]) from error
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ParityError(path.name, [f"not a readable HDF5 weight file: {error}"]) from error
     return {layer: weights for layer, weights in layers.items() if weights}
 
@@ -122,6 +135,7 @@ def _pair_weights(layer: keras.Layer, stored: dict[str, np.ndarray]) -> list[tup
         for variable, value in pairs
         if tuple(variable.shape) != value.shape
     ]
+    faults += [f"weight {variable.path}: no numbers in the file" for variable, value in pairs if value.dtype.kind != "f"]
     if faults:
         raise ParityError(layer.name, faults)
     return pairs
@@ -186,9 +200,16 @@ def transfer(
     flattened = {name: tuple(shape) for name, shape in (flatten or {}).items()}
     for pair in pairs:
         faults += [f"{pair.row.label}: {fault}" for fault in _pair_faults(pair, flattened.get(pair.weight.layer.name))]
+    faults += [
+        f"{row.label}: {row.torch} cannot be written: {obstacle}"
+        for row in known
+        if (obstacle := _obstacle_to_writing(tensors[row.torch]))
+    ]
     faults += _twin_faults([pair for pair in pairs if pair.fits()])
-    dense = {weight.layer.name for weight in weights.values() if isinstance(weight.layer, keras.layers.Dense)}
-    faults += [f"flatten: the Keras model has no Dense layer {name}" for name in flattened if name not in dense]
+    dense = {id(weight.layer): weight.layer for weight in weights.values()}.values()
+    count = Counter(layer.name for layer in dense if isinstance(layer, keras.layers.Dense))
+    faults += [f"flatten: the Keras model has no Dense layer {name}" for name in flattened if count[name] == 0]
+    faults += [f"flatten: the Keras model has {count[n]} Dense layers {n}" for n in flattened if count[n] > 1]
     twins = {pair.row.module: pair.weight for pair in pairs}
     constants = {row: _constant(row, twins.get(row.module)) for row in known if not row.keras}
     faults += [f"{row.label}: {row.torch} needs a Keras weight" for row, value in constants.items() if value is None]
@@ -211,6 +232,10 @@ class _Row(NamedTuple):
     @property
     def module(self) -> str:
         return self.torch.rpartition(".")[0]
+
+    @property
+    def owner(self) -> str:
+        return self.module or "the model"
 
     @property
     def tensor(self) -> str:
@@ -263,8 +288,9 @@ def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
 
 def _name_faults(rows: list[_Row], weights: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
     """Yield a fault for each name that is unknown, repeated or missing."""
-    # A module that is registered twice has two keys for one tensor: either will do, but not both.
-    identity = {key: id(tensor) for key, tensor in tensors.items()}
+    # A tensor may have two keys, of a module that is registered twice or of tied weights, which may even be two tensors
+    # in the same memory: either key will do, but not both. A tensor without memory is told by itself.
+    identity = {key: tensor.data_ptr() or id(tensor) for key, tensor in tensors.items()}
     seen: dict[object, _Row] = {}
     for row in rows:
         for what, name, names, key in (
@@ -282,8 +308,8 @@ def _name_faults(rows: list[_Row], weights: Iterable[str], tensors: Mapping[str,
     for path in weights:
         if ("Keras weight", path) not in seen:
             yield f"no row for Keras weight {path}"
-    for key, tensor in tensors.items():
-        if ("PyTorch tensor", id(tensor)) not in seen:
+    for key in tensors:
+        if ("PyTorch tensor", identity[key]) not in seen:
             yield f"no row for PyTorch tensor {key}"
 
 
@@ -299,18 +325,35 @@ def _pair_faults(pair: _Pair, flattened: tuple[int, ...] | None) -> Iterator[str
         needed = " or ".join(kind.__name__.lstrip("_") for kind in place.modules)
         yield f"{row.keras} goes to the {place.tensor} of a {needed}; {row.torch} is in a {type(module).__name__}"
     elif row.tensor != place.tensor:
-        yield f"{row.keras} belongs in {row.module}.{place.tensor}, not in {row.torch}"
+        due = row.torch.removesuffix(row.tensor) + place.tensor
+        yield f"{row.keras} belongs in {due}, not in {row.torch}"
     else:
         value = _as_tensor(variable)
         spatial_and_channels = flattened if variable.name == "kernel" else None
-        if spatial_and_channels and prod(spatial_and_channels) != value.shape[0]:
+        if spatial_and_channels is not None and not _is_shape(spatial_and_channels, value.shape[0]):
             yield f"{row.keras} {tuple(value.shape)} does not take {spatial_and_channels} flattened"
         elif (shape := tuple(place.view(value).shape)) != tuple(tensor.shape):
             yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but {row.torch} is {tuple(tensor.shape)}"
         yield from (f"{row.keras} {fault}" for fault in _value_faults(value, tensor, variable.name))
 
 
+def _is_shape(shape: tuple[int, ...], elements: int) -> bool:
+    return min(shape, default=0) > 0 and prod(shape) == elements
+
+
+def _obstacle_to_writing(tensor: Tensor) -> str:
+    """Return why PyTorch would refuse to copy into a tensor, or nothing."""
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return "it was made in inference mode"
+    if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        return "some of its elements are one and the same"
+    return ""
+
+
 def _value_faults(value: Tensor, target: Tensor, name: str) -> Iterator[str]:
+    if not value.is_floating_point():
+        yield f"is kept as {value.dtype}; only floating-point weights can be moved"
+        return
     # A finite sum proves that all values are finite, at a fraction of the cost of looking at each.
     if not (value.sum().isfinite() or value.isfinite().all()):
         yield "has values that are NaN or infinite"
@@ -337,13 +380,13 @@ def _twin_faults(pairs: list[_Pair]) -> Iterator[str]:
         if part not in module_of and id(module) not in layer_of:
             for name, due, actual in place.settings(layer, module):
                 if not _equal(due, actual):
-                    yield f"{row.label}: {name} of {row.module} is {actual}; {layer.name} needs {due}"
+                    yield f"{row.label}: {name} of {row.owner} is {actual}; {layer.name} needs {due}"
         other = module_of.setdefault(part, row)
         if other.module != row.module:
-            yield f"{row.label}: {row.keras} goes to {row.module}, but {other.keras} to {other.module} ({other.label})"
+            yield f"{row.label}: {row.keras} goes to {row.owner}, but {other.keras} to {other.owner} ({other.label})"
         other_part, other = layer_of.setdefault(id(module), (part, row))
         if other_part != part:
-            yield f"{row.label}: {row.module} takes {row.keras}, but {other.keras} as well ({other.label})"
+            yield f"{row.label}: {row.owner} takes {row.keras}, but {other.keras} as well ({other.label})"
 
 
 def _equal(due: object, actual: object) -> bool:

@@ -48,8 +48,12 @@ def train(epochs: int, number: int, seed: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     model = resnet8(200, 200, 1, 1)
     steps = math.ceil(number / BATCH_SIZE)
-    # The rate ends near zero, so that the running statistics of batch normalization settle on the final weights.
-    rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * steps, alpha=0.005)
+    # The rate starts at zero because each head adds 6272 features: full steps at once would throw most of them into the
+    # dead half of the last ReLU. It ends near zero so that the running statistics settle on the final weights.
+    warmup = epochs * steps // 12
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, epochs * steps - warmup, alpha=0.005, warmup_target=5e-4, warmup_steps=warmup
+    )
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
         loss=[keras.losses.MeanSquaredError(), keras.losses.BinaryCrossentropy(label_smoothing=LABEL_SMOOTHING)],

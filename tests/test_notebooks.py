@@ -1,0 +1,118 @@
+"""The notebooks as pages, and the guard that no unrun cell passes."""
+
+import copy
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from anatomy import NOTEBOOKS, ROOT, link_faults, output_faults, page_faults
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+SERIES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
+PAGES = [*ROOT.glob("*.md"), *SERIES, *SOLUTIONS]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def names(paths):
+    return {"argvalues": paths, "ids": [str(path.relative_to(ROOT)) for path in paths]}
+
+
+@pytest.mark.parametrize("path", **names([*SERIES, *SOLUTIONS]))
+def test_outputs_are_clean(path):
+    assert list(output_faults(read(path))) == []
+
+
+@pytest.mark.parametrize("path", **names(SERIES))
+def test_page_has_all_its_parts(path):
+    assert list(page_faults(read(path), path)) == []
+
+
+@pytest.mark.parametrize("path", **names(SERIES))
+def test_solution_is_right(path):
+    solution = read(NOTEBOOKS / "solutions" / path.name)
+    printed = "".join(output.get("text", "") for cell in solution.cells for output in cell.get("outputs", []))
+    exercises = set(re.findall(r"\bcheck_\w+(?=\()", "".join(cell.source for cell in read(path).cells)))
+    assert exercises
+    assert exercises <= set(re.findall(r"\bcheck_\w+(?=\()", "".join(cell.source for cell in solution.cells)))
+    assert printed.count(": right; ") >= len(exercises)
+
+
+@pytest.mark.parametrize("path", **names(PAGES))
+def test_links_resolve(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert list(link_faults(text, path.parent)) == []
+
+
+def broken(change):
+    notebook = copy.deepcopy(read(SERIES[0]))
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    change(cells)
+    return notebook
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda cells: cells[0].update(execution_count=None), "without having been run"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", name="stderr", text="x")), "stderr"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", text="in /home/me/x.py")), "path"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", text="<f at 0x7f00aa112233>")), "address"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", text="UserWarning: x")), "warning"),
+        (lambda cells: cells[0].outputs.append(new_output("error", ename="E", evalue="e")), "error"),
+        (lambda cells: cells[0].outputs.append(new_output("display_data", {"image/png": "x"})), "alternative text"),
+    ],
+)
+def test_broken_outputs_are_seen(change, fault):
+    assert any(fault in found for found in output_faults(broken(change)))
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "fault"),
+    [
+        ("## Why", "## Because", "headings"),
+        ("## Predict", "### Predict", "headings"),
+        ("</details>", "", "folds"),
+        ("**For the cheat sheet:**", "", "cheat sheet"),
+        (f"solutions/{SERIES[0].name}", "solutions/other.ipynb", "solutions"),
+        ("Read: ", "Reading ", "minutes"),
+        ("## Why", "## Why" + " word" * 900, "words"),
+    ],
+)
+def test_broken_pages_are_seen(find, replace, fault):
+    notebook = copy.deepcopy(read(SERIES[0]))
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(find, replace)
+    assert any(fault in found for found in page_faults(notebook, SERIES[0]))
+
+
+def test_dead_links_are_seen():
+    faults = list(link_faults("[a](nowhere.md) [b](http://example.org) [c](https://example.org)", ROOT))
+    assert len(faults) == 2
+
+
+def test_strict_nbval_fails_what_it_should(tmp_path):
+    """Run pytest on planted notebooks: one sound, one with a cell that never ran, one with another stored output."""
+
+    def plant(name, count, text):
+        cell = new_code_cell("print(1 + 1)", execution_count=count)
+        cell.outputs = [new_output("stream", name="stdout", text=text)] if text else []
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(new_notebook(cells=[cell], metadata=kernel), tmp_path / f"{name}.ipynb")
+
+    plant("sound", 1, "2\n")
+    plant("unrun", None, "")
+    plant("stale", 1, "3\n")
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-n0", "-rA", "-c", str(ROOT / "pyproject.toml")]
+    result = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = re.findall(r"^(PASSED|FAILED|ERROR) \S*?(\w+)\.ipynb", result.stdout, flags=re.MULTILINE)
+    outcomes = {name: outcome for outcome, name in found}
+    assert outcomes == {"sound": "PASSED", "unrun": "ERROR", "stale": "FAILED"}, result.stdout
+    assert "saved without having been run" in result.stdout
