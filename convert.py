@@ -5,12 +5,14 @@ compute the same, and only then writes the state dict of the twin.
 """
 
 import argparse
+import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from keras_model import resnet8
+from keras_model import resnet8, with_logits
 from parity.compare import compare, header
 from parity.faults import ParityError
 from parity.layouts import channels_first
@@ -45,6 +47,8 @@ def convert(weights: Path, mapping: Path, out: Path) -> None:
     """
     if out.exists() and any(out.samefile(source) for source in (weights, mapping) if source.exists()):
         raise ParityError(str(out), ["the output would overwrite an input"])
+    if not out.absolute().parent.is_dir():
+        raise ParityError(str(out), ["its folder does not exist"])
     with tqdm(total=4, bar_format="{n}/{total} {desc}", file=sys.stderr) as progress:
         progress.set_description_str(f"filling the Keras model from {weights.name} by layer name")
         keras_model = resnet8(200, 200, 1, 1)
@@ -55,7 +59,7 @@ def convert(weights: Path, mapping: Path, out: Path) -> None:
         transfer(keras_model, torch_model, read_mapping(mapping))
         progress.update()
         progress.set_description_str("verifying")
-        faults = verify(keras_model, torch_model)
+        faults = verify(torch_model, references(keras_model))
         if faults:
             raise ParityError(f"{out} is not written", faults)
         progress.update()
@@ -64,23 +68,25 @@ def convert(weights: Path, mapping: Path, out: Path) -> None:
         progress.update()
 
 
-def verify(keras_model: keras.Model, torch_model: ResNet8) -> list[str]:
-    """Compare the two models on noise and on scenes, at several sizes, in float64 and in float32; print the table.
+class Reference(NamedTuple):
+    """What the Keras model computes in float64 on some images.
 
-    In float64 a mistake has no rounding to hide in. Collisions are compared before the sigmoid, which would hide a
-    large error where it is saturated.
+    Attributes:
+        images: Shape (batch, height, width, 1), float32, values in [0, 1].
+        outputs: Steering and the logit of the collision, each (batch, 1), float64.
+    """
+
+    images: np.ndarray
+    outputs: list[np.ndarray]
+
+
+def references(keras_model: keras.Model) -> list[Reference]:
+    """Run DroNet in float64 on noise and on scenes, at each of ``SIZES``.
 
     Args:
-        keras_model: DroNet in Keras, float32.
-        torch_model: Its twin, float32, in eval mode.
-
-    Returns:
-        The names of the comparisons that disagree; empty if the twin is right.
+        keras_model: DroNet for 200 x 200 images with one channel.
     """
-    header()
-    faults = []
-    exact_twin = ResNet8().double().eval()
-    exact_twin.load_state_dict(torch_model.state_dict())
+    found = []
     for height, width in SIZES:
         with dtype_policy("float64"):
             referee = resnet8(width, height, 1, 1)
@@ -88,21 +94,38 @@ def verify(keras_model: keras.Model, torch_model: ResNet8) -> list[str]:
             layer.set_weights(keras_model.get_layer(layer.name).get_weights())
         noise = np.random.default_rng(0).random((4, height, width, 1), dtype=np.float32)
         images = np.concatenate([noise, scenes(4, 0, height, width)[0]])
-        exact = [np.asarray(output) for output in with_logits(referee)(images)]
+        found.append(Reference(images, [np.asarray(output) for output in with_logits(referee)(images)]))
+    return found
+
+
+def verify(torch_model: ResNet8, expected: list[Reference]) -> list[str]:
+    """Compare the twin with the Keras model's outputs, in float64 and in float32; print the table.
+
+    In float64 a mistake has no rounding to hide in. Collisions are compared before the sigmoid, which would hide a
+    large error where it is saturated.
+
+    Args:
+        torch_model: The twin, float32, in eval mode. It is not changed.
+        expected: What ``references`` returned.
+
+    Returns:
+        The names of the comparisons that disagree; empty if the twin is right.
+    """
+    header()
+    faults = []
+    exact_model = copy.deepcopy(torch_model).double()
+    for images, outputs in expected:
+        height, width = images.shape[1:3]
+        x = torch.from_numpy(np.ascontiguousarray(channels_first(images)))
         with torch.no_grad():
-            inputs = torch.from_numpy(np.ascontiguousarray(channels_first(images)))
-            twins = exact_twin(inputs.double(), logits=True), torch_model(inputs, logits=True)
-        for outputs, dtype, tolerance in zip(twins, ("float64", "float32"), (1e-10, 1e-5), strict=True):
-            for head, a, b in zip(("steering", "collision logit"), exact, outputs, strict=True):
+            twins = {"float64": exact_model(x.double(), logits=True), "float32": torch_model(x, logits=True)}
+        for (dtype, heads), relative in zip(twins.items(), (1e-10, 1e-5), strict=True):
+            for head, a, b in zip(("steering", "collision logit"), outputs, heads, strict=True):
                 name = f"{head}, {height} x {width}, {dtype}"
-                if not compare(name, a, b, within=tolerance * max(1.0, 10 ** np.ceil(np.log10(np.abs(a).max())))):
+                scale = max(1.0, 10 ** np.ceil(np.log10(np.abs(a).max())))
+                if not compare(name, a, b, within=relative * scale):
                     faults.append(f"{name}: the converted model differs from the Keras model")
     return faults
-
-
-def with_logits(model: keras.Model) -> keras.Model:
-    """Return DroNet with the collision before the sigmoid instead of its probability."""
-    return keras.Model(model.input, [model.get_layer("dense_1").output, model.get_layer("dense_2").output])
 
 
 @contextmanager

@@ -64,3 +64,16 @@ def resnet8(img_width: int, img_height: int, img_channels: int, output_dim: int)
     collision = layers.Dense(output_dim, name="dense_2")(x)
     collision = layers.Activation("sigmoid", name="activation_8")(collision)
     return keras.Model(images, [steering, collision], name="resnet8")
+
+
+def with_logits(model: keras.Model) -> keras.Model:
+    """Return DroNet with the collision before the sigmoid, which hides differences where it is saturated.
+
+    Args:
+        model: What ``resnet8`` returned. It shares its layers and weights with the result.
+
+    Returns:
+        A model from images to the list [steering, logit of the collision]. Do not copy weights between it and
+        ``model`` by position: without the sigmoid at its end, ``dense_1`` comes before ``dense_2``.
+    """
+    return keras.Model(model.input, [model.get_layer("dense_1").output, model.get_layer("dense_2").output])

@@ -5,6 +5,7 @@ With arguments it records only those: ``python notebooks/record.py notebooks/08_
 
 import os
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,7 @@ from nbclient import NotebookClient
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
+README_PICTURE = HERE.parent / ".github" / "readme.png"
 
 
 def record(path: Path) -> None:
@@ -37,6 +39,9 @@ def record(path: Path) -> None:
         "language_info": {"name": "python", "pygments_lexer": "ipython3"},
     }
     nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if "readme-picture" in cell.metadata.get("tags", ()):
+            README_PICTURE.write_bytes(b64decode(cell.outputs[-1].data["image/png"]))
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 _HEADER = ("", "Keras", "PyTorch", "largest |difference|", "verdict")
-_WIDTHS = (36, 16, 16, 20)
+_WIDTHS = (35, 17, 17, 20)
 
 
 def largest_difference(a: Any, b: Any) -> float:
@@ -25,6 +25,7 @@ def largest_difference(a: Any, b: Any) -> float:
 
     Raises:
         ValueError: If the shapes differ, the arrays are empty, or either holds NaN.
+        TypeError: If either holds complex numbers.
     """
     a, b = _array(a), _array(b)
     obstacle = _obstacle(a, b)
@@ -56,7 +57,7 @@ def compare(name: str, keras_output: Any, torch_output: Any, within: float = 1e-
     difference, verdict, agree = "-", _obstacle(a, b), False
     if not verdict:
         distance = largest_difference(a, b)
-        agree = distance <= within
+        agree = bool(np.isfinite(distance) and distance <= within)
         difference = f"< {within:.0e}" if agree else _rounded(distance, a, b)
         verdict = "agree" if agree else "DIFFERENT"
     print(_line(name, a.shape, b.shape, difference, verdict))
@@ -69,7 +70,14 @@ def header() -> None:
 
 
 def _array(x: Any) -> np.ndarray:
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu()
+        # numpy has no bfloat16; every bfloat16 is a float32.
+        x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    array = np.asarray(x)
+    if np.iscomplexobj(array):
+        raise TypeError("complex numbers cannot be compared")
+    return array
 
 
 def _obstacle(a: np.ndarray, b: np.ndarray) -> str:

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from IPython.display import Image, display
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 # Four steps of cividis, which people with any colour vision tell apart by lightness.
 DARK, MIDDLE, LIGHT, PALE = "#00224e", "#666970", "#d2be59", "#fee838"
-PALE_GREY = "#b0b0b0"
+PALE_GREY, ORANGE = "#b0b0b0", "#ff8c42"
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -94,16 +97,42 @@ def road(axes: Axes, image: np.ndarray, steering: dict[str, float], title: str =
     """
     height, width = image.shape[:2]
     axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
-    styles = ({"color": "white", "linewidth": 5}, {"color": PALE, "linewidth": 3, "linestyle": "--"}, {"color": "#ff8c42", "linewidth": 3, "linestyle": ":"})
+    styles = (("white", "-", 5), (PALE, "--", 3), (ORANGE, ":", 3))
     outline = [patheffects.Stroke(linewidth=6, foreground="black"), patheffects.Normal()]
-    for (label, value), style in zip(steering.items(), styles, strict=False):
+    for (label, value), (color, line, linewidth) in zip(steering.items(), styles, strict=False):
         angle = np.radians(60 * value)
         length = 0.45 * height
         x = [width / 2, width / 2 + length * np.sin(angle)]
         y = [height - 1, height - 1 - length * np.cos(angle)]
-        axes.plot(x, y, label=f"{label}", path_effects=outline, **style)
+        axes.plot(x, y, label=label, color=color, ls=line, lw=linewidth, path_effects=outline)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     axes.set_title(title, fontsize=10.5)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def errors(axes: Axes, table: pd.DataFrame, within: float) -> None:
+    """Plot errors as marks on a logarithmic axis, one row for each index of a table and one kind of mark a column.
+
+    Args:
+        axes: Where to draw.
+        table: Non-negative errors; at most three columns.
+        within: The largest error that is agreement; such errors are drawn at the left edge.
+    """
+    positive = table.where(table > within)
+    edge = 10.0 ** np.floor(np.log10(positive.min().min()) - 1)
+    rows = np.arange(len(table))[::-1]
+    marks = (("s", DARK), ("o", LIGHT), ("D", "white"))
+    for (name, column), (marker, color), shift in zip(table.items(), marks, (0.13, -0.13, 0), strict=False):
+        shown = column.where(column > within, edge)
+        axes.plot(shown, rows + shift, marker, color=color, markeredgecolor="black", markersize=8, label=name)
+    axes.set_xscale("log")
+    axes.set_yticks(rows, table.index)
+    axes.set_xlim(edge / 2)
+    axes.set_xticks([edge, *(10.0**p for p in range(int(np.log10(edge)) + 1, 2))])
+    axes.set_xticklabels(["agree", *(f"{10.0**p:g}" for p in range(int(np.log10(edge)) + 1, 2))])
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(table.columns))

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from parity.compare import largest_difference
+from parity.faults import ParityError
 from parity.layouts import channels_first, channels_last
+from parity.transfer import transfer
 
 import keras
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # A group of cases that share a trait ("even sizes"): for each, its arguments in words, and what runs it and returns
 # the outputs of Keras and of the answer, or None for an answer that returned None.
@@ -46,6 +49,42 @@ def check_max_pool_same(answer: Callable[[Tensor, int, int], Tensor]) -> None:
             "negative input": _pooling_cases(answer, -positive[:, 1:]),
         },
     )
+
+
+def check_mapping_rows(
+    answer: dict[str, str], keras_model: keras.Model, torch_model: nn.Module, mapping: pd.DataFrame
+) -> None:
+    """Check the PyTorch key given for some Keras weights of a mapping; "?" is not attempted."""
+
+    def run():
+        if "?" in answer.values():
+            return None
+        rows = mapping.assign(torch=mapping["keras"].map(answer).fillna(mapping["torch"]))
+        return _transferred(keras_model, torch_model, rows, {})
+
+    _report("Mapping", {"these rows": [(f"{len(answer)} rows", run)]})
+
+
+def check_flatten(
+    answer: dict[str, tuple[int, ...]], keras_model: keras.Model, torch_model: nn.Module, mapping: pd.DataFrame
+) -> None:
+    """Check the argument ``flatten`` of ``transfer`` for a twin that flattens channels first; {} is not attempted."""
+
+    def run():
+        return _transferred(keras_model, torch_model, mapping, answer) if answer else None
+
+    _report("Flatten", {"this twin": [(", ".join(answer), run)]})
+
+
+def _transferred(
+    keras_model: keras.Model, torch_model: nn.Module, mapping: pd.DataFrame, flatten: dict[str, tuple[int, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move the weights and return the outputs of both models on noise, side by side in one array each."""
+    transfer(keras_model, torch_model, mapping, flatten)
+    x = np.random.default_rng(0).random((2, *keras_model.input_shape[1:]), dtype=np.float32)
+    with torch.no_grad():
+        outputs = torch_model(torch.from_numpy(channels_first(x).astype(np.float64)))
+    return np.concatenate(keras_model(x), axis=1), torch.cat(outputs, dim=1).numpy()
 
 
 def _padding_cases(answer: Callable, settings: list[tuple[int, int, int, int]]) -> Iterator[_Case]:
@@ -99,6 +138,8 @@ def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
         if outputs is None:
             return "not attempted yet"
         difference = largest_difference(*outputs)
+    except ParityError as error:
+        return f"wrong for {{where}}: {'; '.join(error.faults)}"
     except Exception as error:
         return f"wrong for {{where}}: {type(error).__name__}: {str(error).splitlines()[0]}"
     return "" if difference < 1e-12 else f"wrong for {{where}}: other numbers, by up to {difference:.2g}"

@@ -135,7 +135,9 @@ def _pair_weights(layer: keras.Layer, stored: dict[str, np.ndarray]) -> list[tup
         for variable, value in pairs
         if tuple(variable.shape) != value.shape
     ]
-    faults += [f"weight {variable.path}: no numbers in the file" for variable, value in pairs if value.dtype.kind != "f"]
+    faults += [
+        f"weight {variable.path}: no numbers in the file" for variable, value in pairs if value.dtype.kind != "f"
+    ]
     if faults:
         raise ParityError(layer.name, faults)
     return pairs

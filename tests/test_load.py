@@ -297,14 +297,6 @@ def test_another_hdf5_file_is_refused(tmp_path):
     refused(two_heads(), tmp_path / "w.h5", ["^not a legacy Keras weight file: no attribute layer_names$"])
 
 
-def spoiled_by(change):
-    def spoil_file(path):
-        with h5py.File(path, "r+") as file:
-            change(file)
-
-    return spoil_file
-
-
 def group_for_dataset(file):
     del file["conv/conv/bias:0"]
     file.create_group("conv/conv/bias:0")
@@ -329,7 +321,8 @@ def dataset_for_group(file):
 )
 def test_a_damaged_file_is_refused(tmp_path, change):
     path = write(tmp_path / "w.h5", stored())
-    spoiled_by(change)(path)
+    with h5py.File(path, "r+") as file:
+        change(file)
     refused(two_heads(), path, ["^not a readable HDF5 weight file: "])
 
 

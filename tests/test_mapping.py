@@ -168,7 +168,7 @@ def test_what_is_no_mapping_is_refused_with_the_line(tmp_path, content, faults):
 
 
 def test_a_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ParityError, match="no.csv: 1 fault\n  the file cannot be read: No such file"):
+    with pytest.raises(ParityError, match=r"^no.csv: 1 fault\n  the file cannot be read: No such file"):
         read_mapping(tmp_path / "no.csv")
 
 
