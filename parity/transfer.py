@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from parity.faults import ParityError
 from parity.layouts import Place, covered_layers, find_layout
+from parity.legacy import read_legacy_weights
 from parity.mapping import COLUMNS
 
-import h5py
 import keras
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
             it was.
     """
     path = Path(path)
-    stored = _read_legacy_file(path)
+    stored = read_legacy_weights(path)
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     faults = [f"layer {name} of the model is not in the file" for name in layers.keys() - stored.keys()]
     faults += [f"layer {name} of the file is not in the model" for name in stored.keys() - layers.keys()]
@@ -83,40 +83,6 @@ def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
         for (variable, _), value in zip(pairs, before, strict=True):
             variable.assign(value)
         raise
-
-
-def _read_legacy_file(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return {layer: {weight: array}} of a legacy HDF5 weight file, for the layers that have weights."""
-    try:
-        with h5py.File(path, "r") as file:
-            root = file.get("model_weights", file)
-            if not any(name.startswith("layer_names") for name in root.attrs):
-                hint = (
-                    "; it looks like Keras 3's .weights.h5, which Model.load_weights reads" if "layers" in file else ""
-                )
-                raise ParityError(path.name, [f"not a legacy Keras weight file: no attribute layer_names{hint}"])
-            if root.attrs.get("backend", b"tensorflow") in (b"theano", "theano"):
-                raise ParityError(path.name, ["written with the Theano backend, which stores kernels flipped"])
-            layers = {}
-            for layer in _names(root, "layer_names"):
-                layers[layer] = {
-                    weight: np.asarray(root[layer][weight][()]) for weight in _names(root[layer], "weight_names")
-                }
-    except ParityError:
-        raise
-    except FileNotFoundError as error:
-        raise ParityError(path.name, ["the file does not exist"]) from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ParityError(path.name, [f"not a readable HDF5 weight file: {error}"]) from error
-    return {layer: weights for layer, weights in layers.items() if weights}
-
-
-def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """Return a list of names stored as an attribute, which Keras splits (name0, name1, ...) when it is long."""
-    parts = [attribute] if attribute in group.attrs else []
-    while f"{attribute}{len(parts)}" in group.attrs:
-        parts.append(f"{attribute}{len(parts)}")
-    return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in group.attrs[part]]
 
 
 def _pair_weights(layer: keras.Layer, stored: dict[str, np.ndarray]) -> list[tuple[keras.Variable, np.ndarray]]:
