@@ -30,7 +30,7 @@ def largest_difference(a: Any, b: Any) -> float:
     a, b = _array(a), _array(b)
     obstacle = _obstacle(a, b)
     if obstacle:
-        raise ValueError(f"no difference between arrays of shape {a.shape} and {b.shape}: {obstacle}")
+        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be compared: {obstacle}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
     return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
