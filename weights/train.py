@@ -30,7 +30,7 @@ STEERING_WEIGHT = 4
 """Weight of the steering's loss: its squared errors are so small that the L2 penalty would otherwise outweigh them."""
 
 DROPOUT = 0.1
-"""Less than DroNet's 0.5, whose noise hides small errors of the steering for longer than this training lasts."""
+"""Less than DroNet's 0.5, whose noise would be larger than the errors of the steering that training is to remove."""
 
 LARGEST_SHIFT = 4
 """Largest shift of a batch in training, in pixels: the camera turned or tilted a little, which changes no truth."""
@@ -66,8 +66,8 @@ def train(epochs: int, number: int, seed: int) -> keras.Model:
     model = resnet8(200, 200, 1, 1)
     model.get_layer("dropout_1").rate = DROPOUT
     steps = math.ceil(number / BATCH_SIZE)
-    # The rate starts at zero because each head adds 6272 features: full steps at once would throw most of them into the
-    # dead half of the last ReLU. It ends near zero so that the running statistics settle on the final weights.
+    # The rate starts at zero because each head adds 6272 features, so full steps at once would move its output far.
+    # It ends near zero so that the running statistics of batch normalization settle on the final weights.
     warmup = epochs * steps // 40
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, epochs * steps - warmup, alpha=0.005, warmup_target=1e-3, warmup_steps=warmup
