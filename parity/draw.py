@@ -112,26 +112,22 @@ def road(axes: Axes, image: np.ndarray, steering: dict[str, float], title: str =
     axes.set_yticks([])
 
 
-def errors(axes: Axes, table: pd.DataFrame, within: float) -> None:
-    """Plot errors as marks on a logarithmic axis, one row for each index of a table and one kind of mark a column.
+def marks(axes: Axes, table: pd.DataFrame, log: bool = False) -> None:
+    """Plot a table as marks: a row for each index, from the top down, and a kind of mark for each column.
 
     Args:
         axes: Where to draw.
-        table: Non-negative errors; at most three columns.
-        within: The largest error that is agreement; such errors are drawn at the left edge.
+        table: Numbers; at most three columns.
+        log: Make the axis logarithmic.
     """
-    positive = table.where(table > within)
-    edge = 10.0 ** np.floor(np.log10(positive.min().min()) - 1)
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     rows = np.arange(len(table))[::-1]
-    marks = (("s", DARK), ("o", LIGHT), ("D", "white"))
-    for (name, column), (marker, color), shift in zip(table.items(), marks, (0.13, -0.13, 0), strict=False):
-        shown = column.where(column > within, edge)
-        axes.plot(shown, rows + shift, marker, color=color, markeredgecolor="black", markersize=8, label=name)
-    axes.set_xscale("log")
+    kinds = (("s", DARK), ("o", LIGHT), ("D", "white"))
+    for (name, column), (marker, color), shift in zip(table.items(), kinds, (0.13, -0.13, 0), strict=False):
+        axes.plot(column, rows + shift, marker, color=color, markeredgecolor="black", markersize=8, label=name)
     axes.set_yticks(rows, table.index)
-    axes.set_xlim(edge / 2)
-    axes.set_xticks([edge, *(10.0**p for p in range(int(np.log10(edge)) + 1, 2))])
-    axes.set_xticklabels(["agree", *(f"{10.0**p:g}" for p in range(int(np.log10(edge)) + 1, 2))])
     axes.grid(axis="y", color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

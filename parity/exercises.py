@@ -128,7 +128,7 @@ def _report(exercise: str, groups: dict[str, Iterable[_Case]]) -> None:
                 return
             count += 1
         right.append(trait)
-    print(f"{exercise}: right; it equals Keras in all {count} cases")
+    print(f"{exercise}: right; it equals Keras" + (f" in all {count} cases" if count > 1 else ""))
 
 
 def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
