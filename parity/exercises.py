@@ -9,6 +9,7 @@ from typing import Any
 from parity.compare import largest_difference
 from parity.faults import ParityError
 from parity.layouts import channels_first, channels_last
+from parity.mapping import COLUMNS
 from parity.transfer import transfer
 
 import keras
@@ -52,15 +53,21 @@ def check_max_pool_same(answer: Callable[[Tensor, int, int], Tensor]) -> None:
 
 
 def check_mapping_rows(
-    answer: dict[str, str], keras_model: keras.Model, torch_model: nn.Module, mapping: pd.DataFrame
+    answer: dict[str, str], keras_model: keras.Model, torch_model: nn.Module, remaining: pd.DataFrame
 ) -> None:
-    """Check the PyTorch key given for some Keras weights of a mapping; "?" is not attempted."""
+    """Check the PyTorch keys given for the Keras weights that a mapping lacks; "?" is not attempted.
+
+    The models agree only if the answer and the rows that remain are the whole mapping.
+    """
 
     def run():
-        if "?" in answer.values():
+        open_rows = list(answer.values()).count("?")
+        if open_rows == len(answer):
             return None
-        rows = mapping.assign(torch=mapping["keras"].map(answer).fillna(mapping["torch"]))
-        return _transferred(keras_model, torch_model, rows, {})
+        if open_rows:
+            raise ParityError("answer", [f"{open_rows} of {len(answer)} rows are still '?'"])
+        rows = pd.DataFrame(list(answer.items()), columns=COLUMNS)
+        return _transferred(keras_model, torch_model, pd.concat([remaining, rows], ignore_index=True), {})
 
     _report("Mapping", {"these rows": [(f"{len(answer)} rows", run)]})
 
@@ -73,7 +80,7 @@ def check_flatten(
     def run():
         return _transferred(keras_model, torch_model, mapping, answer) if answer else None
 
-    _report("Flatten", {"this twin": [(", ".join(answer), run)]})
+    _report("Flatten", {"this twin": [(str(answer), run)]})
 
 
 def _transferred(
@@ -122,13 +129,19 @@ def _report(exercise: str, groups: dict[str, Iterable[_Case]]) -> None:
     for trait, cases in groups.items():
         for case, run in cases:
             problem = _problem(run)
+            if problem == _NOT_ATTEMPTED:
+                print(f"{exercise}: {problem}")
+                return
             if problem:
                 so_far = f"right for {', '.join(right)}; " if right else ""
-                print(f"{exercise}: {so_far}{problem.format(where=f'{trait} ({case})')}")
+                print(f"{exercise}: {so_far}wrong for {trait} ({case}): {problem}")
                 return
             count += 1
         right.append(trait)
     print(f"{exercise}: right; it equals Keras" + (f" in all {count} cases" if count > 1 else ""))
+
+
+_NOT_ATTEMPTED = "not attempted yet"
 
 
 def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
@@ -136,10 +149,11 @@ def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
     try:
         outputs = run()
         if outputs is None:
-            return "not attempted yet"
+            return _NOT_ATTEMPTED
         difference = largest_difference(*outputs)
     except ParityError as error:
-        return f"wrong for {{where}}: {'; '.join(error.faults)}"
+        more = f"; and {len(error.faults) - 2} more" if len(error.faults) > 2 else ""
+        return "; ".join(error.faults[:2]) + more
     except Exception as error:
-        return f"wrong for {{where}}: {type(error).__name__}: {str(error).splitlines()[0]}"
-    return "" if difference < 1e-12 else f"wrong for {{where}}: other numbers, by up to {difference:.2g}"
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return "" if difference < 1e-12 else f"other numbers, by up to {difference:.2g}"
