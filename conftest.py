@@ -1,11 +1,16 @@
 """What nbval leaves undone: unrun cells fail, and the summary says how long each notebook took."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from _pytest.terminal import TerminalReporter
 from nbval.plugin import IPyNbCell
+
+# Tests run in two processes. With as many threads each as the machine has cores, they would mostly wait for each other.
+for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
