@@ -12,6 +12,7 @@ from parity.faults import ParityError
 from parity.layouts import Place, covered_layers, find_layout
 from parity.legacy import read_legacy_weights
 from parity.mapping import COLUMNS
+from parity.permute import copy_permuted
 
 import keras
 import numpy as np
@@ -379,9 +380,9 @@ def _copy(pair: _Pair, flattened: tuple[int, ...] | None) -> None:
         *spatial, channels = flattened
         rows = range(len(flattened))
         source = value.unflatten(0, flattened).permute(-1, rows[-1], *rows[:-1])
-        pair.tensor.unflatten(1, (channels, *spatial)).copy_(source)
+        copy_permuted(source, pair.tensor.unflatten(1, (channels, *spatial)))
     else:
-        pair.tensor.copy_(pair.weight.place.view(value))
+        copy_permuted(pair.weight.place.view(value), pair.tensor)
 
 
 def _constant(row: _Row, twin: _Weight | None) -> float | None:
