@@ -59,7 +59,9 @@ def convert(weights: Path, mapping: Path, out: Path) -> None:
         transfer(keras_model, torch_model, read_mapping(mapping))
         progress.update()
         progress.set_description_str("verifying")
-        faults = verify(torch_model, references(keras_model))
+        expected = references(keras_model)
+        with progress.external_write_mode():
+            faults = verify(torch_model, expected)
         if faults:
             raise ParityError(f"{out} is not written", faults)
         progress.update()
