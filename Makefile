@@ -17,9 +17,9 @@ convert: .venv/installed
 test: .venv/installed
 	$(bin)/python -m pytest --nbval
 
-# Open JupyterLab at the first notebook.
+# Open JupyterLab at the first notebook; its root is this folder, so that links to the project's files work.
 lab: .venv/installed
-	$(bin)/jupyter lab $(firstword $(sort $(wildcard notebooks/*.ipynb)))
+	$(bin)/jupyter lab --LabApp.default_url=/lab/tree/$(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
 # Run every notebook and store its outputs.
 record: .venv/installed
