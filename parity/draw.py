@@ -86,14 +86,13 @@ def error_by_size(axes: Axes, sizes: Sequence[int], errors: Sequence[float], wit
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def road(axes: Axes, image: np.ndarray, steering: dict[str, float], title: str = "") -> None:
+def road(axes: Axes, image: np.ndarray, steering: dict[str, float]) -> None:
     """Show a scene with one line for each steering angle, from the middle of the bottom upwards.
 
     Args:
         axes: Where to draw.
         image: A grey image (height, width, 1), values in [0, 1].
         steering: Steering by label, in [-1, 1], positive to the right; 1 leans 60 degrees. At most three.
-        title: Title of the image.
     """
     height, width = image.shape[:2]
     axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
@@ -107,7 +106,6 @@ def road(axes: Axes, image: np.ndarray, steering: dict[str, float], title: str =
         axes.plot(x, y, label=label, color=color, ls=line, lw=linewidth, path_effects=outline)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
-    axes.set_title(title, fontsize=10.5)
     axes.set_xticks([])
     axes.set_yticks([])
 

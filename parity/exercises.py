@@ -23,6 +23,8 @@ from torch import Tensor, nn
 # the outputs of Keras and of the answer, or None for an answer that returned None.
 _Case = tuple[str, Callable[[], tuple[Any, Any] | None]]
 
+_NOT_ATTEMPTED = "not attempted yet"
+
 
 def check_same_padding(answer: Callable[[int, int, int, int], tuple[int, int]]) -> None:
     """Check a function of (size, kernel, stride, dilation) that returns the padding (before, after) of one axis."""
@@ -139,9 +141,6 @@ def _report(exercise: str, groups: dict[str, Iterable[_Case]]) -> None:
             count += 1
         right.append(trait)
     print(f"{exercise}: right; it equals Keras" + (f" in all {count} cases" if count > 1 else ""))
-
-
-_NOT_ATTEMPTED = "not attempted yet"
 
 
 def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:

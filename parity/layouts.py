@@ -151,17 +151,13 @@ def _with_bias(place: Place, kernel: str = "kernel") -> dict[str, Place]:
     return {kernel: place, "bias": place._replace(tensor="bias", view=_unchanged)}
 
 
-def _normalization(
-    module: type[nn.Module], settings: Callable[[keras.Layer, nn.Module], _Settings]
-) -> dict[str, Place]:
+def _normalization(module: type[nn.Module], settings: _SettingsOf) -> dict[str, Place]:
     weight = Place("weight", (module,), _unchanged, settings)
     return {"gamma": weight, "beta": weight._replace(tensor="bias")}
 
 
 _L = keras.layers
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMALIZATIONS = nn.modules.batchnorm._BatchNorm
-_batch_normalization_places = _normalization(_BATCH_NORMALIZATIONS, _batch_normalization)
+_batch_normalization_places = _normalization(nn.modules.batchnorm._BatchNorm, _batch_normalization)
 
 _LAYOUTS: dict[type[keras.Layer], dict[str, Place]] = {
     _L.Dense: _with_bias(Place("weight", (nn.Linear,), _kernel, _none)),
@@ -175,9 +171,10 @@ _LAYOUTS: dict[type[keras.Layer], dict[str, Place]] = {
     _L.PReLU: {"alpha": Place("weight", (nn.PReLU,), _shared_alpha, _none)},
     _L.Embedding: {"embeddings": Place("weight", (nn.Embedding,), _unchanged, _embedding)},
 }
-for _layer, _module in ((_L.Conv1D, nn.Conv1d), (_L.Conv2D, nn.Conv2d), (_L.Conv3D, nn.Conv3d)):
-    _LAYOUTS[_layer] = _with_bias(Place("weight", (_module,), _kernel, _convolution))
 for _layer, _module in (
+    (_L.Conv1D, nn.Conv1d),
+    (_L.Conv2D, nn.Conv2d),
+    (_L.Conv3D, nn.Conv3d),
     (_L.Conv1DTranspose, nn.ConvTranspose1d),
     (_L.Conv2DTranspose, nn.ConvTranspose2d),
     (_L.Conv3DTranspose, nn.ConvTranspose3d),
