@@ -1,4 +1,4 @@
-"""Figures: padding drawn element by element, tables of numbers as pictures, and how they reach a notebook."""
+"""Figures: arrays and padding drawn element by element, tables as pictures, and how they reach a notebook."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -29,6 +29,30 @@ def show(figure: Figure, alt: str) -> None:
     figure.savefig(image, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     display(Image(image.getvalue(), format="png", alt=alt))
+
+
+def boxes(axes: Axes, array: np.ndarray, title: str, shade: np.ndarray | None = None) -> None:
+    """Draw a small array as boxes with its numbers or texts written in them.
+
+    Args:
+        axes: Where to draw.
+        array: Numbers or texts (rows, columns), or (columns,) for a single row.
+        title: Title of the drawing.
+        shade: Numbers of the same shape; a box is the lighter the larger its number is. The array itself if left out.
+    """
+    array = np.atleast_2d(array)
+    shade = (array if shade is None else np.atleast_2d(shade)).astype(float)
+    low, high = shade.min(), shade.max()
+    for (row, column), value in np.ndenumerate(array):
+        lightness = (shade[row, column] - low) / ((high - low) or 1)
+        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=plt.cm.cividis(lightness), edgecolor="black"))
+        color = "white" if lightness < 0.5 else "black"
+        axes.text(column + 0.5, row + 0.5, value, ha="center", va="center", fontsize=11, color=color)
+    axes.set_xlim(-0.05, array.shape[1] + 0.05)
+    axes.set_ylim(array.shape[0] + 0.05, -0.05)
+    axes.set_aspect("equal")
+    axes.set_title(title, loc="left", fontsize=11.5)
+    axes.axis("off")
 
 
 def windows(axes: Axes, size: int, kernel: int, stride: int, padding: tuple[int, int], title: str) -> None:
