@@ -13,6 +13,12 @@ import pooch
 
 URL = "https://raw.githubusercontent.com/uzh-rpg/rpg_public_dronet/master/model/model_weights.h5"
 SHA256 = "7e9ddfaeb96e86fd874891ad3a691fb2f83e3a59dedbbe8a21b4ca63d35b090c"
+_NAME, _CACHE = "dronet_model_weights.h5", "keras-torch-parity"
+
+
+def at_hand() -> bool:
+    """Tell whether ``official_weights`` needs no download: ``DRONET_H5`` is set, or the file is in the cache."""
+    return bool(os.environ.get("DRONET_H5")) or (pooch.os_cache(_CACHE) / _NAME).is_file()
 
 
 def official_weights() -> Path:
@@ -27,11 +33,7 @@ def official_weights() -> Path:
     given = os.environ.get("DRONET_H5")
     try:
         if not given:
-            return Path(
-                pooch.retrieve(
-                    URL, SHA256, "dronet_model_weights.h5", pooch.os_cache("keras-torch-parity"), progressbar=True
-                )
-            )
+            return Path(pooch.retrieve(URL, SHA256, _NAME, pooch.os_cache(_CACHE), progressbar=True))
         found = pooch.file_hash(given)
     except (OSError, ValueError) as error:
         raise ParityError(given or URL, [f"the official weights cannot be had: {error}"]) from error

@@ -6,15 +6,18 @@ import re
 from functools import partial
 
 import convert
+from conftest import pytest_ignore_collect
 from keras_model import resnet8
 from parity import layouts, padding
 from parity.mapping import read_mapping
+from parity.official import at_hand, official_weights
 from parity.transfer import load_keras_weights, transfer
 from torch_model import ResNet8
 
 import h5py
 import keras
 import nbformat
+import pooch
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,14 +169,27 @@ def test_official_weights_are_checked_by_their_sha256(tmp_path, capsys, monkeypa
     assert "none.h5" in capsys.readouterr().err
 
 
-@pytest.mark.skipif("DRONET_H5" not in os.environ, reason="DRONET_H5 does not name the official weights")
+@pytest.mark.skipif(not at_hand(), reason="the official weights are neither in DRONET_H5 nor in the cache")
 def test_official_weights_are_converted(tmp_path):
     out = tmp_path / "official.pth"
     assert convert.main(["--weights", "official", "--out", str(out)]) == 0
     stored = torch.load(out, weights_only=True)
-    with h5py.File(os.environ["DRONET_H5"]) as file:
+    with h5py.File(official_weights()) as file:
         for head, layer in (("steer", "dense_1"), ("coll", "dense_2")):
             assert torch.equal(stored[f"{head}.weight"][0], torch.from_numpy(file[layer][layer]["kernel:0"][:, 0]))
+
+
+def test_a_test_run_leaves_out_the_official_notebook_without_the_weights(tmp_path, monkeypatch):
+    official, other = NOTEBOOKS / "09_official_weights.ipynb", NOTEBOOKS / "08_dronet.ipynb"
+    monkeypatch.delenv("DRONET_H5", raising=False)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path)
+    assert pytest_ignore_collect(official)
+    assert not pytest_ignore_collect(other)
+    (tmp_path / "dronet_model_weights.h5").write_bytes(b"")
+    assert not pytest_ignore_collect(official)
+    (tmp_path / "dronet_model_weights.h5").unlink()
+    monkeypatch.setenv("DRONET_H5", "a copy")
+    assert not pytest_ignore_collect(official)
 
 
 def test_help_explains_the_options(capsys):

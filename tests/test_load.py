@@ -1,6 +1,5 @@
 """Loading a legacy HDF5 file: each tensor by name, or nothing at all and a list of what is wrong."""
 
-import os
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from keras_model import resnet8
 from parity.compare import largest_difference
 from parity.faults import ParityError
 from parity.mapping import read_mapping
+from parity.official import at_hand, official_weights
 from parity.transfer import load_keras_weights, transfer
 from torch_model import ResNet8
 
@@ -363,14 +363,11 @@ def test_a_weight_that_does_not_take_its_value_leaves_the_others_as_they_were(tm
 # --- The official weights -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    not Path(os.environ.get("DRONET_H5", "")).is_file(),
-    reason="the official weights are not part of the project: set DRONET_H5 to the path of model_weights.h5",
-)
+@pytest.mark.skipif(not at_hand(), reason="the official weights are neither in DRONET_H5 nor in the cache")
 def test_the_official_weights_load_and_move():
     model, twin = resnet8(200, 200, 1, 1), spoil(ResNet8(200, 200, 1, 1))
-    load_keras_weights(model, os.environ["DRONET_H5"])
-    with h5py.File(os.environ["DRONET_H5"]) as file:
+    load_keras_weights(model, official_weights())
+    with h5py.File(official_weights()) as file:
         arrays = {f"{layer}/{weight}": file[layer][weight][()] for layer in file for weight in _weights(file[layer])}
     assert len(arrays) == len(model.weights) == 48
     for variable in model.weights:
