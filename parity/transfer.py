@@ -30,6 +30,15 @@ _FORMER_NAMES = {
 }
 
 
+# Layers that may stand behind a Flatten and have a weight or a row of weights for each feature.
+_ON_FEATURES = (
+    keras.layers.Dense,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.PReLU,
+)
+
+
 # --- A weight file into a Keras model -------------------------------------------------------------------------------
 
 
@@ -147,8 +156,10 @@ def transfer(
         mapping: A table with the columns ``keras`` and ``torch``, as ``parity.mapping.read_mapping`` returns it. An
             empty keras field is right for ``num_batches_tracked``, which becomes 0, for a scale that the Keras layer
             does without, which becomes 1, and for a bias or offset that it does without, which becomes 0.
-        flatten: For a twin that flattens its activations channels first: the name of each Keras Dense layer behind
-            such a ``Flatten``, and the shape (*spatial, channels) that Keras flattens.
+        flatten: For a twin that flattens its activations channels first: the name of each Keras layer behind such a
+            ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. It may be
+            Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU, whose
+            vectors have a number for each.
 
     Raises:
         ParityError: If anything does not fit: unknown, repeated or missing names, a kind of layer that is not
@@ -175,10 +186,11 @@ def transfer(
         if (obstacle := _obstacle_to_writing(tensors[row.torch]))
     ]
     faults += _twin_faults([pair for pair in pairs if pair.fits()])
-    dense = {id(weight.layer): weight.layer for weight in weights.values()}.values()
-    count = Counter(layer.name for layer in dense if isinstance(layer, keras.layers.Dense))
-    faults += [f"flatten: the Keras model has no Dense layer {name}" for name in flattened if count[name] == 0]
-    faults += [f"flatten: the Keras model has {count[n]} Dense layers {n}" for n in flattened if count[n] > 1]
+    layers = {id(weight.layer): weight.layer for weight in weights.values()}.values()
+    count = Counter(layer.name for layer in layers if isinstance(layer, _ON_FEATURES))
+    kinds = ", ".join(kind.__name__ for kind in _ON_FEATURES)
+    faults += [f"flatten: the Keras model has no layer {n} of the kinds {kinds}" for n in flattened if count[n] == 0]
+    faults += [f"flatten: the Keras model has {count[n]} layers {n}" for n in flattened if count[n] > 1]
     twins = {pair.row.module: pair.weight for pair in pairs}
     constants = {row: _constant(row, twins.get(row.module)) for row in known if not row.keras}
     faults += [f"{row.label}: {row.torch} needs a Keras weight" for row, value in constants.items() if value is None]
@@ -298,12 +310,16 @@ def _pair_faults(pair: _Pair, flattened: tuple[int, ...] | None) -> Iterator[str
         yield f"{row.keras} belongs in {due}, not in {row.torch}"
     else:
         value = _as_tensor(variable)
-        spatial_and_channels = flattened if variable.name == "kernel" else None
-        if spatial_and_channels is not None and not _is_shape(spatial_and_channels, value.shape[0]):
-            yield f"{row.keras} {tuple(value.shape)} does not take {spatial_and_channels} flattened"
+        if flattened is not None and _by_feature(layer, variable) and not _is_shape(flattened, value.shape[0]):
+            yield f"{row.keras} {tuple(value.shape)} does not take {flattened} flattened"
         elif (shape := tuple(place.view(value).shape)) != tuple(tensor.shape):
             yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but {row.torch} is {tuple(tensor.shape)}"
         yield from (f"{row.keras} {fault}" for fault in _value_faults(value, tensor, variable.name))
+
+
+def _by_feature(layer: keras.Layer, variable: keras.Variable) -> bool:
+    """Tell whether axis 0 of a weight counts the features that the layer takes."""
+    return variable.name == "kernel" if isinstance(layer, keras.layers.Dense) else isinstance(layer, _ON_FEATURES)
 
 
 def _is_shape(shape: tuple[int, ...], elements: int) -> bool:
@@ -375,14 +391,16 @@ def _as_tensor(variable: keras.Variable) -> Tensor:
 
 
 def _copy(pair: _Pair, flattened: tuple[int, ...] | None) -> None:
-    value = _as_tensor(pair.weight.variable)
-    if flattened and pair.weight.variable.name == "kernel":
+    layer, variable, place = pair.weight
+    value = _as_tensor(variable)
+    if flattened and _by_feature(layer, variable):
         *spatial, channels = flattened
-        rows = range(len(flattened))
-        source = value.unflatten(0, flattened).permute(-1, rows[-1], *rows[:-1])
-        copy_permuted(source, pair.tensor.unflatten(1, (channels, *spatial)))
+        source = value.unflatten(0, flattened).movedim(len(spatial), 0)  # (channels, *spatial) or (…, o)
+        if variable.name == "kernel":
+            source = source.movedim(-1, 0)
+        copy_permuted(source, pair.tensor.unflatten(-1, (channels, *spatial)))
     else:
-        copy_permuted(pair.weight.place.view(value), pair.tensor)
+        copy_permuted(place.view(value), pair.tensor)
 
 
 def _constant(row: _Row, twin: _Weight | None) -> float | None:

@@ -1,6 +1,7 @@
 """Moving weights: every kind of layer right, every mistake named, and never half a model."""
 
 import re
+from functools import partial
 
 from parity.compare import largest_difference
 from parity.faults import ParityError
@@ -218,6 +219,33 @@ def test_without_the_flatten_option_the_outputs_differ(shape):
     assert flattened_apart(shape) > 0.1
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 3)])
+def test_flatten_option_reorders_the_vectors_of_layers_before_the_dense_one(shape):
+    features = int(np.prod(shape))
+    layers = {
+        "norm": (keras.layers.BatchNormalization, nn.BatchNorm1d(features, eps=1e-3, momentum=0.01)),
+        "scale": (keras.layers.LayerNormalization, nn.LayerNorm(features, eps=1e-3)),
+        "slope": (keras.layers.PReLU, nn.PReLU(features)),
+        "head": (partial(keras.layers.Dense, 3), nn.Linear(features, 3)),
+    }
+    keras_layers = [kind(name=name, dtype="float64") for name, (kind, _) in layers.items()]
+    model = sequential(shape, keras.layers.Flatten(dtype="float64"), *keras_layers)
+    twin = spoil(nn.Sequential(nn.Flatten(), *(module for _, module in layers.values())).double().eval())
+    tensors = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    tensors |= {"alpha": "weight", "kernel": "weight", "bias": "bias"}
+    rows = [(w.path, f"{i}.{tensors[w.name]}") for i, layer in enumerate(keras_layers, 1) for w in layer.weights]
+    mapping, x = table(*rows, ("", "1.num_batches_tracked")), draw(2, *shape, seed=1)
+
+    def apart(names):
+        transfer(model, twin, mapping, flatten=dict.fromkeys(names, shape))
+        with torch.no_grad():
+            return largest_difference(model(x), twin(torch.from_numpy(np.moveaxis(x, -1, 1).copy())))
+
+    assert apart(layers) < ROUNDING
+    for name in layers:
+        assert apart(layers.keys() - {name}) > 1e-3
+
+
 def test_with_the_channels_in_the_wrong_place_the_outputs_differ():
     """Not so with height and width exchanged: channels first, only the number of pixels matters."""
     assert flattened_apart((3, 4, 5), flatten={"head": [5, 3, 4]}) > 0.1
@@ -245,7 +273,7 @@ WEIGHT_AND_BIAS = (("kernel", "weight"), ("bias", "bias"))
         ({"head": (3, 4, 6)}, r"line 2: .*kernel \(60, 3\) does not take \(3, 4, 6\) flattened"),
         ({"head": ()}, r"line 2: .*kernel \(60, 3\) does not take \(\) flattened"),
         ({"head": (-3, -4, 5)}, r"line 2: .*kernel \(60, 3\) does not take \(-3, -4, 5\) flattened"),
-        ({"heads": (3, 4, 5)}, "flatten: the Keras model has no Dense layer heads"),
+        ({"heads": (3, 4, 5)}, "flatten: the Keras model has no layer heads of the kinds Dense, BatchNormalization, "),
     ],
 )
 def test_flatten_that_does_not_fit_is_refused(flatten, fault):
@@ -261,7 +289,7 @@ def test_flatten_refuses_a_name_that_two_layers_have():
     paths = [variable.path for variable in model.weights]
     assert len(set(paths)) == 4
     rows = zip(paths, ("1.weight", "1.bias", "2.weight", "2.bias"), strict=True)
-    refused(model, twin, table(*rows), ["flatten: the Keras model has 2 Dense layers head"], flatten={"head": (2, 3)})
+    refused(model, twin, table(*rows), ["flatten: the Keras model has 2 layers head"], flatten={"head": (2, 3)})
 
 
 # --- Nested models, shared layers, shared tensors -------------------------------------------------------------------
