@@ -74,7 +74,8 @@ def run_torch(module: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
         The output (batch, *spatial, channels).
     """
     with torch.no_grad():
-        return channels_last(module(torch.tensor(channels_first(x)))).numpy()
+        # contiguous, as the tensors of a PyTorch program are: a module that overwrites a view of its input shows.
+        return channels_last(module(torch.tensor(channels_first(x)).contiguous())).numpy()
 
 
 def _unchanged(weight: Tensor) -> Tensor:

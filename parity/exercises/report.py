@@ -10,7 +10,7 @@ from parity.faults import ParityError
 # the outputs of Keras and of the answer, or None for an answer that returned None.
 Case = tuple[str, Callable[[], tuple[Any, Any] | None]]
 
-_NOT_ATTEMPTED = "not attempted yet"
+_NONE = "it returned None"
 
 
 def report(exercise: str, groups: dict[str, Iterable[Case]]) -> None:
@@ -19,8 +19,8 @@ def report(exercise: str, groups: dict[str, Iterable[Case]]) -> None:
     for trait, cases in groups.items():
         for case, run in cases:
             problem = _problem(run)
-            if problem == _NOT_ATTEMPTED:
-                print(f"{exercise}: {problem}")
+            if problem == _NONE and not count:
+                print(f"{exercise}: not attempted yet")
                 return
             if problem:
                 so_far = f"right for {', '.join(right)}; " if right else ""
@@ -36,11 +36,11 @@ def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
     try:
         outputs = run()
         if outputs is None:
-            return _NOT_ATTEMPTED
+            return _NONE
         difference = largest_difference(*outputs)
     except ParityError as error:
         more = f"; and {len(error.faults) - 2} more" if len(error.faults) > 2 else ""
         return "; ".join(error.faults[:2]) + more
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     return "" if difference < 1e-12 else f"other numbers, by up to {difference:.2g}"
