@@ -29,7 +29,7 @@ RIGHT, WRONG, NONE = (lambda: (np.ones(2), np.ones(2))), (lambda: (np.ones(2), n
         ),
         ([lambda: fails(KeyError())], "Task: wrong for trait 0 (case 0): KeyError"),
         ([lambda: fails(NotImplementedError())], "Task: wrong for trait 0 (case 0): NotImplementedError"),
-        ([lambda: fails(RuntimeError("a\nb"))], "Task: wrong for trait 0 (case 0): RuntimeError: a"),
+        ([lambda: fails(RuntimeError("a:\n\tb"))], "Task: wrong for trait 0 (case 0): RuntimeError: a: b"),
         ([lambda: fails(ParityError("csv", list("abcd")))], "Task: wrong for trait 0 (case 0): a; b; and 2 more"),
     ],
 )

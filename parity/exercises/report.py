@@ -1,6 +1,7 @@
 """Run the cases of an exercise and print one line: not attempted yet, what is still wrong, or right."""
 
 from collections.abc import Callable, Iterable
+from textwrap import shorten
 from typing import Any
 
 from parity.compare import largest_difference
@@ -42,5 +43,5 @@ def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
         more = f"; and {len(error.faults) - 2} more" if len(error.faults) > 2 else ""
         return "; ".join(error.faults[:2]) + more
     except Exception as error:
-        return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        return shorten(f"{type(error).__name__}: {error}".removesuffix(": "), width=250, placeholder=" …")
     return "" if difference < 1e-12 else f"other numbers, by up to {difference:.2g}"
