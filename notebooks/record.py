@@ -8,11 +8,14 @@ import sys
 from base64 import b64decode
 from pathlib import Path
 
+from parity.official import at_hand
+
 import nbformat
 from nbclient import NotebookClient
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
+OFFICIAL = HERE / "09_official_weights.ipynb"
 README_PICTURE = HERE.parent / ".github" / "readme.png"
 
 
@@ -46,11 +49,16 @@ def record(path: Path) -> None:
 
 
 def main() -> None:
-    """Record the notebooks named on the command line, or all."""
+    """Record the notebooks named on the command line, or all that need no download."""
     # TensorFlow writes to the file descriptor of stderr, which a kernel does not watch when it
     # believes to be in a test; so what is stored is what the tests see.
     os.environ["PYTEST_CURRENT_TEST"] = "record"
-    paths = [Path(name) for name in sys.argv[1:]] or sorted(HERE.rglob("[0-9]*.ipynb"))
+    paths = [Path(name) for name in sys.argv[1:]]
+    if not paths:
+        paths = sorted([*HERE.glob("[0-9]*.ipynb"), *HERE.glob("solutions/[0-9]*.ipynb")])
+        if not at_hand():
+            paths.remove(OFFICIAL)
+            print(f"not recorded, for want of the official weights: {OFFICIAL.name}")
     for path in tqdm(paths):
         tqdm.write(str(path))
         record(path)
