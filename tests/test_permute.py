@@ -21,9 +21,8 @@ def small_blocks():
     """Let small tensors have several blocks, and remainders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(permute, "_WORTHWHILE", 1)
-        patch.setattr(permute, "_BLOCK_ROWS", 12)
-        patch.setattr(permute, "_BLOCK_COLUMNS", 8)
-        patch.setattr(permute, "_PIXELS", 2)
+        patch.setattr(permute, "_BLOCK", 96)
+        patch.setattr(permute, "_LEAST_ROWS", 1)
         yield
 
 
@@ -85,14 +84,15 @@ def test_sources_of_any_stride():
 
 
 def test_blocks_at_their_true_size(monkeypatch):
-    for name, value in (("_WORTHWHILE", 2**17), ("_BLOCK_ROWS", 2048), ("_BLOCK_COLUMNS", 256), ("_PIXELS", 8)):
+    for name, value in (("_WORTHWHILE", 2**17), ("_BLOCK", 2**18), ("_LEAST_ROWS", 16)):
         monkeypatch.setattr(permute, name, value)
     calls = []
     shuffle = torch.channel_shuffle
     monkeypatch.setattr(torch, "channel_shuffle", lambda x, groups: calls.append(x.numel()) or shuffle(x, groups))
     check(view("flatten", (7, 7), 50, 300, torch.float32, 0), torch.full((300, 50, 7, 7), torch.nan))
-    assert len(calls) == 4, "the blocks were not used"
-    assert max(calls) <= 2048 * 256
+    assert len(calls) == 3, "the blocks were not used"
+    assert max(calls) <= 2**18
     calls.clear()
-    check(view("dense", (), 300, 300, torch.float32, 0), torch.full((300, 300), torch.nan))
+    for few in ((300, 300), (8, 2**15)):
+        check(view("dense", (), *few, torch.float32, 0), torch.full(few[::-1], torch.nan))
     assert not calls
