@@ -2,13 +2,18 @@
 
 import inspect
 import re
+import tomllib
 
 from parity.layouts import covered_layers, find_layout
+from parity.padding import Conv2dSame
 
 import keras
 import nbformat
+import numpy as np
 import pytest
+import torch
 from anatomy import NOTEBOOKS, ROOT
+from networks import fill
 from torch import nn
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,12 +75,27 @@ def test_the_share_that_a_signed_check_passes_is_that_of_notebook_08():
     verdicts = first_column_in_08("signed difference, one image")
     assert verdicts.pop("no mistake") == "passes"
     passed = list(verdicts.values()).count("passes")
-    assert notebook_rows()["00"][-1] == f"a check with a sign passes {passed} of {len(verdicts)} mistakes"
+    assert notebook_rows()["00"][-1] == f"a check of the signed difference passes {passed} of {len(verdicts)} mistakes"
 
 
 def test_the_error_of_all_mistakes_is_that_of_notebook_08():
     error = first_column_in_08("logit, 200")["naive port"]
-    assert notebook_rows()["08"][-1] == f"all nine mistakes at once: {error} off"
+    assert notebook_rows()["08"][-1] == f"all nine mistakes at once: steering up to {error} off"
+
+
+def test_the_steering_with_exchanged_heads_is_that_of_notebook_09():
+    cells = nbformat.read(NOTEBOOKS / "09_official_weights.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    least, most = re.search(r"steering from (\S+) to (\S+)", printed).groups()
+    assert notebook_rows()["09"][-1] == f"heads exchanged: it steers {least} to {most}"
+
+
+def test_versions_are_those_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = {pin for pin in project["dependencies"] if pin.startswith("torch==")}
+    assert set(re.findall(r"torch==[\d.]*\d", README)) == pinned
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert "With Python 3.11, 3.12 or 3.13 (" in README
 
 
 def test_the_cheat_sheet_has_every_layer_and_weight_that_is_converted():
@@ -86,6 +106,54 @@ def test_the_cheat_sheet_has_every_layer_and_weight_that_is_converted():
             fields = sheet["any, `bias`"] if weight == "bias" else row
             assert f"`{weight}`" in fields[1]
             assert f"`{place.tensor}`" in fields[2]
+
+
+def test_the_axes_of_the_cheat_sheet_are_those_that_transfer_and_keras_have():
+    sheet = {row[0]: " ".join(row[1:]) for row in rows("Cheat sheet")}
+    sizes = {"i": 4, "m": 3, "h": 2, "w": 5, "l": 5}
+
+    def reordered(row, call):
+        expressions = re.findall(rf"`({call})`", sheet[row])
+        ranks = [len(re.search(r"permute\((.*?)\)", expression)[1].split(",")) for expression in expressions]
+        tensors = [torch.rand(*(2, 5, 4, 3) if rank == 4 else (5, 4, 3, 2, 6)[:rank]) for rank in ranks]
+        return [
+            (tensor, eval(f"tensor.{expression}", {"tensor": tensor, **sizes}))
+            for tensor, expression in zip(tensors, expressions, strict=True)
+        ]
+
+    for row, call, name, ranks in (
+        ("Conv1D, Conv2D, Conv3D", r"permute\([\d, ]+\)", "Conv{}D", (1, 2, 3)),
+        ("DepthwiseConv1D, DepthwiseConv2D", r"permute\([\d, ]+\)\.reshape\(.*?\)", "DepthwiseConv{}D", (1, 2)),
+    ):
+        for rank, (kernel, weight) in zip(ranks, reordered(row, call), strict=True):
+            layer = getattr(keras.layers, name.format(rank))
+            assert torch.equal(weight, find_layout(layer.__new__(layer))["kernel"].view(kernel))
+    [(images, moved)] = reordered("images (batch, h, w, c)", r"permute\(.*?\)")
+    assert torch.equal(moved, images.movedim(-1, 1))
+    [(maps, features)] = reordered("Flatten", r"permute\(.*?\)\.flatten\(1\)")
+    assert np.array_equal(features, keras.layers.Flatten()(maps.movedim(1, -1).numpy()))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_code_for_your_own_model_runs_and_can_fail(right, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = keras.Input((None, None, 2))
+    maps = keras.layers.Conv2D(3, 3, 2, "same", name="conv")(images)
+    model = fill(keras.Model(images, keras.layers.BatchNormalization(name="norm")(maps)))
+    model.save("weights.h5")
+    conv = Conv2dSame(2, 3, 3, 2) if right else nn.Conv2d(2, 3, 3, 2, padding=1)
+    twin = nn.Sequential()
+    twin.add_module("conv", conv)
+    twin.add_module("norm", nn.BatchNorm2d(3, eps=1e-3, momentum=0.01))
+    (tmp_path / "mapping.csv").write_text(re.search(r"```\n(keras,torch\n.*?)```", README, flags=re.DOTALL)[1])
+    code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    batches = [np.random.default_rng(0).normal(size=(2, n, n, 2)).astype("float32") for n in (9, 10)]
+    names = {"keras_model": model, "torch_model": twin, "batches": batches}
+    if right:
+        exec(code, names)
+    else:
+        with pytest.raises(AssertionError):
+            exec(code, names)
 
 
 def test_the_defaults_of_the_cheat_sheet_are_those_of_the_frameworks():
@@ -106,6 +174,10 @@ def test_the_defaults_of_the_cheat_sheet_are_those_of_the_frameworks():
         default(nn.BatchNorm2d, "momentum"),
     ]
     numbers["GroupNormalization"].append(default(layers.GroupNormalization, "groups"))
-    numbers["LeakyReLU"] = [default(layers.LeakyReLU, "negative_slope"), default(nn.LeakyReLU, "negative_slope")]
+    slopes = layers.LeakyReLU, keras.activations.get("leaky_relu"), nn.LeakyReLU
+    numbers["LeakyReLU"] = [default(slope, "negative_slope") for slope in slopes]
+    prelu = layers.PReLU()
+    prelu.build((None, 2))
+    numbers["PReLU with `shared_axes`"] = [prelu.alpha.numpy()[0], nn.PReLU().weight.item()]
     for name, expected in numbers.items():
         assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", sheet[name])] == expected
