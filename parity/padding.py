@@ -5,7 +5,8 @@ The rule is TensorFlow's (https://www.tensorflow.org/api_docs/python/tf/nn#notes
 data. How much is needed depends on the size of the input, so it is computed whenever a layer is called.
 
 One exception is TensorFlow's own: with a kernel so much smaller than the stride that two or more elements stay unread
-(size 3, kernel 1, stride 3), its 3D layers on a CPU start at the second element (2.21.0). The layers here do not.
+(size 3, kernel 1, stride 3), its 3D layers on a CPU leave out half of them, rounded down, before the first that they
+read (2.21.0). The layers here do not.
 """
 
 from collections.abc import Callable, Sequence

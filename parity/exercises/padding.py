@@ -1,9 +1,13 @@
 """The exercises of notebook 04: padding."""
 
 from collections.abc import Callable, Iterator
+from operator import index
+from textwrap import shorten
+from typing import Any
 
 from parity.exercises.report import Case, report
-from parity.layouts import channels_first, channels_last
+from parity.faults import ParityError
+from parity.layouts import channels_first
 
 import keras
 import numpy as np
@@ -18,7 +22,7 @@ def check_same_padding(answer: Callable[[int, int, int, int], tuple[int, int]]) 
         "Dilation",
         {
             "dilation 1": _padding_cases(
-                answer, [(n, k, s, 1) for n in (5, 6, 11) for k in (2, 3, 5) for s in (1, 2, 3)]
+                answer, [(n, k, s, 1) for n in (5, 6, 11) for k in (2, 3, 5, 1) for s in (1, 2, 3)]
             ),
             "dilation over 1": _padding_cases(
                 answer, [(n, k, 1, d) for n in (9, 10) for k in (2, 3, 4) for d in (2, 3)]
@@ -52,18 +56,42 @@ def _padding_cases(answer: Callable, settings: list[tuple[int, int, int, int]]) 
             padding = answer(*arguments)
             if padding is None:
                 return None
-            padded = F.pad(torch.from_numpy(channels_first(x).copy()), tuple(padding))
-            return expected, F.conv1d(padded, weight, stride=arguments[2], dilation=arguments[3])
+            padded = F.pad(torch.from_numpy(channels_first(x).copy()), _as_padding(padding))
+            output = F.conv1d(padded, weight, stride=arguments[2], dilation=arguments[3])
+            if output.shape != expected.shape:
+                outputs = f"{output.shape[2]} outputs, not {expected.shape[2]}"
+                raise ParityError("answer", [f"{_as_padding(padding)} makes {outputs}"])
+            return expected, output
 
         yield f"size {size}, kernel {kernel}, stride {stride}, dilation {dilation}", run
 
 
+def _as_padding(answer: Any) -> tuple[int, int]:
+    try:
+        before, after = map(index, answer)
+    except (TypeError, ValueError):
+        shown = shorten(repr(answer), 60, placeholder=" …")
+        raise ParityError("answer", [f"it returns {shown}, not two integers"]) from None
+    if min(before, after) < 0:
+        raise ParityError("answer", [f"it returns {before, after}; negative padding cuts data away"])
+    return before, after
+
+
 def _pooling_cases(answer: Callable, x: np.ndarray) -> Iterator[Case]:
-    for kernel, stride in ((2, 2), (3, 2), (3, 1), (4, 3)):
+    for kernel, stride in ((2, 2), (3, 2), (3, 1), (4, 3), (2, 3)):
         layer = keras.layers.MaxPooling2D(kernel, stride, "same", dtype="float64")
 
         def run(layer=layer, arguments=(kernel, stride)):
             pooled = answer(torch.from_numpy(channels_first(x).copy()), *arguments)
-            return None if pooled is None else (np.asarray(layer(x)), channels_last(pooled))
+            if pooled is None:
+                return None
+            if not isinstance(pooled, Tensor):
+                raise ParityError("answer", [f"it returns {type(pooled).__name__}, not a tensor"])
+            if pooled.dtype != torch.float64:
+                raise ParityError("answer", [f"it returns {pooled.dtype}; x is torch.float64"])
+            expected = channels_first(np.asarray(layer(x)))
+            if pooled.shape != expected.shape:
+                raise ParityError("answer", [f"its shape is {tuple(pooled.shape)}, not {expected.shape}"])
+            return expected, pooled
 
         yield f"{x.shape[1]} x {x.shape[2]}, kernel {kernel}, stride {stride}", run
