@@ -4,7 +4,7 @@ On a CPU, TensorFlow itself keeps some tests from the plain way:
 
 - It has no kernel for a dilated transposed convolution. XLA has, so these layers are compiled with it.
 - Its kernels for 3D break its own rule where a stride leaves two or more elements unread: they take the padding, which
-  is then negative, for cropping, and skip the first element. XLA and the kernels for 1D and 2D keep to the rule, and so
+  is then negative, for cropping, and skip elements. XLA and the kernels for 1D and 2D keep to the rule, and so
   does ``parity.padding``. These layers are compiled with XLA too.
 - It has no float64 kernels for 3D pooling, which is compared in float32.
 """
