@@ -14,7 +14,7 @@ import pytest
 import torch
 from anatomy import NOTEBOOKS
 
-PITFALLS = sorted(NOTEBOOKS.glob("0[0-7]_*.ipynb"))
+PITFALLS = sorted(NOTEBOOKS.glob("0[0-8]_*.ipynb"))
 if at_hand():
     PITFALLS.append(NOTEBOOKS / "09_official_weights.ipynb")
 
