@@ -1,7 +1,7 @@
 """What does moving weights cost? ``python benchmarks/transfer.py``.
 
 Moves the 138 million parameters of VGG16, random values, and prints the time beside those of two plain copies of the
-same bytes, between tensors of PyTorch: NumPy's, in one thread, and PyTorch's, in all. The permuted ``copy_`` is what the
+same bytes, between tensors of PyTorch: NumPy's, in one thread, and PyTorch's, in all. The permuted ``copy_`` is what a
 move would be without ``parity.permute``, without any check, and for a twin that flattens as Keras does. It also prints
 how much memory the move takes beside the two models. It takes about a minute and 3 GB.
 """
