@@ -14,6 +14,8 @@ from torch import Tensor
 _WORTHWHILE = 2**17
 # The elements of a block: 1 MB of float32, which stays in the cache with its transpose.
 _BLOCK = 2**18
+# The most elements of a block. It has at least one input channel of all pixels, and takes its size in memory twice.
+_LARGEST_BLOCK = 2**20
 # A block has at least so many rows: shorter runs in the target would cost more than they save.
 _LEAST_ROWS = 16
 # The pixels of a block: PyTorch shares them out among its threads.
@@ -44,6 +46,7 @@ def _in_blocks(source: Tensor, target: Tensor) -> bool:
         and source.numel() >= _WORTHWHILE
         and source.stride(0) == 1
         and len(source) * _LEAST_ROWS <= _BLOCK
+        and len(source) * source[0, 0].numel() <= _LARGEST_BLOCK
         and target.is_contiguous()
     )
 

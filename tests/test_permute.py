@@ -23,6 +23,7 @@ def small_blocks():
         patch.setattr(permute, "_WORTHWHILE", 1)
         patch.setattr(permute, "_BLOCK", 96)
         patch.setattr(permute, "_LEAST_ROWS", 1)
+        patch.setattr(permute, "_LARGEST_BLOCK", 384)
         yield
 
 
@@ -84,7 +85,7 @@ def test_sources_of_any_stride():
 
 
 def test_blocks_at_their_true_size(monkeypatch):
-    for name, value in (("_WORTHWHILE", 2**17), ("_BLOCK", 2**18), ("_LEAST_ROWS", 16)):
+    for name, value in (("_WORTHWHILE", 2**17), ("_BLOCK", 2**18), ("_LARGEST_BLOCK", 2**20), ("_LEAST_ROWS", 16)):
         monkeypatch.setattr(permute, name, value)
     calls = []
     shuffle = torch.channel_shuffle
@@ -96,3 +97,9 @@ def test_blocks_at_their_true_size(monkeypatch):
     for few in ((300, 300), (8, 2**15)):
         check(view("dense", (), *few, torch.float32, 0), torch.full(few[::-1], torch.nan))
     assert not calls
+    check(view("flatten", (128, 128), 2, 64, torch.float32, 0), torch.full((64, 2, 128, 128), torch.nan))
+    assert calls == [2**20] * 2
+    calls.clear()
+    many_pixels = view("flatten", (128, 129), 2, 64, torch.float32, 0)
+    check(many_pixels, torch.full(many_pixels.shape, torch.nan))
+    assert not calls, "a block would take about as much memory as the tensor"
