@@ -15,7 +15,7 @@ from typing import NamedTuple
 from keras_model import resnet8, with_logits
 from parity.compare import compare, header
 from parity.faults import ParityError
-from parity.layouts import channels_first
+from parity.layouts import torch_input
 from parity.mapping import read_mapping
 from parity.official import official_weights
 from parity.scenes import scenes
@@ -118,7 +118,7 @@ def verify(torch_model: ResNet8, expected: list[Reference]) -> list[str]:
     exact_model = copy.deepcopy(torch_model).double()
     for images, outputs in expected:
         height, width = images.shape[1:3]
-        x = torch.from_numpy(np.ascontiguousarray(channels_first(images)))
+        x = torch_input(images)
         with torch.no_grad():
             twins = {"float64": exact_model(x.double(), logits=True), "float32": torch_model(x, logits=True)}
         for (dtype, heads), relative in zip(twins.items(), (1e-10, 1e-5), strict=True):

@@ -63,6 +63,14 @@ def channels_last(x: Any) -> Any:
     return x.movedim(1, -1) if isinstance(x, Tensor) else np.moveaxis(x, 1, -1)
 
 
+def torch_input(x: np.ndarray) -> Tensor:
+    """Copy an array (batch, *spatial, channels) into a tensor (batch, channels, *spatial).
+
+    It is contiguous, as the tensors of a PyTorch program are: a module that overwrites a view of its input shows.
+    """
+    return torch.from_numpy(channels_first(x).copy())
+
+
 def run_torch(module: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
     """Run a PyTorch module on an array (batch, *spatial, channels) and return its output in the same order of axes.
 
@@ -74,8 +82,7 @@ def run_torch(module: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
         The output (batch, *spatial, channels).
     """
     with torch.no_grad():
-        # contiguous, as the tensors of a PyTorch program are: a module that overwrites a view of its input shows.
-        return channels_last(module(torch.tensor(channels_first(x)).contiguous())).numpy()
+        return channels_last(module(torch_input(x))).numpy()
 
 
 def _unchanged(weight: Tensor) -> Tensor:

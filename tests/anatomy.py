@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from conftest import OFFICIAL
+
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).parent.parent
@@ -22,8 +24,6 @@ HEADINGS = [
     r"## In practice",
     r"## In this notebook you",
 ]
-# The last notebook is read and run: it has no exercises.
-UNPRACTISED = "09_official_weights.ipynb"
 CELLS = range(20, 27)
 WORDS = range(600, 901)
 LINES = 12
@@ -59,7 +59,7 @@ def output_faults(notebook: NotebookNode) -> Iterator[str]:
 
 def page_faults(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """Yield what is wrong with the page: headings, lengths, figures, exercises, links; notebooks of the series."""
-    practised = path.name != UNPRACTISED
+    practised = path.name != OFFICIAL  # it is read and run: it has no exercises
     expected = [heading for heading in HEADINGS if practised or "Your turn" not in heading]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")

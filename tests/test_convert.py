@@ -6,7 +6,7 @@ import re
 from functools import partial
 
 import convert
-from conftest import pytest_ignore_collect
+from conftest import OFFICIAL, pytest_ignore_collect
 from keras_model import resnet8
 from parity import layouts, padding
 from parity.mapping import read_mapping
@@ -180,7 +180,7 @@ def test_official_weights_are_converted(tmp_path):
 
 
 def test_a_test_run_leaves_out_the_official_notebook_without_the_weights(tmp_path, monkeypatch):
-    official, other = NOTEBOOKS / "09_official_weights.ipynb", NOTEBOOKS / "08_dronet.ipynb"
+    official, other = NOTEBOOKS / OFFICIAL, NOTEBOOKS / "08_dronet.ipynb"
     monkeypatch.delenv("DRONET_H5", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path)
     assert pytest_ignore_collect(official)

@@ -5,6 +5,7 @@ The cells run in this process, which has imported the frameworks already; a kern
 
 import traceback
 
+from conftest import OFFICIAL
 from parity.official import at_hand
 
 import keras
@@ -16,7 +17,7 @@ from anatomy import NOTEBOOKS
 
 PITFALLS = sorted(NOTEBOOKS.glob("0[0-8]_*.ipynb"))
 if at_hand():
-    PITFALLS.append(NOTEBOOKS / "09_official_weights.ipynb")
+    PITFALLS.append(NOTEBOOKS / OFFICIAL)
 
 
 def as_new():

@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 
+from conftest import OFFICIAL
+
 import nbformat
 import pytest
-from anatomy import NOTEBOOKS, ROOT, UNPRACTISED, link_faults, output_faults, page_faults
+from anatomy import NOTEBOOKS, ROOT, link_faults, output_faults, page_faults
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 SERIES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
@@ -33,7 +35,7 @@ def test_page_has_all_its_parts(path):
     assert list(page_faults(read(path), path)) == []
 
 
-@pytest.mark.parametrize("path", **names([path for path in SERIES if path.name != UNPRACTISED]))
+@pytest.mark.parametrize("path", **names([path for path in SERIES if path.name != OFFICIAL]))
 def test_solution_is_right(path):
     solution = read(NOTEBOOKS / "solutions" / path.name)
     printed = "".join(output.get("text", "") for cell in solution.cells for output in cell.get("outputs", []))

@@ -4,6 +4,7 @@ import inspect
 import re
 import tomllib
 
+from conftest import OFFICIAL
 from parity.layouts import covered_layers, find_layout
 from parity.padding import Conv2dSame
 
@@ -84,7 +85,7 @@ def test_the_error_of_all_mistakes_is_that_of_notebook_08():
 
 
 def test_the_steering_with_exchanged_heads_is_that_of_notebook_09():
-    cells = nbformat.read(NOTEBOOKS / "09_official_weights.ipynb", as_version=4).cells
+    cells = nbformat.read(NOTEBOOKS / OFFICIAL, as_version=4).cells
     printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
     least, most = re.search(r"steering from (\S+) to (\S+)", printed).groups()
     assert notebook_rows()["09"][-1] == f"heads exchanged: it steers {least} to {most}"

@@ -5,7 +5,7 @@ from functools import partial
 
 from parity.compare import largest_difference
 from parity.faults import ParityError
-from parity.layouts import channels_first, channels_last, covered_layers
+from parity.layouts import channels_first, channels_last, covered_layers, torch_input
 from parity.mapping import read_mapping
 from parity.transfer import transfer
 
@@ -186,6 +186,16 @@ def test_the_channel_axis_moves_and_the_others_keep_their_order(kind):
     assert first[1, 4, 2, 3] == x[1, 2, 3, 4]
     assert channels_last(first).shape == (2, 3, 4, 5)
     assert (channels_last(first) == x).all()
+
+
+def test_torch_input_is_a_contiguous_copy():
+    for shape in ((2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 4, 1)):
+        x = draw(*shape, seed=1)
+        tensor = torch_input(x)
+        assert tensor.is_contiguous()
+        assert np.array_equal(tensor, np.moveaxis(x, -1, 1))
+        tensor.zero_()
+        assert x.all()
 
 
 # --- Flatten --------------------------------------------------------------------------------------------------------

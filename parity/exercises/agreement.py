@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from parity.compare import largest_difference
+from parity.exercises.report import in_words
 from parity.layouts import run_torch
 from parity.padding import Conv2dSame
 
@@ -66,7 +67,7 @@ def _ask(answer: Callable, keras_outputs: Outputs, torch_outputs: Outputs, withi
         with np.errstate(all="ignore"):
             return answer(*copies, within)
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return in_words(error)
 
 
 def _as_images(images: Any) -> np.ndarray | None:

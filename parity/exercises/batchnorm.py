@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from parity.compare import largest_difference
 from parity.exercises.report import Case, report
 from parity.faults import ParityError
-from parity.layouts import channels_first, channels_last
+from parity.layouts import channels_last, run_torch, torch_input
 
 import keras
 import numpy as np
@@ -83,10 +83,6 @@ def _words(settings: dict) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items()) or "no settings"
 
 
-def _torch_input(x: np.ndarray) -> Tensor:
-    return torch.from_numpy(channels_first(x).copy())
-
-
 def _inference_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Case]:
     for settings in all_settings:
 
@@ -99,7 +95,7 @@ def _inference_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Cas
                 return None
             if getattr(module, "training", False):
                 raise ParityError("my_batchnorm", ["the module is in train mode"])
-            return expected, channels_last(module(_torch_input(x)))
+            return expected, run_torch(module, x)
 
         yield _words(settings), run
 
@@ -144,7 +140,7 @@ def _train_torch(step: _Step, module: nn.BatchNorm2d, batches: list[np.ndarray])
     """Run a step with each batch; return None as soon as the step does."""
     outputs, means, variances = [], [], []
     for x in batches:
-        output = step(module, _torch_input(x))
+        output = step(module, torch_input(x))
         if output is None:
             return None
         outputs.append(channels_last(output.detach()).numpy().ravel())

@@ -6,7 +6,7 @@ from textwrap import shorten
 
 from parity.exercises.report import report
 from parity.faults import ParityError
-from parity.layouts import channels_first
+from parity.layouts import torch_input
 from parity.mapping import COLUMNS
 from parity.transfer import transfer
 
@@ -95,5 +95,5 @@ def _transferred(
     transfer(keras_model, torch_model, mapping, flatten)
     x = np.random.default_rng(0).random((2, *keras_model.input_shape[1:]), dtype=np.float32)
     with torch.no_grad():
-        outputs = torch_model(torch.from_numpy(channels_first(x).astype(np.float64)))
+        outputs = torch_model(torch_input(x.astype(np.float64)))
     return np.concatenate(keras_model(x), axis=1), torch.cat(outputs, dim=1).numpy()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from parity.exercises.report import Case, report
 from parity.faults import ParityError
-from parity.layouts import channels_first, channels_last
+from parity.layouts import channels_last, torch_input
 
 import keras
 import numpy as np
@@ -64,7 +64,7 @@ def _order_cases(answer: Callable, shapes: list[_Shape]) -> Iterator[Case]:
                 return None
             index = _as_index(index, len(kernel))
             gamma, beta, mean, variance = (vector[index] for vector in vectors)
-            x = torch.tensor(channels_first(maps)).flatten(1)
+            x = torch_input(maps).flatten(1)
             return expected, F.batch_norm(x, mean, variance, gamma, beta, eps=eps) @ kernel[index]
 
         yield f"{h} x {w} x {c}", run

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from parity.exercises.report import Case, report
 from parity.faults import ParityError
-from parity.layouts import channels_first, channels_last
+from parity.layouts import run_torch
 
 import keras
 import numpy as np
@@ -15,9 +15,9 @@ from torch import Tensor
 _Answer = Callable[[np.ndarray], np.ndarray | None]
 
 _CONVOLUTIONS = (
-    (keras.layers.Conv1D, F.conv1d),
-    (keras.layers.Conv2D, F.conv2d),
-    (keras.layers.Conv3D, F.conv3d),
+    (1, keras.layers.Conv1D, F.conv1d),
+    (2, keras.layers.Conv2D, F.conv2d),
+    (3, keras.layers.Conv3D, F.conv3d),
 )
 
 
@@ -25,7 +25,7 @@ def check_convolution_weight(answer: _Answer) -> None:
     """Check a function from the kernel (*spatial, i, o) of a Conv1D, Conv2D or Conv3D to a weight (o, i, *spatial)."""
     report(
         "Any convolution",
-        {kind.__name__: _convolution_cases(answer, kind, convolve) for kind, convolve in _CONVOLUTIONS},
+        {kind.__name__: _convolution_cases(answer, rank, kind, convolve) for rank, kind, convolve in _CONVOLUTIONS},
     )
 
 
@@ -40,8 +40,9 @@ def check_depthwise_weight(answer: _Answer) -> None:
     )
 
 
-def _convolution_cases(answer: _Answer, kind: type[keras.Layer], convolve: Callable[..., Tensor]) -> Iterator[Case]:
-    rank = int(kind.__name__[-2])
+def _convolution_cases(
+    answer: _Answer, rank: int, kind: type[keras.Layer], convolve: Callable[..., Tensor]
+) -> Iterator[Case]:
     # Where no two sizes are equal a wrong order of axes shows in the shape; where all are, only in the numbers.
     for spatial, inputs, outputs in (((3, 5, 6)[:rank], 2, 4), ((3,) * rank, 3, 3)):
         layer = kind(outputs, spatial, use_bias=False, dtype="float64")
@@ -88,8 +89,7 @@ def _case(
             raise ParityError("answer", [f"the weight has the shape {weight.shape}, not {shape}"])
         # torch.from_numpy refuses views with negative strides.
         weight = torch.from_numpy(np.ascontiguousarray(weight))
-        output = convolve(torch.from_numpy(channels_first(x).copy()), weight)
-        return np.asarray(layer(x)), channels_last(output)
+        return np.asarray(layer(x)), run_torch(lambda tensor: convolve(tensor, weight), x)
 
     return name, run
 

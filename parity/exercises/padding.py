@@ -7,7 +7,7 @@ from typing import Any
 
 from parity.exercises.report import Case, report
 from parity.faults import ParityError
-from parity.layouts import channels_first
+from parity.layouts import channels_first, torch_input
 
 import keras
 import numpy as np
@@ -56,11 +56,12 @@ def _padding_cases(answer: Callable, settings: list[tuple[int, int, int, int]]) 
             padding = answer(*arguments)
             if padding is None:
                 return None
-            padded = F.pad(torch.from_numpy(channels_first(x).copy()), _as_padding(padding))
+            padding = _as_padding(padding)
+            padded = F.pad(torch_input(x), padding)
             output = F.conv1d(padded, weight, stride=arguments[2], dilation=arguments[3])
             if output.shape != expected.shape:
                 outputs = f"{output.shape[2]} outputs, not {expected.shape[2]}"
-                raise ParityError("answer", [f"{_as_padding(padding)} makes {outputs}"])
+                raise ParityError("answer", [f"{padding} makes {outputs}"])
             return expected, output
 
         yield f"size {size}, kernel {kernel}, stride {stride}, dilation {dilation}", run
@@ -82,7 +83,7 @@ def _pooling_cases(answer: Callable, x: np.ndarray) -> Iterator[Case]:
         layer = keras.layers.MaxPooling2D(kernel, stride, "same", dtype="float64")
 
         def run(layer=layer, arguments=(kernel, stride)):
-            pooled = answer(torch.from_numpy(channels_first(x).copy()), *arguments)
+            pooled = answer(torch_input(x), *arguments)
             if pooled is None:
                 return None
             if not isinstance(pooled, Tensor):

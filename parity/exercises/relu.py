@@ -7,7 +7,7 @@ from typing import Any
 from parity.compare import largest_difference
 from parity.exercises.report import Case, report
 from parity.faults import ParityError
-from parity.layouts import channels_first, channels_last
+from parity.layouts import channels_last, run_torch, torch_input
 
 import keras
 import numpy as np
@@ -105,17 +105,10 @@ def _nets(convolutions: int) -> tuple[SimpleNamespace, SimpleNamespace]:
     return keras_net, torch_net
 
 
-def _tensor(x: np.ndarray) -> Tensor:
-    """Copy x (batch, height, width, channels) into a tensor (batch, channels, height, width)."""
-    # contiguous: an answer that overwrites a view of its input shows.
-    return torch.tensor(channels_first(x)).contiguous()
-
-
 def _run(block: Callable, net: SimpleNamespace, x: np.ndarray, inplace: bool) -> np.ndarray:
     """Run a block on a copy of x (batch, height, width, channels), its ReLU in place or not."""
     net.relu = nn.ReLU(inplace=inplace)
-    with torch.no_grad():
-        return channels_last(block(net, _tensor(x))).numpy()
+    return run_torch(lambda tensor: block(net, tensor), x)
 
 
 def _block_cases(answer: Callable, see: Callable) -> Iterator[Case]:
@@ -134,12 +127,12 @@ def _block_cases(answer: Callable, see: Callable) -> Iterator[Case]:
 
 
 def _output(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple | None:
-    output = answer(net, _tensor(x))
+    output = answer(net, torch_input(x))
     return None if output is None else (expected, channels_last(output))
 
 
 def _input_afterwards(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
-    tensor = _tensor(x)
+    tensor = torch_input(x)
     answer(net, tensor)
     return x, channels_last(tensor)
 
@@ -149,7 +142,7 @@ def _with_what_may_stay(answer: Callable, net: SimpleNamespace, x: np.ndarray, e
     handle = net.dropout.register_forward_hook(lambda *_: dropouts.append(True))
     try:
         with _InPlaceCounter() as counter:
-            output = answer(net, _tensor(x))
+            output = answer(net, torch_input(x))
     finally:
         handle.remove()
     if not counter.count:

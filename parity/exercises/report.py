@@ -32,6 +32,11 @@ def report(exercise: str, groups: dict[str, Iterable[Case]]) -> None:
     print(f"{exercise}: right; it equals Keras" + (f" in all {count} cases" if count > 1 else ""))
 
 
+def in_words(error: Exception) -> str:
+    """Return the kind of an error and its message in one line, shortened; the message may be empty."""
+    return shorten(f"{type(error).__name__}: {error}".removesuffix(": "), width=250, placeholder=" …")
+
+
 def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
     """Return what is wrong with one case, or nothing. A mistake of the reader must not stop the notebook."""
     try:
@@ -43,5 +48,5 @@ def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
         more = f"; and {len(error.faults) - 2} more" if len(error.faults) > 2 else ""
         return "; ".join(error.faults[:2]) + more
     except Exception as error:
-        return shorten(f"{type(error).__name__}: {error}".removesuffix(": "), width=250, placeholder=" …")
+        return in_words(error)
     return "" if difference < 1e-12 else f"other numbers, by up to {difference:.2g}"
