@@ -1,0 +1,128 @@
+"""The gradients of a Keras model and of its twin, with respect to what each layer returns and to its weights.
+
+Only TensorFlow as Keras's backend is covered. Both models are kept whole in memory while their gradients are computed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from parity.calls import record
+from parity.graph import Graph, walk
+from parity.pairing import Pairing, Spot
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class KerasGradients(NamedTuple):
+    """Gradients of the sum of a model's outputs, each element times a random number.
+
+    Attributes:
+        tensors: By number of a tensor: the gradient with respect to it, as it is and with other rounding errors.
+        sizes: By number of a tensor: its largest absolute value.
+        weights: By path of a weight: likewise; None for a weight that is not trained.
+        outputs: The model's outputs, as PyTorch tensors in Keras's order of axes.
+        factors: The random numbers, of the same shapes.
+    """
+
+    tensors: dict[int, tuple[Tensor, Tensor]]
+    sizes: dict[int, float]
+    weights: dict[str, tuple[Tensor, Tensor] | None]
+    outputs: list[Tensor]
+    factors: list[Tensor]
+
+
+def keras_gradients(graph: Graph, x: Sequence[np.ndarray]) -> KerasGradients | None:
+    """Return the gradients of a Keras model in training mode; None if the backend is not TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    trained: dict[str, Any] = {w.path: w for step in graph.steps for w in getattr(step.layer, "trainable_weights", [])}
+    every = {w.path for step in graph.steps for w in getattr(step.layer, "weights", [])}
+    values: dict[int, Any] = {}
+    with tf.GradientTape(persistent=True) as tape:
+        for step, _, outputs in walk(graph, x, training=True):
+            values.update(zip(graph.inputs if step is None else step.outputs, outputs, strict=True))
+        ends = [values[number] for number in graph.outputs]
+        rng = np.random.default_rng(0)
+        factors = [rng.standard_normal(end.exact.shape).astype(end.exact.dtype.as_numpy_dtype) for end in ends]
+        losses = [
+            sum(keras.ops.sum(value * factor) for value, factor in zip(several, factors, strict=True))
+            for several in ([end.exact for end in ends], [end.shaken for end in ends])
+        ]
+    tensors = {}
+    floats = [number for number, value in values.items() if value.exact.dtype.is_floating]
+    pairs = zip(
+        floats,
+        tape.gradient(losses[0], [values[number].exact for number in floats]),
+        tape.gradient(losses[1], [values[number].shaken for number in floats]),
+        strict=True,
+    )
+    for number, exact, shaken in pairs:
+        if exact is not None and shaken is not None and number not in graph.inputs:
+            tensors[number] = _dense(exact), _dense(shaken)
+    weights: dict[str, tuple[Tensor, Tensor] | None] = dict.fromkeys(every)
+    variables = [weight.value for weight in trained.values()]
+    both = zip(trained, tape.gradient(losses[0], variables), tape.gradient(losses[1], variables), strict=True)
+    for path, exact, shaken in both:
+        if exact is not None:
+            weights[path] = _dense(exact), _dense(shaken)
+    sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
+    outputs = [_dense(end.exact) for end in ends]
+    return KerasGradients(tensors, sizes, weights, outputs, [torch.from_numpy(factor) for factor in factors])
+
+
+def twin_gradients(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    held: Sequence[nn.Module],
+    pairing: Pairing,
+    keras_side: KerasGradients,
+    lay: Any,
+) -> tuple[dict[int, Tensor | None], dict[str, Tensor | None]]:
+    """Return the gradients of a twin with respect to the tensors that have a place in it, and to its parameters.
+
+    Args:
+        model: The twin.
+        inputs: Its inputs.
+        held: The modules that hold weights.
+        pairing: Where each Keras tensor can be seen.
+        keras_side: The Keras model's outputs, and the factors to weigh them with.
+        lay: Takes a Keras tensor and the twin's and yields ways to lay one over the other.
+    """
+    spots: dict[Spot, list[int]] = {}
+    for number, spot in pairing.made.items():
+        spots.setdefault(spot, []).append(number)
+    for number, several in pairing.seen.items():
+        spots.setdefault(several[0], []).append(number)
+    seen: dict[int, Tensor | None] = {number: None for several in spots.values() for number in several}
+
+    def watch(call: int, when: str, tensors: list[Tensor]) -> None:
+        for position, tensor in enumerate(tensors):
+            for number in spots.get(Spot(call, when, position), []):
+                if tensor.requires_grad:
+                    tensor.register_hook(lambda gradient, number=number: seen.__setitem__(number, gradient.clone()))
+
+    with torch.enable_grad():
+        _, outputs = record(model, inputs, held, watch, dropout=False)
+        terms = []
+        for value, output, factor in zip(keras_side.outputs, outputs, keras_side.factors, strict=False):
+            way = next(iter(lay(value, output)), None)
+            if way is not None and way[0].shape == factor.shape:
+                terms.append((way[1] * factor).sum())
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        loss = sum(terms)
+        found: Sequence[Tensor | None] = [None] * len(parameters)
+        if isinstance(loss, Tensor) and loss.requires_grad:
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return seen, dict(zip(parameters, found, strict=True))
+
+
+def _dense(tensor: Any) -> Tensor:
+    import tensorflow as tf
+
+    # The gradient of an Embedding is a list of rows until it is converted.
+    return torch.from_numpy(np.array(tf.convert_to_tensor(tensor)))

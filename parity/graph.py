@@ -1,0 +1,258 @@
+"""The layers of a Keras model in the order of the data flow, and their values one after another."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+from unittest import mock
+
+from parity.faults import ParityError
+
+import keras
+import numpy as np
+from keras import tree
+
+# Layers that add an activation of their own to what they compute.
+_WITH_ACTIVATION = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+# What TensorFlow (2.21.0) computes with a constant in float32, whatever the dtype of the layer: slopes, the root of 2
+# in gelu, the weights of an interpolation.
+_FLOAT32_ACTIVATIONS = frozenset({"leaky_relu", "gelu"})
+_WITH_FLOAT32_CONSTANTS = (keras.layers.LeakyReLU, keras.layers.ReLU, keras.layers.UpSampling2D)
+# Layers whose output is random in training, so that two frameworks cannot agree on it.
+RANDOM_IN_TRAINING = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+
+
+class Step(NamedTuple):
+    """One call of one Keras layer; a layer with an activation of its own takes two.
+
+    Attributes:
+        name: The layer's name, with the names of the models that it is nested in; "activation" is added for the second
+            step of a layer with an activation, "(call 2)" for the second call of a shared layer.
+        layer: The layer; an operation without weights, such as ``x + y``, counts as one.
+        is_activation: Whether it is the activation of the layer only.
+        inputs: Numbers of the tensors that it takes.
+        outputs: Numbers of the tensors that it returns.
+        node: Keras's own record of the call.
+    """
+
+    name: str
+    layer: Any
+    is_activation: bool
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    node: Any
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of layer, or of activation."""
+        if self.is_activation:
+            return f"activation {activation_name(self.layer)}"
+        return type(self.layer).__name__
+
+    @property
+    def has_activation(self) -> bool:
+        """Tell whether a step with the layer's activation follows."""
+        return not self.is_activation and _has_activation(self.layer)
+
+
+class Graph(NamedTuple):
+    """A Keras model as steps, in the order of the data flow; tensors are numbered.
+
+    Attributes:
+        steps: The calls of layers.
+        inputs: Numbers of the model's inputs.
+        outputs: Numbers of the model's outputs.
+    """
+
+    steps: list[Step]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def producers(self) -> dict[int, Step]:
+        """Return the step that each tensor comes from; a model's input comes from none."""
+        return {number: step for step in self.steps for number in step.outputs}
+
+
+def activation_name(layer: Any) -> str:
+    """Return the name of a layer's activation, "linear" if it has none."""
+    activation = getattr(layer, "activation", None)
+    return "linear" if activation is None else getattr(activation, "__name__", type(activation).__name__)
+
+
+def _has_activation(layer: Any) -> bool:
+    return isinstance(layer, _WITH_ACTIVATION) and activation_name(layer) != "linear"
+
+
+def keras_graph(model: keras.Model) -> Graph:
+    """Return the steps of a Keras model, those of models nested in it included.
+
+    Args:
+        model: A Functional or a Sequential model.
+
+    Raises:
+        ParityError: If the model is of another kind (a subclass with a ``call`` of its own has no graph), or has not
+            been built.
+    """
+    numbers = iter(range(10**9))
+    steps: list[Step] = []
+    calls: Counter[int] = Counter()
+
+    def add(name: str, node: Any, inputs: Sequence[int]) -> list[int]:
+        calls[id(node.operation)] += 1
+        if calls[id(node.operation)] > 1:
+            name += f" (call {calls[id(node.operation)]})"
+        outputs = [next(numbers) for _ in node.outputs]
+        steps.append(Step(name, node.operation, False, tuple(inputs), tuple(outputs), node))
+        if steps[-1].has_activation:
+            inputs, outputs = outputs, [next(numbers) for _ in node.outputs]
+            steps.append(Step(f"{name} activation", node.operation, True, tuple(inputs), tuple(outputs), node))
+        return outputs
+
+    def visit(model: Any, inputs: Sequence[int], prefix: str) -> list[int]:
+        known = {id(tensor): number for tensor, number in zip(model.inputs, inputs, strict=True)}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input or any(id(tensor) not in known for tensor in node.input_tensors):
+                    continue
+                taken = [known[id(tensor)] for tensor in node.input_tensors]
+                nested = functional(node.operation)
+                name = prefix + node.operation.name
+                outputs = add(name, node, taken) if nested is None else visit(nested, taken, f"{name}/")
+                known.update(zip((id(tensor) for tensor in node.outputs), outputs, strict=True))
+        return [known[id(tensor)] for tensor in model.outputs]
+
+    graph = functional(model)
+    if graph is None:
+        raise ParityError(
+            getattr(model, "name", type(model).__name__),
+            [f"a {type(model).__name__} has no graph; only a Functional or a built Sequential model can be traced"],
+        )
+    inputs = [next(numbers) for _ in graph.inputs]
+    outputs = visit(graph, inputs, "")
+    return Graph(steps, tuple(inputs), tuple(outputs))
+
+
+def functional(model: Any) -> Any:
+    """Return the Functional model that a Functional or a built Sequential model is, else None."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth") else None
+
+
+def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[Any]:
+    """Compute the outputs of one step.
+
+    Args:
+        step: The step; of a layer with an activation, it computes what precedes the activation, or that alone.
+        values: A tensor for each of its inputs.
+        training: Run it as in training, unless its output were random then.
+
+    Returns:
+        A tensor for each output.
+    """
+    if step.is_activation:
+        return [step.layer.activation(values[0])]
+    by_identity = {id(tensor): value for tensor, value in zip(step.node.input_tensors, values, strict=True)}
+    args, kwargs = step.node.arguments.fill_in(by_identity)
+    if getattr(step.layer, "_call_has_training_arg", False):
+        kwargs["training"] = training and not isinstance(step.layer, RANDOM_IN_TRAINING)
+    if step.has_activation:
+        # Keras computes it in one go; there is no other way to see what precedes the activation.
+        with mock.patch.object(step.layer, "activation", None):
+            return tree.flatten(step.layer(*args, **kwargs))
+    return tree.flatten(step.layer(*args, **kwargs))
+
+
+class Value(NamedTuple):
+    """A tensor of the Keras model, and the same tensor computed with rounding errors of another kind."""
+
+    exact: Any
+    shaken: Any
+
+
+def walk(
+    graph: Graph, x: Sequence[np.ndarray], training: bool = False, shake: bool = True
+) -> Iterator[tuple[Step | None, list[Value], list[Value]]]:
+    """Compute a Keras model step by step; a tensor is forgotten when no later step takes it.
+
+    Every floating-point tensor is computed twice: as it is, and with each element of every tensor before it moved at
+    random by up to one unit of rounding of that tensor's largest element. How far the two are apart is the noise to
+    expect there: it grows with the depth and with the weights, as that of real rounding does.
+
+    Args:
+        graph: The model.
+        x: An array for each input.
+        training: Run it as in training; BatchNormalization then also updates its statistics.
+        shake: Compute the second value; else it is the first.
+
+    Yields:
+        The step, its inputs and its outputs; first of all None, the model's inputs, and the same again.
+    """
+    last_use = {number: index for index, step in enumerate(graph.steps) for number in step.inputs}
+    seeds = iter(range(10**9))
+
+    def value_of(exact: Any, shaken: Any, coarse: bool = False) -> Value:
+        return Value(exact, _shaken(shaken, next(seeds), coarse) if shake else exact)
+
+    first = [keras.ops.convert_to_tensor(array) for array in x]
+    values = {number: value_of(tensor, tensor) for number, tensor in zip(graph.inputs, first, strict=True)}
+    yield None, list(values.values()), list(values.values())
+    for index, step in enumerate(graph.steps):
+        inputs = [values[number] for number in step.inputs]
+        exact = run_step(step, [value.exact for value in inputs], training)
+        shaken = _run_unnoticed(step, [value.shaken for value in inputs], training) if shake else exact
+        outputs = [value_of(*pair, _has_float32_constants(step)) for pair in zip(exact, shaken, strict=True)]
+        for number in step.inputs:
+            if last_use[number] == index:
+                values.pop(number, None)
+        values.update(zip(step.outputs, outputs, strict=True))
+        yield step, inputs, outputs
+        for number in step.outputs:
+            if number not in last_use:
+                del values[number]
+
+
+def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[Any]:
+    """Run a step, and undo what it did to the layer's statistics."""
+    state = [] if not training else getattr(step.layer, "non_trainable_variables", [])
+    before = [variable.numpy() for variable in state]
+    outputs = run_step(step, values, training)
+    for variable, value in zip(state, before, strict=True):
+        variable.assign(value)
+    return outputs
+
+
+def _has_float32_constants(step: Step) -> bool:
+    if step.is_activation or isinstance(step.layer, keras.layers.Activation):
+        return activation_name(step.layer) in _FLOAT32_ACTIVATIONS
+    return isinstance(step.layer, _WITH_FLOAT32_CONSTANTS)
+
+
+def _shaken(tensor: Any, seed: int, coarse: bool) -> Any:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if not dtype.startswith("float"):
+        return tensor
+    unit = np.finfo(dtype).eps
+    size = (max(unit, np.finfo(np.float32).eps) if coarse else unit) * keras.ops.max(keras.ops.abs(tensor))
+    noise = keras.random.uniform(tensor.shape, -1, 1, dtype=dtype, seed=seed)
+    return tensor + noise * size

@@ -1,0 +1,188 @@
+"""What is right when a twin predicts and wrong when it trains: statistics, dropout, gradients."""
+
+from collections.abc import Iterator, Sequence
+from math import inf, prod
+
+from parity.alongside import (
+    TIMES_NOISE,
+    Inputs,
+    Run,
+    held_modules,
+    keras_inputs,
+    largest,
+    modules_by_layer,
+    twin_inputs,
+    unchanged,
+    views,
+)
+from parity.gradients import KerasGradients, keras_gradients, twin_gradients
+from parity.graph import RANDOM_IN_TRAINING, Step
+from parity.layouts import find_layout
+
+import keras
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+STATISTICS = "other running statistics"
+RATE = "another dropout rate"
+FROZEN = "frozen in one model only"
+GRADIENT = "another gradient"
+
+# Gradients go through the whole model and back, and have more noise than one draw shows.
+_TIMES_GRADIENT_NOISE = 8 * TIMES_NOISE
+
+
+def training_faults(
+    run: Run,
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    torch_x: Sequence[Tensor] | None = None,
+) -> dict[int, str]:
+    """Take one step of training in both models, without dropout, and compare what comes of it. Neither is changed.
+
+    Args:
+        run: Both models as they ran in training mode.
+        keras_model: The Keras model.
+        torch_model: The twin.
+        x: The input of the Keras model.
+        mapping: Which Keras weight fills which PyTorch tensor.
+        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+
+    Returns:
+        By number of a step of the Keras model: what is wrong with it. Of steps with another gradient, the last in the
+        data flow, as gradients go backwards.
+    """
+    arrays = keras_inputs(keras_model, x)
+    inputs = list(torch_x) if torch_x is not None else twin_inputs(torch_model, arrays)
+    held = held_modules(modules_by_layer(run.graph, torch_model, mapping))
+    names = dict(mapping.fillna("").astype(str).values)
+    before = {w.path: w.numpy() for w in keras_model.non_trainable_variables}
+    with unchanged(keras_model, torch_model, training=True):
+        ours = keras_gradients(run.graph, arrays)
+        if ours is None:
+            return {}
+        of_tensors, of_weights = twin_gradients(
+            torch_model, [tensor.clone() for tensor in inputs], held, run.pairing, ours, _lay
+        )
+        statistics = {i: fault for i in range(len(run.graph.steps)) if (fault := _other_statistics(run, i, before))}
+    frozen = _frozen(run, torch_model, names, ours)
+    rates = {i: fault for i, step in enumerate(run.graph.steps) if (fault := _other_rate(run, i, step))}
+    gradients = _other_gradients(run, names, ours, of_tensors, of_weights)
+    return gradients | statistics | rates | frozen
+
+
+def _lay(value: Tensor, twin: Tensor) -> Iterator[tuple[Tensor, Tensor, str]]:
+    return views(value, twin, None, None)
+
+
+def _other_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> str:
+    layer = run.graph.steps[index].layer
+    module = run.calls[run.pairing.twins[index][1]].module if index in run.pairing.twins else None
+    if not isinstance(layer, keras.layers.BatchNormalization) or getattr(module, "running_var", None) is None:
+        return ""
+    shape = run.shapes[run.graph.steps[index].inputs[0]]
+    count = prod(shape) // shape[layer.axis]
+    flattened = run.flattened.get(run.graph.steps[index].inputs[0])
+    for variable, buffer, n in (
+        (layer.moving_mean, module.running_mean, inf),
+        (layer.moving_variance, module.running_var, count),
+    ):
+        old, new = (torch.from_numpy(np.array(value)) for value in (before[variable.path], variable))
+        # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
+        due = new + (new - layer.momentum * old) / (n - 1) if n > 1 else new
+        within = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))
+        within += 4 * run.noise[run.graph.steps[index].inputs[0]] * max(1.0, largest(due) ** 0.5)
+        ways = views(due[None], buffer[None], None, flattened)
+        if all(largest(view - other) > within for view, other, _ in ways):
+            return STATISTICS
+    return ""
+
+
+def _other_rate(run: Run, index: int, step: Step) -> str:
+    if not isinstance(step.layer, RANDOM_IN_TRAINING) or not getattr(step.layer, "rate", 0):
+        return ""
+    twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
+    if twin is None:
+        return f"{RATE}: {step.layer.rate:g} in Keras, no dropout in the twin" if run.pairing.seen else ""
+    if twin.rate is not None and abs(twin.rate - step.layer.rate) > 1e-6:
+        return f"{RATE}: {step.layer.rate:g} in Keras, {twin.rate:g} in the twin"
+    return ""
+
+
+def _frozen(run: Run, model: nn.Module, names: dict[str, str], ours: KerasGradients) -> dict[int, str]:
+    faults = {}
+    parameters = dict(model.named_parameters())
+    for index, step in enumerate(run.graph.steps):
+        for weight in [] if step.is_activation else getattr(step.layer, "weights", []):
+            parameter = parameters.get(names.get(weight.path, ""))
+            trained = ours.weights.get(weight.path) is not None
+            if parameter is not None and trained != parameter.requires_grad:
+                where = "the twin" if trained else "Keras"
+                faults[index] = f"{FROZEN}: {weight.name} is not trained in {where}"
+    return faults
+
+
+def _other_gradients(
+    run: Run,
+    names: dict[str, str],
+    ours: KerasGradients,
+    of_tensors: dict[int, Tensor | None],
+    of_weights: dict[str, Tensor | None],
+) -> dict[int, str]:
+    """Return the last steps with another gradient; that of the steps before them follows from theirs."""
+    takers: dict[int, list[int]] = {}
+    for index, step in enumerate(run.graph.steps):
+        for number in step.inputs:
+            takers.setdefault(number, []).append(index)
+    faults: dict[int, str] = {}
+    wrong_behind: set[int] = set()
+    for index in reversed(range(len(run.graph.steps))):
+        step = run.graph.steps[index]
+        after = {taker for number in step.outputs for taker in takers.get(number, [])}
+        behind = bool(after & wrong_behind)
+        wrong = any(
+            number in ours.tensors
+            and number in of_tensors
+            and not _same(ours.tensors[number], of_tensors[number], run.flattened.get(number))
+            for number in step.outputs
+        )
+        for weight in [] if step.is_activation else getattr(step.layer, "weights", []):
+            pair, key = ours.weights.get(weight.path), names.get(weight.path, "")
+            place = (find_layout(step.layer) or {}).get(weight.name)
+            if pair is None or place is None or key not in of_weights:
+                continue
+            before = ours.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
+            terms = float(before.abs().sum()) * max(1.0, *(ours.sizes.get(number, 1.0) for number in step.inputs))
+            moved = tuple(place.view(one) for one in pair)
+            wrong = wrong or not _same(moved, of_weights[key], run.flattened.get(step.inputs[0]), terms)
+        if wrong and not behind:
+            faults[index] = GRADIENT
+        if wrong or behind:
+            wrong_behind.add(index)
+    return faults
+
+
+def _same(
+    pair: tuple[Tensor, Tensor], twin: Tensor | None, flattened: tuple[int, ...] | None, terms: float = 0.0
+) -> bool:
+    """Tell whether two gradients agree.
+
+    Args:
+        pair: Keras's gradient, as it is and with other rounding errors.
+        twin: The twin's.
+        flattened: The shape that the features were flattened from: the twin may have them channels first.
+        terms: The sum of the absolute values of what was summed up.
+    """
+    exact, shaken = pair
+    least = torch.finfo(exact.dtype).eps * max(largest(exact), terms)
+    within = _TIMES_GRADIENT_NOISE * max(largest(exact - shaken), least)
+    if twin is None:
+        return largest(exact) <= within
+    ways = views(exact, twin, None, None)
+    if exact.ndim in (1, 2) and exact.shape == twin.shape:
+        ways = views(exact.reshape(-1, exact.shape[-1]), twin.reshape(-1, exact.shape[-1]), None, flattened)
+    return any(largest(view - other) <= within for view, other, _ in ways)

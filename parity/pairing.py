@@ -1,0 +1,279 @@
+"""Which call of the PyTorch twin plays the part of which Keras layer.
+
+Layers with weights are paired by the mapping. Layers without are paired by their place in the graph: the call from
+whose result a paired neighbour takes its input, or that takes a paired neighbour's output, if it is of a fitting kind.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from parity.calls import Call
+from parity.graph import Graph, Step
+
+import keras
+from torch import nn
+
+
+class Spot(NamedTuple):
+    """A tensor as the twin hands it over: an input ("in") or output ("out") of one of its calls, by position.
+
+    The call after the last stands for the twin's return: its inputs are the twin's outputs.
+    """
+
+    call: int
+    when: str
+    position: int
+
+
+class Pairing(NamedTuple):
+    """The twin of each Keras layer, and where each Keras tensor can be seen in the twin.
+
+    Attributes:
+        twins: By the number of a step: its first and last call in the twin.
+        taken: By the number of a step and of one of its inputs: that input as the twin's call takes it. The step after
+            the last is the model's return: its inputs are the model's outputs.
+        made: By the number of a Keras tensor: the same tensor as the twin's call returns it.
+        seen: By the number of a Keras tensor that no call is known to return: where its takers take it.
+    """
+
+    twins: dict[int, tuple[int, int]]
+    taken: dict[tuple[int, int], Spot]
+    made: dict[int, Spot]
+    seen: dict[int, list[Spot]]
+
+
+# Functions and modules that hand on the same numbers, in another order or with a border.
+_SAME_NUMBERS = (
+    "permute transpose movedim moveaxis swapaxes swapdims contiguous clone detach to float double cpu type pad squeeze "
+    "unsqueeze view view_as reshape flatten unflatten expand t requires_grad requires_grad_ identity dropout"
+)
+_ACTIVATIONS = (
+    "relu relu6 leakyrelu leaky_relu elu selu celu gelu silu swish mish sigmoid logsigmoid tanh softmax logsoftmax "
+    "log_softmax softplus softsign hardtanh hardsigmoid hardswish hard_sigmoid hard_silu prelu rrelu clamp clamp_min "
+    "clip threshold tanhshrink softshrink hardshrink exponential exp glu where maximum"
+)
+_POOLS = (
+    "maxpool avgpool adaptivemaxpool adaptiveavgpool max_pool avg_pool adaptive_max_pool adaptive_avg_pool "
+    "maxpooling averagepooling globalmaxpooling globalaveragepooling mean amax max sum lppool div truediv"
+)
+# By what a layer does: names of Keras layers and of PyTorch's modules and functions, less "1d", "2D", "Same".
+_FAMILIES = {
+    family: frozenset(names.split())
+    for family, names in {
+        "activation": "activation " + _ACTIVATIONS,
+        "pooling": _POOLS,
+        "merge": "add iadd radd cat concat concatenate stack hstack mul multiply imul sub subtract rsub average "
+        "minimum maximum matmul",
+        "order": "flatten reshape permute view transpose movedim unflatten repeatvector expand moveaxis",
+        "border": "zeropadding zeropad pad constantpad cropping getitem narrow reflectionpad",
+        "dropout": "dropout spatialdropout alphadropout gaussiandropout gaussiannoise feature_dropout alpha_dropout",
+        "upsampling": "upsampling upsample interpolate repeat_interleave",
+        "scale": "rescaling normalization mul multiply div truediv sub add imul itruediv normalize",
+    }.items()
+}
+# In evaluation, these return what they take.
+_IDENTITIES = frozenset({*_FAMILIES["dropout"], "identity", "activityregularization", "masking"})
+# One of these functions by itself does what the Keras layer of that name does; others may be a part of it.
+_WHOLE_FAMILIES = ("activation", "merge", "order", "border", "dropout")
+
+
+def pair(
+    graph: Graph,
+    calls: Sequence[Call],
+    returned: Sequence[int],
+    modules: dict[int, list[nn.Module]],
+) -> Pairing:
+    """Pair the steps of a Keras model with the calls of its twin.
+
+    Args:
+        graph: The Keras model.
+        calls: What the twin called.
+        returned: Numbers of the twin's outputs.
+        modules: By the identity of a Keras layer: the modules that hold its weights, the first to be called first.
+    """
+    return _Pairer(graph, calls, returned, modules).pair()
+
+
+class _Pairer:
+    """The two graphs while they are being paired."""
+
+    def __init__(
+        self, graph: Graph, calls: Sequence[Call], returned: Sequence[int], modules: dict[int, list[nn.Module]]
+    ) -> None:
+        self.steps = graph.steps
+        self.calls = [*calls, Call("return", None, tuple(returned), (), ())]
+        self.modules = modules
+        self.producer = {number: index for index, step in enumerate(graph.steps) for number in step.outputs}
+        self.takers: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for index, step in enumerate(graph.steps):
+            for slot, number in enumerate(step.inputs):
+                self.takers[number].append((index, slot))
+        for slot, number in enumerate(graph.outputs):
+            self.takers[number].append((len(graph.steps), slot))
+        self.source = {n: (index, at) for index, call in enumerate(self.calls) for at, n in enumerate(call.outputs)}
+        held = {id(module) for several in modules.values() for module in several}
+        self.held = {index for index, call in enumerate(self.calls) if id(call.module) in held}
+        self.used = self.held | {len(calls)}
+        self.result = Pairing({}, {}, {}, {})
+        for slot in range(min(len(graph.outputs), len(returned))):
+            self.result.taken[len(graph.steps), slot] = Spot(len(calls), "in", slot)
+
+    def pair(self) -> Pairing:
+        self.pair_by_modules()
+        for index in reversed(range(len(self.steps))):
+            if index not in self.result.twins:
+                self.pair_with_takers(index)
+        for index, step in enumerate(self.steps):
+            if index not in self.result.twins and step.outputs[0] not in self.result.seen:
+                self.pair_with_producers(index)
+        return self.result
+
+    def pair_by_modules(self) -> None:
+        """Pair each layer with weights with the module or modules that hold them, call by call."""
+        calls_of: dict[int, list[int]] = defaultdict(list)
+        for index, call in enumerate(self.calls):
+            calls_of[id(call.module)].append(index)
+        steps_of: dict[int, list[int]] = defaultdict(list)
+        for index, step in enumerate(self.steps):
+            if not step.is_activation and id(step.layer) in self.modules:
+                steps_of[id(step.layer)].append(index)
+        for layer, steps in steps_of.items():
+            first, last = self.modules[layer][0], self.modules[layer][-1]
+            for step, enter, leave in zip(steps, calls_of[id(first)], calls_of[id(last)], strict=False):
+                self.match(step, enter, leave)
+
+    def match(self, step: int, first: int, last: int) -> None:
+        self.result.twins[step] = (first, last)
+        self.used |= {first, last}
+        for slot, position in self.slots(step, first):
+            self.result.taken[step, slot] = Spot(first, "in", position)
+        for position, number in enumerate(self.steps[step].outputs[: len(self.calls[last].outputs)]):
+            self.result.made[number] = Spot(last, "out", position)
+
+    def slots(self, step: int, call: int) -> Iterator[tuple[int, int]]:
+        """Yield (number of an input of the step, position of the same input of the call)."""
+        inputs, numbers = self.steps[step].inputs, self.calls[call].inputs
+        if self.calls[call].module is not None and len(inputs) == 1:
+            yield 0, 0
+            return
+        free = [position for position, number in enumerate(numbers) if number >= 0]
+        left = []
+        for slot, number in enumerate(inputs):
+            behind = self.twins_behind(number)
+            same = [at for at in free if behind is not None and self.held_behind(numbers[at]) == behind]
+            if same:
+                free.remove(same[0])
+                yield slot, same[0]
+            else:
+                left.append(slot)
+        if len(left) == len(free) and (len(inputs) > 1 or (left and self.may_come_from(numbers[free[0]], inputs[0]))):
+            yield from zip(left, free, strict=True)
+
+    def may_come_from(self, number: int, keras_number: int) -> bool:
+        """Tell whether a tensor of the twin may be a Keras tensor, although they come from different modules."""
+        if self.twins_behind(keras_number) is None:
+            return True
+        step = self.producer.get(keras_number)
+        return step is not None and step not in self.result.twins and self.origin(number, self.steps[step]) is not None
+
+    def twins_behind(self, number: int) -> frozenset[int] | None:
+        """Return the calls of modules with weights that a Keras tensor comes from directly, None if one has no call."""
+        if number not in self.producer:
+            return frozenset()
+        step = self.producer[number]
+        if not self.steps[step].is_activation and id(self.steps[step].layer) in self.modules:
+            return frozenset({self.result.twins[step][1]}) if step in self.result.twins else None
+        behind = [self.twins_behind(taken) for taken in self.steps[step].inputs]
+        return None if None in behind else frozenset().union(*behind)
+
+    def held_behind(self, number: int) -> frozenset[int]:
+        """Return the calls of modules with weights that a tensor of the twin comes from directly."""
+        if number not in self.source:
+            return frozenset()
+        call = self.source[number][0]
+        if call in self.held:
+            return frozenset({call})
+        return frozenset().union(*map(self.held_behind, self.calls[call].inputs))
+
+    def comes_from(self, number: int, call: int) -> bool:
+        """Tell whether a tensor is the result of a call, perhaps in another order."""
+        while number in self.source:
+            index = self.source[number][0]
+            if index == call:
+                return True
+            if not _hands_on(self.calls[index]):
+                return False
+            number = self.calls[index].inputs[0]
+        return False
+
+    def pair_with_takers(self, index: int) -> None:
+        """Pair a step with the call from which those take that take the step's result."""
+        step = self.steps[index]
+        spots = [spot for taker in self.takers[step.outputs[0]] if (spot := self.result.taken.get(taker))]
+        for spot in spots:
+            call = self.origin(self.calls[spot.call].inputs[spot.position], step)
+            if call is not None:
+                self.match(index, call, call)
+                return
+        if spots:
+            self.result.seen[step.outputs[0]] = spots
+            if _names(step) & _IDENTITIES:
+                self.result.taken[index, 0] = spots[0]
+
+    def origin(self, number: int, step: Step) -> int | None:
+        """Return the free call of a fitting kind that a tensor comes from, perhaps in another order."""
+        while number in self.source:
+            index = self.source[number][0]
+            call = self.calls[index]
+            if index not in self.used and _fit(step, call):
+                return index
+            if not _hands_on(call):
+                return None
+            number = call.inputs[0]
+        return None
+
+    def pair_with_producers(self, index: int) -> None:
+        """Pair a step with the one free call of its kind that takes what the step takes."""
+        step = self.steps[index]
+        made = [self.result.made.get(number) for number in step.inputs]
+        if None in made or not any(_names(step) & _FAMILIES[family] for family in _WHOLE_FAMILIES):
+            return
+        for at, call in enumerate(self.calls):
+            if at in self.used or not _fit(step, call):
+                continue
+            if all(any(self.comes_from(number, spot.call) for number in call.inputs) for spot in made):
+                self.match(index, at, at)
+                return
+
+
+def _hands_on(call: Call) -> bool:
+    return bool(call.inputs) and call.inputs[0] >= 0 and bool(_call_names(call) & frozenset(_SAME_NUMBERS.split()))
+
+
+def _fit(step: Step, call: Call) -> bool:
+    """Tell whether a call may be the twin of a step without weights."""
+    names, others = _names(step), _call_names(call)
+    if names & others or any(names & members and others & members for members in _FAMILIES.values()):
+        return True
+    own = call.module is not None and not type(call.module).__module__.startswith("torch.nn")
+    # A module of the reader's own may be anything; what it does is seen when it runs.
+    return own and not names & (_FAMILIES["dropout"] | _FAMILIES["order"])
+
+
+def _names(step: Step) -> frozenset[str]:
+    """Return what a step may be called: its kind, "activation" for every activation."""
+    kind = "activation" if step.is_activation or isinstance(step.layer, keras.layers.Activation) else ""
+    return frozenset({_plain(kind or type(step.layer).__name__)})
+
+
+def _call_names(call: Call) -> frozenset[str]:
+    name = call.name if call.module is None else type(call.module).__name__
+    bases: Sequence[Any] = () if call.module is None else type(call.module).__mro__
+    return frozenset({_plain(name), *(_plain(b.__name__) for b in bases if b not in (nn.Module, object))})
+
+
+def _plain(name: str) -> str:
+    """Return a name without what tells dimensions, padding and work in place apart: MaxPool2dSame is maxpool."""
+    return re.sub(r"(\d[dD])|same$|_$", "", name.lower().strip("_"))
