@@ -36,6 +36,7 @@ class Call(NamedTuple):
         outputs: Numbers of the tensors that it returns.
         shapes: Shape of each tensor it returns.
         rate: Of dropout: the share that it drops in training.
+        overwrites: Whether it returns the very tensor that it takes, with other numbers or the same.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Call(NamedTuple):
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     rate: float | None = None
+    overwrites: bool = False
 
 
 # Called with the number of a call, whether it is about to run ("in") or has run ("out"), and its tensors.
@@ -99,7 +101,7 @@ class _Recorder(TorchFunctionMode):
         self.names = names
         self.ends = ends
         self.calls: list[Call] = []
-        self.inside: list[tuple[int, int, tuple[int, ...]]] = []  # module, number of its call, its inputs
+        self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []  # module, its inputs, their numbers
         self.count = 0
 
     def number(self, tensor: Tensor) -> int:
@@ -121,15 +123,15 @@ class _Recorder(TorchFunctionMode):
         if self.inside or id(module) not in self.ends or id(module) not in self.names:
             return
         tensors = _tensors(args)
-        self.inside.append((id(module), len(self.calls), tuple(map(number_of, tensors))))
+        self.inside.append((id(module), tensors, tuple(map(number_of, tensors))))
         self.notify("in", tensors)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self.inside or self.inside[-1][0] != id(module):
             return
         rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else None
-        self.add(self.names[id(module)], module, self.inside[-1][2], _tensors(output), rate)
-        self.inside.pop()
+        _, tensors, numbers = self.inside.pop()
+        self.add(self.names[id(module)], module, tensors, numbers, _tensors(output), rate)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -146,20 +148,23 @@ class _Recorder(TorchFunctionMode):
         results = _tensors(output)
         if results and any(number >= 0 for number in numbers):
             # x.T and the like are attributes: their function is called __get__, that of any attribute.
-            self.add("permute" if name == "__get__" else name.strip("_"), None, numbers, results, rate)
+            self.add("permute" if name == "__get__" else name.strip("_"), None, tensors, numbers, results, rate)
         return output
 
     def add(
         self,
         name: str,
         module: nn.Module | None,
-        inputs: tuple[int, ...],
+        inputs: list[Tensor],
+        numbers: tuple[int, ...],
         outputs: list[Tensor],
-        rate: float | None = None,
+        rate: float | None,
     ) -> None:
         self.notify("out", outputs)
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
-        self.calls.append(Call(name, module, inputs, tuple(map(self.number, outputs)), shapes, rate))
+        overwrites = any(output is tensor for output in outputs for tensor in inputs)
+        returned = tuple(map(self.number, outputs))
+        self.calls.append(Call(name, module, numbers, returned, shapes, rate, overwrites))
 
     def notify(self, when: str, tensors: list[Tensor]) -> None:
         if self.watch is not None:

@@ -217,35 +217,57 @@ class _Pairer:
             if call is not None:
                 self.match(index, call, call)
                 return
+        # A model may return its outputs in another order: a call that takes what the step takes is the better sign.
+        if spots and all(spot.call == len(self.calls) - 1 for spot in spots) and self.pair_with_producers(index):
+            return
         if spots:
             self.result.seen[step.outputs[0]] = spots
             if _names(step) & _IDENTITIES:
                 self.result.taken[index, 0] = spots[0]
 
     def origin(self, number: int, step: Step) -> int | None:
-        """Return the free call of a fitting kind that a tensor comes from, perhaps in another order."""
+        """Return the free call of a fitting kind that a tensor comes from, perhaps in another order.
+
+        Of several borders in a row the last may be the padding of the layer that takes the tensor: they are counted
+        from the first.
+        """
+        fitting = []
         while number in self.source:
             index = self.source[number][0]
             call = self.calls[index]
             if index not in self.used and _fit(step, call):
-                return index
+                fitting.append(index)
+                if not _names(step) & _FAMILIES["border"]:
+                    break
             if not _hands_on(call):
-                return None
+                break
             number = call.inputs[0]
-        return None
+        before = self.borders_before(step) if _names(step) & _FAMILIES["border"] else 0
+        return fitting[-1 - before] if len(fitting) > before else None
 
-    def pair_with_producers(self, index: int) -> None:
-        """Pair a step with the one free call of its kind that takes what the step takes."""
+    def borders_before(self, step: Step) -> int:
+        """Return how many layers that add a border precede one directly."""
+        count = 0
+        while step.inputs and step.inputs[0] in self.producer:
+            step = self.steps[self.producer[step.inputs[0]]]
+            if not _names(step) & _FAMILIES["border"]:
+                break
+            count += 1
+        return count
+
+    def pair_with_producers(self, index: int) -> bool:
+        """Pair a step with the first free call of its kind that takes what it takes; tell whether there is one."""
         step = self.steps[index]
         made = [self.result.made.get(number) for number in step.inputs]
         if None in made or not any(_names(step) & _FAMILIES[family] for family in _WHOLE_FAMILIES):
-            return
+            return False
         for at, call in enumerate(self.calls):
             if at in self.used or not _fit(step, call):
                 continue
             if all(any(self.comes_from(number, spot.call) for number in call.inputs) for spot in made):
                 self.match(index, at, at)
-                return
+                return True
+        return False
 
 
 def _hands_on(call: Call) -> bool:

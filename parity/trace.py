@@ -1,14 +1,18 @@
 """Where does a twin part from its Keras model? A table of all layers, and the first that diverges."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from parity.alongside import Inputs, Run, Seen, run_both, views
-from parity.in_training import training_faults
+from parity.alongside import TIMES_NOISE, Inputs, Run, Seen, as_tensor, keras_inputs, run_both, unchanged, views
+from parity.causes import CAUSES, Case, Cause, causes_before, causes_here, other_settings
+from parity.graph import Step, walk
+from parity.in_training import FROZEN, GRADIENT, RATE, STATISTICS, training_faults
+from parity.layouts import find_layout
 
 import keras
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 AGREE = "agree"
@@ -86,6 +90,28 @@ def trace(
     return table(run, training_faults(run, keras_model, torch_model, x, mapping, torch_x) if training else {})
 
 
+def readable(traced: pd.DataFrame) -> pd.DataFrame:
+    """Return what matters of a trace, the same on every machine: differences with two digits, agreement as a word.
+
+    Args:
+        traced: What ``trace`` returned.
+
+    Returns:
+        The columns ``layer``, ``twin``, ``inputs``, ``outputs`` and ``verdict``, as text.
+    """
+    table = traced[["layer", "twin", "inputs", "outputs", "verdict"]].copy()
+    within = traced.noise.fillna(0) * TIMES_NOISE
+    for column in ("inputs", "outputs"):
+        # The noise of an input is that of another tensor; what follows from it is in the verdict.
+        agrees = (traced[column] <= within) | traced.verdict.str.startswith(AGREE)
+        if column == "inputs":
+            agrees |= traced.verdict.str.startswith(HERE)
+        words = [f"{difference:.2g}" for difference in traced[column]]
+        words = ["agree" if same else word for same, word in zip(agrees, words, strict=True)]
+        table[column] = ["-" if np.isnan(d) else w for d, w in zip(traced[column], words, strict=True)]
+    return table
+
+
 def table(run: Run, faults: dict[int, str]) -> pd.DataFrame:
     """Return the table that ``trace`` returns, of models that have run.
 
@@ -119,6 +145,176 @@ def first_divergence(traced: pd.DataFrame) -> Divergence | None:
             others = tuple(more.removeprefix(_EXCHANGED).split(", ")) if more.startswith(_EXCHANGED) else ()
             return Divergence(row.layer, row.twin, verdict, others)
     return None
+
+
+class Diagnosis(NamedTuple):
+    """Where a twin diverges, and why.
+
+    Attributes:
+        divergence: The first layer that diverges, None if none does.
+        causes: The known causes that explain it; none if it is another.
+    """
+
+    divergence: Divergence | None
+    causes: list[Cause]
+
+    def __str__(self) -> str:
+        if self.divergence is None:
+            return "no layer diverges"
+        lines = [f"{c.cause}{f' ({c.detail})' if c.detail else ''}: notebook {c.notebook}" for c in self.causes]
+        return "\n  ".join([str(self.divergence), *(lines or ["none of the known causes explains it"])])
+
+
+def diagnose(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    torch_x: Sequence[Tensor] | None = None,
+    training: bool = False,
+) -> Diagnosis:
+    """Find the first layer that diverges, and try the known causes on it. Neither model is changed.
+
+    The arguments, and what is raised, are those of ``trace``.
+
+    Returns:
+        The layer, and each cause that makes it agree: undone, the twin's layer returns what Keras's does; or done to
+        Keras's numbers, it gives the twin's. ``parity.causes.CAUSES`` lists the causes that are known.
+    """
+    traced = trace(keras_model, torch_model, x, mapping, torch_x, training)
+    divergence = first_divergence(traced)
+    if divergence is None:
+        return Diagnosis(None, [])
+    run = run_both(keras_model, torch_model, x, mapping, torch_x, training, keep=divergence.layer)
+    names = [step.name for step in run.graph.steps]
+    index = names.index(divergence.layer) if divergence.layer in names else len(names)
+    if divergence.others:
+        heads = index == len(names) or _leads_out(run, index)
+        cause = "heads exchanged" if heads else "weights of another layer"
+        detail = f"{', '.join([divergence.layer, *divergence.others])}"
+        return Diagnosis(divergence, [Cause(cause, detail, CAUSES[cause])])
+    row = traced[traced.layer == divergence.layer].iloc[0]
+    case = _case(run, index, divergence, keras_model, torch_model, x, mapping, training)
+    fault = row.verdict.partition(": ")[2]
+    if training and fault.startswith((STATISTICS, RATE, FROZEN, GRADIENT)):
+        return Diagnosis(divergence, list(_training_causes(case, fault)))
+    return Diagnosis(divergence, list(causes_here(case) if divergence.verdict == HERE else causes_before(case)))
+
+
+def _training_causes(case: Case, fault: str) -> Iterator[Cause]:
+    detail = fault.partition(": ")[2]
+    if fault.startswith(STATISTICS) and "momentum" in other_settings(case):
+        due, actual = other_settings(case)["momentum"]
+        yield Cause("momentum", f"momentum is {actual:g}, not {due:g}", CAUSES["momentum"])
+    for start, cause in ((RATE, "dropout rate"), (FROZEN, "layer frozen"), (GRADIENT, "gradient stopped")):
+        if fault.startswith(start):
+            yield Cause(cause, detail, CAUSES[cause])
+
+
+def _leads_out(run: Run, index: int) -> bool:
+    """Tell whether a step's output becomes one of the model's through layers without weights only."""
+    numbers = set(run.graph.steps[index].outputs)
+    for step in run.graph.steps[index + 1 :]:
+        if numbers & set(step.inputs) and (step.is_activation or not getattr(step.layer, "weights", [])):
+            numbers |= set(step.outputs)
+    return bool(numbers & set(run.graph.outputs))
+
+
+def _case(
+    run: Run,
+    index: int,
+    divergence: Divergence,
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    training: bool,
+) -> Case:
+    """Gather what is known of the layer that diverges."""
+    step = run.graph.steps[index] if index < len(run.graph.steps) else None
+    inputs, twin_inputs = run.inputs.get(index, ([], []))
+    if step is None:
+        slot = int(divergence.layer.split(",")[0].split()[1]) - 1
+        number = run.graph.outputs[slot]
+        value, twin = run.returned[slot]
+    elif divergence.verdict == HERE:
+        number = step.outputs[0]
+        value, twin = run.kept[number]
+    else:
+        slot = next(s for s in range(len(step.inputs)) if (t := run.taken.get((index, s))) and not t.agrees)
+        number = step.inputs[slot]
+        position = [s for s in range(len(step.inputs)) if (index, s) in run.taken].index(slot)
+        value, twin = inputs[position], twin_inputs[position]
+    taken = number if step is None or divergence.verdict == BEFORE else step.inputs[0]
+    seen = run.taken.get((index, 0)) or run.made.get(taken)
+    weights, actual = _weights(run, step, torch_model, mapping)
+    calls = [run.calls[call] for call in dict.fromkeys(run.pairing.twins.get(index, ()))]
+    modules = list({id(call.module): call.module for call in calls if call.module is not None}.values())
+    with unchanged(keras_model, torch_model, training):
+        ours, others = _others(run, index, keras_inputs(keras_model, x), number, training)
+    return Case(
+        run=run,
+        index=index,
+        step=step,
+        modules=modules,
+        inputs=ours,
+        twin_inputs=twin_inputs,
+        value=value,
+        twin=twin,
+        within=TIMES_NOISE * run.noise[number],
+        flattened=run.flattened.get(taken),
+        channels_first=seen is not None and seen.way == "flattened channels first",
+        weights=weights,
+        actual=actual,
+        others=others,
+    )
+
+
+def _weights(
+    run: Run, step: Step | None, torch_model: nn.Module, mapping: pd.DataFrame
+) -> tuple[dict[str, Tensor], dict[str, tuple[nn.Module, str]]]:
+    """Return every weight in PyTorch's layout, and where in the twin those of one step are."""
+    names = dict(mapping.fillna("").astype(str).values)
+    weights, actual = {}, {}
+    for other in run.graph.steps:
+        layout = find_layout(other.layer) or {}
+        for variable in [] if other.is_activation else getattr(other.layer, "weights", []):
+            if variable.name not in layout or variable.path not in names:
+                continue
+            value = torch.from_numpy(np.array(variable))
+            weights[variable.path] = layout[variable.name].view(value)
+            if step is not None and not step.is_activation and other.layer is step.layer:
+                module, _, tensor = names[variable.path].rpartition(".")
+                actual[variable.path] = (torch_model.get_submodule(module), tensor)
+    return weights, actual
+
+
+def _others(
+    run: Run, index: int, arrays: Sequence[np.ndarray], number: int, training: bool
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Return what a Keras layer takes, and the other tensors of the model that have the shape of these or of another.
+
+    Args:
+        run: Both models as they ran.
+        index: Number of the layer's step.
+        arrays: The model's inputs.
+        number: A tensor whose shape is wanted, too.
+        training: Run it as in training.
+    """
+    steps = run.graph.steps
+    own = steps[index].inputs if index < len(steps) else ()
+    shapes = {run.shapes[n] for n in (*own, number)}
+    found: dict[int, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    not_others = {number, *own, *(steps[index].outputs if index < len(steps) else ())}
+    for step, _, outputs in walk(run.graph, arrays, training, shake=False):
+        numbers = run.graph.inputs if step is None else step.outputs
+        for at, value in zip(numbers, outputs, strict=True):
+            if at in own:
+                found[at] = as_tensor(value.exact)
+            elif run.shapes[at] in shapes and at not in not_others:
+                others["the input" if step is None else step.name] = as_tensor(value.exact)
+    return [found[n] for n in own], others
 
 
 _EXCHANGED = "exchanged with "
