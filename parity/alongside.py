@@ -432,5 +432,7 @@ def as_tensor(value: Any) -> Tensor:
 
 def largest(tensor: Tensor) -> float:
     """Return the largest absolute value of a tensor; infinity if it holds NaN."""
-    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-    return inf if np.isnan(largest) else largest
+    if not tensor.numel():
+        return 0.0
+    low, high = (float(end) for end in torch.aminmax(tensor))
+    return inf if np.isnan(low) else max(abs(low), abs(high))

@@ -126,16 +126,7 @@ def _cause(cause: str, detail: str = "") -> Cause:
 def causes_here(case: Case) -> Iterator[Cause]:
     """Yield what explains that a layer takes what it should and returns something else."""
     found = False
-    for several in (
-        _by_mode,
-        _by_weights,
-        _by_settings,
-        _by_padding,
-        _by_pooling,
-        _by_function,
-        _by_merging,
-        _by_order,
-    ):
+    for several in _ATTEMPTS:
         for cause in several(case):
             found = True
             yield cause
@@ -570,6 +561,20 @@ def _by_function(case: Case) -> Iterator[Cause]:
         yield from _by_axis(case)
 
 
+def _by_channels(case: Case) -> Iterator[Cause]:
+    """Yield the order of the channels in which a layer's twin has to be fed to agree."""
+    if len(case.twin_inputs) != 1 or case.twin_inputs[0].ndim < 3:
+        return
+    x = case.twin_inputs[0]
+    if case.agrees(_forward(case.modules, [x.flip(1)])):
+        yield _cause("channels reversed", "the last channel first")
+    groups = getattr(case.step.layer, "groups", 1) if case.step else 1
+    for parts in ((groups, -1), (-1, groups)) if groups > 1 else ():
+        if case.agrees(_forward(case.modules, [x.unflatten(1, parts).transpose(1, 2).flatten(1, 2)])):
+            yield _cause("groups", "it takes its channels in another order")
+            return
+
+
 def _by_other_input(case: Case) -> Iterator[Cause]:
     """Yield another tensor with which the layer gives what the twin has, where the twin's input was not seen."""
     if case.step is None or case.twin_inputs or len(case.inputs) != 1:
@@ -747,6 +752,7 @@ _ATTEMPTS = (
     _by_function,
     _by_merging,
     _by_order,
+    _by_channels,
     _by_other_input,
 )
 

@@ -280,8 +280,9 @@ def _fit(step: Step, call: Call) -> bool:
     if names & others or any(names & members and others & members for members in _FAMILIES.values()):
         return True
     own = call.module is not None and not type(call.module).__module__.startswith("torch.nn")
-    # A module of the reader's own may be anything; what it does is seen when it runs.
-    return own and not names & (_FAMILIES["dropout"] | _FAMILIES["order"])
+    # A module of the reader's own may be anything, unless its name says what; what it does is seen when it runs.
+    known = any(others & members for members in _FAMILIES.values())
+    return own and not known and not names & (_FAMILIES["dropout"] | _FAMILIES["order"])
 
 
 def _names(step: Step) -> frozenset[str]:

@@ -1,0 +1,725 @@
+"""The search behind ``parity.mapping.propose_mapping``: fill a copy of the twin layer by layer, see which takes what.
+
+Each round runs the copy once and notes what its modules take. A layer is ready when all layers before it have their
+twins; a module that takes the same numbers is a candidate, and if it is the only one, it is the twin. When nothing but
+ties is left, each candidate is tried and the rounds go on from there; a trial that leaves a layer without a candidate,
+where another trial has one, was wrong. Trials that cannot be told apart by anything that follows, such as two
+convolutions that are added, are merged, so that ties one after another do not multiply.
+
+Why this never guesses: if the twin is right, the module that is really a ready layer's twin takes what the layer takes,
+so it is among the candidates, and one candidate alone is the right one.
+"""
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf, isfinite, prod
+from typing import Any, NamedTuple
+
+from parity.alongside import Inputs, as_tensor, keras_inputs, twin_inputs, unchanged, views
+from parity.faults import ParityError
+from parity.graph import Graph, Step, Value, keras_graph, walk
+from parity.layouts import Place, covered_layers, find_layout
+from parity.mapping import COLUMNS, Proposal
+
+import keras
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+# As in parity.alongside: rounding errors were drawn once, those of another run may be some times as large.
+_TIMES_NOISE = 32
+# A few examples show all; the copy runs once for each round.
+_EXAMPLES = 2
+# How many candidates to try in all before ties are left to the reader.
+_TRIALS = 64
+# Layers that may stand behind a Flatten and whose weights can be brought into another order of features.
+_ON_FEATURES = (
+    keras.layers.Dense,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.PReLU,
+)
+_CHANNELS_FIRST = "flattened channels first"
+# What follows the part in the name of a failure in a later call.
+_CALL = " (call "
+# Tensors that may be there although the Keras layer has no such weight, and what they hold then.
+_CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
+
+
+def propose(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    names: Mapping[str, str],
+    torch_x: Sequence[Tensor] | None = None,
+) -> Proposal:
+    """Do what ``parity.mapping.propose_mapping`` says."""
+    graph = keras_graph(keras_model)
+    arrays = [array[:_EXAMPLES] for array in keras_inputs(keras_model, x)]
+    parts, faults = _parts(graph, arrays)
+    twin = _Copy(torch_model, _dtype(keras_model))
+    with unchanged(keras_model, torch_model):
+        given = twin_inputs(twin.model, arrays) if torch_x is None else [tensor[:_EXAMPLES] for tensor in torch_x]
+        twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in given]
+        fits = {label: twin.fitting(part) for label, part in parts.items()}
+        fixed = {label: twin.canonical.get(module, module) for label, module in names.items()}
+        faults += _faults(parts, fits, twin)
+        faults += _name_faults(parts, fits, twin, fixed)
+        if faults:
+            raise ParityError("proposal", faults)
+        found = _Search(parts, fits, twin, fixed).run()
+        by_name = _equal_names(found)
+        if by_name:
+            again = _Search(parts, fits, twin, fixed | by_name).run()
+            # Names that contradict each other decide nothing.
+            found, by_name = (again, by_name) if len(again.failing) <= len(found.failing) else (found, {})
+    hopeless = [label for label, failure in found.failing.items() if failure.structural]
+    hopeless += [label for label in names if found.options[label] == {None} and label in found.failing]
+    left_over = _left_over(found, twin)
+    if hopeless or left_over:
+        raise ParityError("proposal", [*(f"{label}: {f.why}" for label, f in found.failing.items()), *left_over])
+    return _proposal(parts, twin, found, by_name)
+
+
+# --- The Keras model: what each layer takes -------------------------------------------------------------------------
+
+
+class _Taken(NamedTuple):
+    """What a layer takes in one of its calls.
+
+    Attributes:
+        value: The input (batch, *spatial, channels).
+        within: The largest difference that rounding explains.
+        flattened: The shape (*spatial, channels) that its features were flattened from, if any.
+        before: The parts whose weights it depends on.
+    """
+
+    value: Tensor
+    within: float
+    flattened: tuple[int, ...] | None
+    before: frozenset[str]
+
+
+class _Part(NamedTuple):
+    """What becomes one module: a Keras layer with weights, or one of the two convolutions of a SeparableConv.
+
+    Attributes:
+        label: The path of its weights, less the last part; for a SeparableConv, with the name of the convolution.
+        layer: The layer that has the weights.
+        weights: By the name of the PyTorch tensor: the Keras weight and where it goes.
+        taken: What it takes, call by call.
+    """
+
+    label: str
+    layer: keras.Layer
+    weights: dict[str, tuple[keras.Variable, Place]]
+    taken: list[_Taken]
+
+    @property
+    def before(self) -> frozenset[str]:
+        """Return the parts that any of its calls depends on."""
+        return frozenset().union(*(taken.before for taken in self.taken))
+
+    def value(self, name: str, flattened: tuple[int, ...] | None = None) -> Tensor:
+        """Return the weight for a PyTorch tensor, in PyTorch's layout and the order of features of the twin.
+
+        Args:
+            name: Name of the PyTorch tensor.
+            flattened: The shape (*spatial, channels) of the features, if the twin flattens them channels first.
+        """
+        variable, place = self.weights[name]
+        value = torch.from_numpy(keras.ops.convert_to_numpy(variable))
+        if flattened and (variable.name == "kernel" or not isinstance(self.layer, keras.layers.Dense)):
+            last = len(flattened) - 1
+            value = value.unflatten(0, flattened).movedim(last, 0).flatten(0, last)
+        return place.view(value)
+
+
+def _parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, _Part], list[str]]:
+    """Run the Keras model; return its parts by label, in the order of the data flow, and faults."""
+    parts: dict[str, _Part] = {}
+    faults: dict[str, None] = {}
+    before: dict[int, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
+    flattened: dict[int, tuple[int, ...]] = {}
+    for step, inputs, outputs in walk(graph, arrays):
+        if step is None:
+            continue
+        behind = frozenset().union(*(before[number] for number in step.inputs))
+        if getattr(step.layer, "weights", []) and not step.is_activation:
+            new, more = _parts_of(step.layer)
+            faults |= dict.fromkeys(more)
+            for part in new:
+                known = parts.setdefault(part.label, part)
+                if known.layer is not part.layer:
+                    faults[f"{part.label}: two layers of the Keras model have this path; rename one"] = None
+                order = flattened.get(step.inputs[0]) if isinstance(part.layer, _ON_FEATURES) else None
+                known.taken.append(_taken(part, inputs[0], order, behind))
+                behind |= {part.label}
+        before |= dict.fromkeys(step.outputs, behind)
+        _follow_order(step, inputs, outputs, flattened)
+    if not parts and not faults:
+        faults["the Keras model has no weights"] = None
+    return parts, list(faults)
+
+
+def _parts_of(layer: keras.Layer) -> tuple[list[_Part], list[str]]:
+    """Return what a layer with weights consists of, not run yet, and faults."""
+    owners = {id(variable): inner for inner in layer._flatten_layers() for variable in inner.weights}
+    inner = {id(owner): owner for owner in owners.values()}
+    owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
+    path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
+    layout = find_layout(owner)
+    if layout is None:
+        return [], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"]
+    parts: dict[str, _Part] = {}
+    faults = []
+    for variable in owner.weights:
+        place = layout.get(variable.name)
+        if place is None:
+            faults.append(f"{path}: a {kind} has no weight {variable.name} that can be moved")
+            continue
+        label = f"{path}/{place.part}" if place.part else path
+        part = parts.setdefault(label, _Part(label, owner, {}, []))
+        part.weights[place.tensor] = (variable, place)
+    return list(parts.values()), faults
+
+
+def _taken(part: _Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> _Taken:
+    if any(place.part == "pointwise" for _, place in part.weights.values()):
+        value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.shaken))
+    exact, shaken = as_tensor(value.exact), as_tensor(value.shaken)
+    if not exact.is_floating_point():
+        return _Taken(exact, 0.0, None, before)
+    least = torch.finfo(exact.dtype).eps * _largest(exact)
+    within = _TIMES_NOISE * max(_largest(exact - shaken), least)
+    return _Taken(exact, within if isfinite(within) else 0.0, flattened, before)
+
+
+def _depthwise(layer: keras.Layer, x: Any) -> Any:
+    """Return what a SeparableConv computes first: (batch, *spatial, channels) convolved channel by channel."""
+    return keras.ops.depthwise_conv(
+        x, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
+    )
+
+
+def _follow_order(
+    step: Step, inputs: Sequence[Value], outputs: Sequence[Value], flattened: dict[int, tuple[int, ...]]
+) -> None:
+    """Remember which tensors hold flattened features, up to the first Dense, and what shape they had."""
+    if len(step.inputs) != 1 or len(step.outputs) != 1:
+        return
+    shape, result = tuple(inputs[0].exact.shape)[1:], tuple(outputs[0].exact.shape)[1:]
+    mixes = isinstance(step.layer, keras.layers.Dense) and not step.is_activation
+    if isinstance(step.layer, keras.layers.Flatten) and len(shape) > 1:
+        flattened[step.outputs[0]] = shape
+    elif step.inputs[0] in flattened and not mixes and result == (prod(flattened[step.inputs[0]]),):
+        flattened[step.outputs[0]] = flattened[step.inputs[0]]
+
+
+def _dtype(model: keras.Model) -> torch.dtype:
+    kinds = [keras.backend.standardize_dtype(variable.dtype) for variable in model.weights]
+    return getattr(torch, next((kind for kind in kinds if "float" in kind), "float32"))
+
+
+# --- The twin: a copy that can be filled ----------------------------------------------------------------------------
+
+
+class _Copy:
+    """A copy of the twin: every module holds random numbers or the weights of a part, and tells what it takes.
+
+    Random numbers, because fresh statistics of 0 and 1 or scales of 0 would hide differences.
+
+    Attributes:
+        model: The copy, on the CPU, in evaluation mode, at least as precise as the Keras model.
+        inputs: What it is run with.
+        canonical: The first name of a module, by any of its names.
+        tensors: By the name of each module with tensors of its own: these, by name.
+    """
+
+    def __init__(self, torch_model: nn.Module, dtype: torch.dtype) -> None:
+        state = torch_model.state_dict(keep_vars=True)
+        if meta := [key for key, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]:
+            raise ParityError("proposal", [f"{key} is on the meta device: the twin cannot run" for key in meta])
+        self.model = copy.deepcopy(torch_model).cpu().eval()
+        own = [tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()]
+        self.dtype = torch.promote_types(own[0], dtype) if own else dtype
+        self.model.to(self.dtype)
+        self.inputs: list[Tensor] = []
+        first = {id(module): name for name, module in self.model.named_modules()}
+        every = self.model.named_modules(remove_duplicate=False)
+        self.canonical = {name: first[id(module)] for name, module in every}
+        self.tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in self.model.state_dict(keep_vars=True).items():
+            name, _, own_name = key.rpartition(".")
+            if isinstance(tensor, Tensor) and self.canonical.get(name) == name:
+                self.tensors[name][own_name] = tensor
+        self.holds: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
+        self.caught: dict[str, list[Tensor]] = {}
+        self.watched: set[str] = set()
+        for name in self.tensors:
+            self.model.get_submodule(name).register_forward_pre_hook(self._catch(name), with_kwargs=True)
+
+    def module(self, name: str) -> nn.Module:
+        """Return a module by its name."""
+        return self.model.get_submodule(name)
+
+    def describe(self, name: str) -> str:
+        """Return a module's name and kind."""
+        return f"{_called(name)} ({type(self.module(name)).__name__})"
+
+    def fitting(self, part: _Part) -> list[str]:
+        """Return the modules of the kind that a part becomes, with tensors of the right shapes."""
+        kinds = next(iter(part.weights.values()))[1].modules
+        due = {name: part.value(name).shape for name in part.weights}
+
+        def fits(tensors: Mapping[str, Tensor]) -> bool:
+            more = {name: tensor.shape for name, tensor in tensors.items() if name in due or name not in _CONSTANTS}
+            return more == due
+
+        return [name for name, own in self.tensors.items() if isinstance(self.module(name), kinds) and fits(own)]
+
+    def takes(self, filled: Mapping[str, tuple[_Part, tuple[int, ...] | None]]) -> dict[str, list[Tensor]]:
+        """Run the copy and return what modules take, call by call: those not filled, and those of shared layers.
+
+        Args:
+            filled: By the name of a module: the part whose weights it gets, and the shape of its features if the twin
+                flattens them channels first. All others get random numbers.
+        """
+        for seed, (name, tensors) in enumerate(self.tensors.items()):
+            part, flattened = filled.get(name, (None, None))
+            due = None if part is None else (part.label, flattened)
+            if self.holds.get(name, "nothing yet") == due:
+                continue
+            self.holds[name] = due
+            if part is None:
+                _randomize(tensors, seed)
+                continue
+            for own_name, tensor in tensors.items():
+                in_keras = own_name in part.weights
+                tensor.copy_(part.value(own_name, flattened)) if in_keras else tensor.fill_(_CONSTANTS[own_name])
+        self.watched = {name for name in self.tensors if name not in filled or len(filled[name][0].taken) > 1}
+        self.caught = defaultdict(list)
+        self.model(*(tensor.clone() for tensor in self.inputs))
+        return dict(self.caught)
+
+    def _catch(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if name not in self.watched:
+                return
+            leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.caught[name] += [leaves[0].detach().clone()] if leaves else []
+
+        return hook
+
+
+def _called(name: str) -> str:
+    return name or "the model"
+
+
+def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
+    """Give the tensors of a module random numbers that keep the activations at their size."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            values = torch.randn(tensor.shape, generator=generator)
+            fan_in = max(prod(tensor.shape[1:]), 1)
+            tensor.copy_(0.5 + values.abs() if name == "running_var" else values / fan_in**0.5)
+
+
+# --- The search -----------------------------------------------------------------------------------------------------
+
+
+class _Failure(NamedTuple):
+    """Why a layer finds no twin, and whether this is for want of modules, not a matter of numbers."""
+
+    why: str
+    structural: bool = False
+
+
+class _Node(NamedTuple):
+    """How far the search is, when nothing but ties is left.
+
+    Attributes:
+        matched: The module of each part that has one.
+        failing: The parts, and later calls of shared ones, that no module is right for.
+        ties: The candidates of each part that has several.
+        takes: What each module takes.
+    """
+
+    matched: dict[str, str]
+    failing: dict[str, _Failure]
+    ties: dict[str, list[str]]
+    takes: dict[str, list[Tensor]]
+
+
+class _Found(NamedTuple):
+    """What came of a search.
+
+    Attributes:
+        options: The modules that each part may have; None among them if it may have none.
+        failing: As in ``_Node``.
+        flattened: By part and module: the shape of the features that the twin has flattened channels first.
+        blocked: Why parts could not be reached.
+    """
+
+    options: dict[str, set[str | None]]
+    failing: dict[str, _Failure]
+    flattened: dict[tuple[str, str], tuple[int, ...] | None]
+    blocked: dict[str, str]
+
+
+class _Search:
+    """Finds the module of each part.
+
+    Args:
+        parts: The parts, in the order of the data flow.
+        fits: The modules that each part could have by kind and shapes.
+        twin: The copy of the twin.
+        fixed: The modules of some parts.
+    """
+
+    def __init__(
+        self, parts: dict[str, _Part], fits: dict[str, list[str]], twin: _Copy, fixed: Mapping[str, str]
+    ) -> None:
+        self.parts, self.fits, self.twin, self.fixed = parts, fits, twin, fixed
+        self.flattened: dict[tuple[str, str], tuple[int, ...] | None] = {}
+        self.trials = 0
+
+    def run(self) -> _Found:
+        """Search, and return what was found."""
+        return self.explore(self.propagate({}, {}))
+
+    def propagate(self, matched: dict[str, str], failing: dict[str, _Failure]) -> _Node:
+        """Match what has one candidate, until there is no more."""
+        matched, failing = dict(matched), dict(failing)
+        while True:
+            filled = {m: (self.parts[label], self.flattened.get((label, m))) for label, m in matched.items()}
+            takes = self.twin.takes(filled)
+            self.check_shared(matched, failing, takes)
+            candidates = self.candidates(matched, failing, takes)
+            alone = {label: modules[0] for label, modules in candidates.items() if len(modules) == 1}
+            claims = defaultdict(list)
+            for label, module in alone.items():
+                claims[module].append(label)
+            sure = {labels[0]: module for module, labels in claims.items() if len(labels) == 1}
+            failing |= {
+                label: _Failure(f"{_called(module)} is the only one for {' and for '.join(claims[module])}", True)
+                for label, module in alone.items()
+                if label not in sure
+            }
+            if not sure:
+                ties = {label: modules for label, modules in candidates.items() if len(modules) > 1}
+                return _Node(matched, failing, ties, takes)
+            matched |= sure
+
+    def candidates(
+        self, matched: dict[str, str], failing: dict[str, _Failure], takes: dict[str, list[Tensor]]
+    ) -> dict[str, list[str]]:
+        """Return the candidates of each part that is ready; note those without."""
+        used = {*matched.values()}
+        found = {}
+        for label, part in self.parts.items():
+            ready = [taken for taken in part.taken if taken.before <= matched.keys()]
+            if label in matched or label in failing or not ready:
+                continue
+            free = [name for name in self.allowed(label) if name not in used]
+            modules = [name for name in free if all(self.agree(label, taken, name, takes) for taken in ready)]
+            if not modules:
+                failing[label] = self.failure(label, ready, free, takes, matched)
+            elif unclear := [name for name in modules if self.unclear(label, ready, name, takes)]:
+                failing[label] = _Failure(
+                    f"x does not show in which order {_called(unclear[0])} takes the flattened features"
+                )
+            else:
+                found[label] = modules
+        return found
+
+    def allowed(self, label: str) -> list[str]:
+        """Return the modules that a part could have by kind and shapes, as far as they are not promised."""
+        if label in self.fixed:
+            return [self.fixed[label]]
+        promised = {*self.fixed.values()}
+        return [name for name in self.fits[label] if name not in promised]
+
+    def agree(self, label: str, taken: _Taken, name: str, takes: dict[str, list[Tensor]]) -> bool:
+        """Tell whether a module takes, in one of its calls, what a part takes; note the order of its features."""
+        _, way = self.nearest(taken, name, takes)
+        if way is None:
+            return False
+        self.flattened[label, name] = taken.flattened if way == _CHANNELS_FIRST else None
+        return True
+
+    def nearest(self, taken: _Taken, name: str, takes: dict[str, list[Tensor]]) -> tuple[float, str | None]:
+        """Return how near a module comes to what a part takes, and by which change of layout if that is agreement."""
+        nearest = inf
+        for tensor in takes.get(name, []):
+            for difference, way in self.differences(taken, tensor, name):
+                if difference <= taken.within:
+                    return difference, way
+                nearest = min(nearest, difference)
+        return nearest, None
+
+    def differences(self, taken: _Taken, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
+        """Yield each way to compare what a part takes with what a module takes: (largest difference, way)."""
+        for a, b, way in views(taken.value, tensor, self.twin.module(name), taken.flattened, window=True):
+            yield _largest(a - b), way
+
+    def unclear(self, label: str, ready: list[_Taken], name: str, takes: dict[str, list[Tensor]]) -> bool:
+        """Tell whether flattened features agree in both orders, although these differ."""
+        for taken in ready:
+            *spatial, channels = taken.flattened or (1,)
+            if prod(spatial) == 1 or channels == 1:
+                continue
+            for tensor in takes[name]:
+                ways = {way for difference, way in self.differences(taken, tensor, name) if difference <= taken.within}
+                if len(ways) > 1:
+                    return True
+        return False
+
+    def check_shared(
+        self, matched: dict[str, str], failing: dict[str, _Failure], takes: dict[str, list[Tensor]]
+    ) -> None:
+        """Note the later calls of a layer that its twin does not repeat."""
+        for label, name in matched.items():
+            for number, taken in enumerate(self.parts[label].taken[1:], start=2):
+                if taken.before <= matched.keys() and self.nearest(taken, name, takes)[1] is None:
+                    failing[f"{label}{_CALL}{number})"] = self.failure(label, [taken], [name], takes, matched)
+
+    def failure(
+        self,
+        label: str,
+        ready: list[_Taken],
+        free: list[str],
+        takes: dict[str, list[Tensor]],
+        matched: dict[str, str],
+    ) -> _Failure:
+        """Return why a part has no candidate."""
+        promised = {module: other for other, module in self.fixed.items() if other != label}
+        for name in self.fits[label]:
+            if name not in free and name in promised and all(self.agree(label, taken, name, takes) for taken in ready):
+                why = f"{_called(name)} takes what it takes, but by name it is the twin of {promised[name]}"
+                return _Failure(why, True)
+        if not free:
+            holders = {module: other for other, module in matched.items()} | promised
+            taken = ", ".join(
+                f"{_called(name)} is the twin of {holders[name]}" for name in self.fits[label] if name in holders
+            )
+            return _Failure(f"no module is left that fits: {taken}", True)
+        by_name = {name: max(self.nearest(taken, name, takes)[0] for taken in ready) for name in free}
+        name = min(by_name, key=by_name.__getitem__)
+        within = max(taken.within for taken in ready)
+        off = f"{by_name[name]:.2g} off, where rounding explains {within:.1g}"
+        called = _called(name)
+        what = f"{called} comes nearest, {off}" if isfinite(by_name[name]) else "none takes a tensor of that shape"
+        before = frozenset().union(*(taken.before for taken in ready))
+        last = before.difference(*(self.parts[other].before - {other} for other in before))
+        places = [f"{other} ({_called(matched[other])})" for other in self.parts if other in last]
+        look = f"{', '.join(places)} and what follows" if places else "what the twin does to its input"
+        problem = "no module takes what it takes"
+        if label in matched:
+            problem = f"{called} does not take what it takes in this call"
+        elif label in self.fixed:
+            problem = f"by name it is {called}, which does not take what it takes"
+        return _Failure(f"{problem}: {what}; look at {look}")
+
+    def explore(self, node: _Node) -> _Found:
+        """Try the candidates of the first tie that later layers may decide, and so on; return what remains."""
+        label = next((label for label in node.ties if self.has_followers(label, node)), None)
+        if label is None or self.trials >= _TRIALS:
+            return self.closed(node)
+        self.trials += len(node.ties[label])
+        children = [self.propagate(node.matched | {label: name}, node.failing) for name in node.ties[label]]
+        found: list[_Found] = []
+        clean = False
+        for group in sorted(self.merged(children), key=lambda group: len(group[0].failing)):
+            if clean and len(group[0].failing) > len(node.failing):
+                continue
+            result = self.explore(group[0])
+            for other in group[1:]:
+                for part, name in other.matched.items():
+                    result.options[part].add(name)
+            found.append(result)
+            clean |= len(result.failing) <= len(node.failing)
+        best = [one for one in found if not any(self.beats(other, one, node) for other in found)]
+        return _union(best or found)
+
+    def beats(self, one: _Found, other: _Found, node: _Node) -> bool:
+        """Tell whether one trial shows another to be wrong.
+
+        It does if it has twins for layers that the other has none for, and itself fails, if at all, only behind these,
+        where the other has not come: so a mistake of the twin farther on does not open what is settled before it.
+        """
+        ahead = {
+            _part_of(label)
+            for label in other.failing.keys() - node.failing.keys() - one.failing.keys()
+            if None not in one.options[_part_of(label)]
+        }
+        return bool(ahead) and all(
+            label not in other.failing and ahead & self.parts[_part_of(label)].before
+            for label in one.failing.keys() - node.failing.keys()
+        )
+
+    def has_followers(self, label: str, node: _Node) -> bool:
+        """Tell whether layers behind a part are still without a twin."""
+        others = (part for other, part in self.parts.items() if other not in node.matched and other != label)
+        return any(label in part.before for part in others) or label in self.parts[label].before
+
+    def merged(self, nodes: list[_Node]) -> list[list[_Node]]:
+        """Group nodes that differ in nothing that may still matter."""
+        groups: list[list[_Node]] = []
+        for node in nodes:
+            group = next((group for group in groups if self.alike(group[0], node)), None)
+            groups.append([node]) if group is None else group.append(node)
+        return groups
+
+    def alike(self, a: _Node, b: _Node) -> bool:
+        """Tell whether two nodes leave the same layers and modules, and these take the same numbers."""
+        used = {*a.matched.values()}
+        if (a.matched.keys(), a.failing.keys(), used) != (b.matched.keys(), b.failing.keys(), {*b.matched.values()}):
+            return False
+        shared = {m for node in (a, b) for label, m in node.matched.items() if len(self.parts[label].taken) > 1}
+        return all(
+            _close(one, other)
+            for name in a.takes
+            if name not in used or name in shared
+            for one, other in zip(a.takes[name], b.takes.get(name, []), strict=True)
+        )
+
+    def closed(self, node: _Node) -> _Found:
+        """Return what was found at a node from which the search does not go on."""
+        options: dict[str, set[str | None]] = {label: {None} for label in self.parts}
+        options |= {label: {module} for label, module in node.matched.items()}
+        options |= {label: {*modules} for label, modules in node.ties.items()}
+        blocked = {}
+        for label, part in self.parts.items():
+            if label not in node.matched and label not in node.failing and label not in node.ties:
+                culprits = [other for other in self.parts if other in part.before and other not in node.matched]
+                blocked[label] = f"lies behind {', '.join(other for other in culprits if other not in blocked)}"
+        return _Found(options, node.failing, self.flattened, blocked)
+
+
+def _part_of(label: str) -> str:
+    """Return the part that a failure is about, of one in a later call too."""
+    return label.partition(_CALL)[0]
+
+
+def _union(found: list[_Found]) -> _Found:
+    first, *others = found
+    options = {
+        label: modules.union(*(other.options[label] for other in others)) for label, modules in first.options.items()
+    }
+    failing, blocked = {}, {}
+    for one in found:
+        failing |= one.failing
+        blocked |= one.blocked
+    for label, failure in failing.items():
+        # What is so in one trial only may be the fault of the trial.
+        always = all(label in one.failing and one.failing[label].structural for one in found)
+        failing[label] = failure._replace(structural=always)
+    return _Found(options, failing, first.flattened, blocked)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors of the twin differ by rounding only, which nobody has measured here."""
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    return a.shape == b.shape and _largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * _largest(a)
+
+
+def _largest(tensor: Tensor) -> float:
+    """Return the largest absolute value of a tensor; infinity if it holds NaN."""
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    return largest if isfinite(largest) else inf
+
+
+# --- What the reader gets -------------------------------------------------------------------------------------------
+
+
+def _faults(parts: dict[str, _Part], fits: dict[str, list[str]], twin: _Copy) -> Iterator[str]:
+    """Yield why no mapping can be complete, before any number is looked at."""
+    for label, part in parts.items():
+        if not fits[label]:
+            shapes = _shapes({name: part.value(name) for name in part.weights})
+            kinds = next(iter(part.weights.values()))[1].modules
+            kind = " or ".join(kind.__name__.lstrip("_") for kind in kinds)
+            yield f"{label}: no module fits; it needs a {kind} with {shapes}"
+    fitting = {name for names in fits.values() for name in names}
+    called = twin.takes({})
+    for name in twin.tensors:
+        if name not in fitting:
+            yield f"{twin.describe(name)} fits no Keras layer: {_shapes(twin.tensors[name])}"
+        elif name not in called:
+            yield f"{twin.describe(name)} is never called"
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+
+
+def _name_faults(
+    parts: dict[str, _Part], fits: dict[str, list[str]], twin: _Copy, fixed: Mapping[str, str]
+) -> Iterator[str]:
+    count = Counter(fixed.values())
+    for label, name in fixed.items():
+        if label not in parts:
+            yield f"names: the Keras model has no layer {label} with weights; it has {', '.join(parts)}"
+        elif name not in twin.tensors:
+            yield f"names: the twin has no module {name} with tensors"
+        elif name not in fits[label]:
+            yield f"names: {twin.describe(name)} does not fit {label}"
+        if count[name] > 1:
+            yield f"names: {name} is given to {label} and to another"
+
+
+def _left_over(found: _Found, twin: _Copy) -> list[str]:
+    """Return the modules that no layer may have, if every layer has one."""
+    if any(None in options for options in found.options.values()):
+        return []
+    wanted = {name for options in found.options.values() for name in options}
+    return [
+        f"{twin.describe(name)} is left over: all layers have other twins"
+        for name in twin.tensors
+        if name not in wanted
+    ]
+
+
+def _equal_names(found: _Found) -> dict[str, str]:
+    """Return the module of each undecided layer of which only one candidate has the layer's name."""
+    named = {}
+    for label, options in found.options.items():
+        dotted = label.replace("/", ".")
+        alike = [name for name in options if name and f".{name}".endswith(f".{dotted}")]
+        if len(options) > 1 and None not in options and len(alike) == 1:
+            named[label] = alike[0]
+    count = Counter(named.values())
+    return {label: name for label, name in named.items() if count[name] == 1}
+
+
+def _proposal(parts: dict[str, _Part], twin: _Copy, found: _Found, by_name: dict[str, str]) -> Proposal:
+    order = list(twin.tensors)
+    decided = {label: next(iter(modules)) for label, modules in found.options.items() if len(modules) == 1}
+    owner = {name: parts[label] for label, name in decided.items() if name is not None}
+    rows = [
+        (part.weights[tensor][0].path if tensor in part.weights else "", f"{name}.{tensor}" if name else tensor)
+        for name, tensors in twin.tensors.items()
+        if (part := owner.get(name)) is not None
+        for tensor in tensors
+    ]
+    # Numbered as the lines of the file will be.
+    mapping = pd.DataFrame(rows, index=pd.RangeIndex(2, 2 + len(rows), name="line"), columns=COLUMNS, dtype=str)
+    mapping.attrs["source"] = "proposal"
+    undecided = {
+        label: sorted((name for name in modules if name is not None), key=order.index)
+        for label, modules in found.options.items()
+        if len(modules) > 1
+    }
+    unmatched = {label: failure.why for label, failure in found.failing.items() if label not in undecided}
+    unmatched |= {label: why for label, why in found.blocked.items() if found.options[label] == {None}}
+    flatten = {}
+    for label, modules in found.options.items():
+        shapes = {found.flattened.get((label, name)) for name in modules if name is not None}
+        if len(shapes) == 1 and (shape := shapes.pop()):
+            flatten[parts[label].layer.name] = shape
+    return Proposal(mapping, undecided, unmatched, flatten, by_name)

@@ -1,0 +1,128 @@
+"""The bar for the trace: every mutant caught and located, nine in ten given their cause, no alarm on a right port."""
+
+import copy
+import functools
+from typing import NamedTuple
+
+from parity.causes import CAUSES
+from parity.trace import diagnose, first_divergence, trace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from mutants import CAUSES as DUE_CAUSES
+from mutants import MUTANTS, SHOWS, Mutant, networks
+from twins import right_ports
+
+ROOM = 0.9  # the least share of mutants whose cause is to be named
+PORTS = 200
+
+
+class Found(NamedTuple):
+    """What was found of a mutant: at which of the network's probes, at which layer, and why."""
+
+    probe: int
+    layer: str
+    causes: tuple[str, ...]
+
+
+@functools.cache
+def found(number: int) -> Found | None:
+    """Return what the first probe at which a mutant diverges shows; None if it is not caught."""
+    mutant = MUTANTS[number]
+    network = networks()[mutant.network]
+    twin = mutant.plant(network.build())
+    for at, probe in enumerate(network.probes):
+        diagnosis = diagnose(probe.keras_model, twin, probe.x, network.mapping, training=mutant.shows == "training")
+        if diagnosis.divergence is not None:
+            # The name of a row for an output ends with that of the layer that it comes from.
+            layer = diagnosis.divergence.layer.split(", of ")[-1]
+            return Found(at, layer, tuple(cause.cause for cause in diagnosis.causes))
+    return None
+
+
+def is_named(mutant: Mutant, result: Found) -> bool:
+    return result.causes == (mutant.cause,)
+
+
+NAMES = [f"{mutant.network}: {mutant.name}" for mutant in MUTANTS]
+
+
+@pytest.mark.parametrize("number", range(len(MUTANTS)), ids=NAMES)
+def test_a_mutant_is_caught_and_located(number):
+    mutant, result = MUTANTS[number], found(number)
+    assert result is not None, "not caught"
+    assert mutant.accepts(result.layer), f"located at {result.layer}, not at {sorted(mutant.layers)}"
+
+
+def test_nine_in_ten_are_given_their_cause_and_no_other(capsys):
+    results = [found(number) for number in range(len(MUTANTS))]
+    rows = [(mutant, result) for mutant, result in zip(MUTANTS, results, strict=True) if result is not None]
+    named = [is_named(*row) for row in rows]
+    table = pd.DataFrame(
+        {
+            "shows": [mutant.shows for mutant, _ in rows],
+            "mutants": 1,
+            "located": [mutant.accepts(result.layer) for mutant, result in rows],
+            "named": named,
+            "unexplained": [not result.causes for _, result in rows],
+        }
+    )
+    with capsys.disabled():
+        print("", table.groupby("shows").sum().reindex(SHOWS).to_string(), sep="\n")
+        for (mutant, result), right in zip(rows, named, strict=True):
+            if not right:
+                print(f"{mutant.network}: {mutant.name}: {mutant.cause}; found: {', '.join(result.causes) or 'none'}")
+    assert sum(named) >= ROOM * len(MUTANTS)
+
+
+def test_enough_mutants_of_every_kind():
+    assert len(MUTANTS) >= 40
+    assert {mutant.shows for mutant in MUTANTS} == set(SHOWS)
+    assert {mutant.cause for mutant in MUTANTS} == set(DUE_CAUSES)
+
+
+def test_the_trace_and_the_mutants_mean_the_same_causes():
+    assert DUE_CAUSES.items() <= CAUSES.items()
+
+
+@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("training", [False, True], ids=["prediction", "training"])
+def test_no_alarm_on_the_networks(name, training):
+    network = networks()[name]
+    twin = network.build()
+    for probe in network.probes:
+        assert first_divergence(trace(probe.keras_model, twin, probe.x, network.mapping, training=training)) is None
+
+
+@settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))
+@given(right_ports())
+def test_no_alarm_on_random_right_ports(port):
+    traced = trace(port.keras_model, port.twin, port.x, port.mapping)
+    assert first_divergence(traced) is None, traced.to_string()
+
+
+@settings(max_examples=PORTS // 5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(right_ports())
+def test_a_random_port_with_one_wrong_number_is_an_alarm(port):
+    """A trace that finds nothing in right ports must find something in wrong ones of the same kind."""
+    twin = copy.deepcopy(port.twin)
+    parameters = [parameter for parameter in twin.parameters() if parameter.numel()]
+    if not parameters or all(np.ptp(x) == 0 for x in port.x):
+        return
+    with torch.no_grad():
+        parameters[-1].add_(0.5)
+    traced = trace(port.keras_model, twin, port.x, port.mapping)
+    changed = _changes(port, twin)
+    assert (first_divergence(traced) is not None) >= changed
+
+
+def _changes(port, twin):
+    """Tell whether the outputs of a twin are plainly other than those of the right one."""
+    with torch.no_grad():
+        inputs = [torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim > 2 else x.copy()) for x in port.x]
+        right, wrong = port.twin(*inputs), twin(*inputs)
+    pairs = zip(right, wrong, strict=True) if isinstance(right, tuple) else [(right, wrong)]
+    return any(bool(((a - b).abs() > 1e-3 * (1 + a.abs())).any()) for a, b in pairs)

@@ -1,0 +1,637 @@
+"""A proposed mapping is right row by row, leaves open what numbers cannot decide, and says where they stop agreeing."""
+
+import functools
+import itertools
+import random
+from pathlib import Path
+
+from keras_model import resnet8
+from parity.faults import ParityError
+from parity.layouts import torch_input
+from parity.mapping import propose_mapping, read_mapping
+from parity.propose import _Failure, _Found, _union
+from parity.transfer import transfer
+from torch_model import ResNet8
+
+import keras
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from mutants import MUTANTS, networks, right_ports, run_keras, run_twin
+from networks import draw, snapshot, spoil
+from torch import nn
+from twins import Probe, fill_scaled
+
+CSV = Path(__file__).parents[1] / "keras_torch_mapping.csv"
+L = keras.layers
+
+
+def rows(mapping):
+    return {tuple(row) for row in mapping.fillna("").to_numpy()}
+
+
+def layer(kind, *args, **kwargs):
+    return getattr(L, kind)(*args, **({"dtype": "float64"} | kwargs))
+
+
+def model_of(shape, build, *more):
+    """Return a Keras model in float64 with random weights, and inputs: ``build`` takes symbolic inputs."""
+    inputs = [keras.Input(s, dtype="float64") for s in (shape, *more)]
+    model = fill_scaled(keras.Model(inputs if more else inputs[0], build(*inputs)))
+    return model, [draw(2, *s, seed=k) for k, s in enumerate((shape, *more), start=9)]
+
+
+def passes(model, twin, x, proposal):
+    """Tell whether a proposal moves all weights, and the twin then returns what the Keras model returns."""
+    transfer(model, spoil(twin), proposal.mapping, proposal.flatten)
+    pairs = zip(run_keras(Probe(model, x)), run_twin(twin, x), strict=True)
+    return all(np.abs(a - b).max() < 1e-5 for a, b in pairs)
+
+
+def refuse(model, twin, x, **kwargs):
+    with pytest.raises(ParityError) as caught:
+        propose_mapping(model, twin, x, **kwargs)
+    return caught.value.faults
+
+
+class Twin(nn.Module):
+    """A twin in float64: its modules by name, and a function of it and its inputs."""
+
+    def __init__(self, run, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.run = run
+        self.double()
+
+    def forward(self, *x):
+        """Run the function."""
+        return self.run(self, *x)
+
+
+# --- DroNet ---------------------------------------------------------------------------------------------------------
+
+
+def scramble(twin, seed):
+    """Register the modules of a twin in a random order, under random names; return {former name: name}."""
+    drawn = random.Random(seed)
+    names, new = {}, {"": ""}
+    for former, module in list(twin.named_modules()):
+        children = list(module._modules.items())
+        drawn.shuffle(children)
+        aliases = {name: f"{drawn.choice('abcxyz')}{number}" for number, (name, _) in enumerate(children)}
+        for name in aliases:
+            new[f"{former}.{name}".strip(".")] = f"{new[former]}.{aliases[name]}".strip(".")
+        names[former] = new[former]
+        if children:
+            module._modules = {aliases[name]: child for name, child in children}
+            module.aliases = aliases
+            module.__class__ = type("Scrambled", (type(module),), {"__getattr__": _by_alias})
+    return names
+
+
+def _by_alias(module, name):
+    return nn.Module.__getattr__(module, module.__dict__.get("aliases", {}).get(name, name))
+
+
+@functools.cache
+def dronet():
+    return fill_scaled(resnet8(37, 41, 1, 1)), draw(2, 41, 37, 1).astype("float32")
+
+
+def renamed(names):
+    """Return the rows of the mapping file, with other names of modules."""
+    split = [(path, *key.rpartition(".")[::2]) for path, key in rows(read_mapping(CSV))]
+    return {(path, f"{names[module]}.{tensor}") for path, module, tensor in split}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dronet_is_found_but_for_the_heads_whatever_its_modules_are_called(seed):
+    model, x = dronet()
+    twin = ResNet8(37, 41, 1, 1).train()
+    names = scramble(twin, seed)
+    before = snapshot(model), snapshot(twin), torch.get_rng_state()
+    proposal = propose_mapping(model, twin, x)
+    heads = {names["steer"], names["coll"]}
+    assert rows(proposal.mapping) == {row for row in renamed(names) if row[1].rpartition(".")[0] not in heads}
+    assert {layer: set(modules) for layer, modules in proposal.undecided.items()} == {
+        "dense_1": heads,
+        "dense_2": heads,
+    }
+    assert (proposal.unmatched, proposal.flatten, proposal.by_name) == ({}, {}, {})
+    assert (before[0], before[1]) == (snapshot(model), snapshot(twin))
+    assert torch.equal(before[2], torch.get_rng_state())
+    assert all(module.training and not module._forward_pre_hooks for module in twin.modules())
+    with pytest.raises(ParityError, match="no row for Keras weight dense_1/kernel"):
+        transfer(model, twin, proposal.mapping)
+
+    whole = propose_mapping(model, twin, x, names={"dense_1": names["steer"]})
+    assert rows(whole.mapping) == renamed(names)
+    assert list(whole.mapping["torch"]) == list(twin.state_dict())
+    assert passes(model, twin, [x], whole)
+
+
+def test_the_reader_decides_the_heads_and_gets_the_file_that_comes_with_the_project(tmp_path):
+    model, x = dronet()
+    proposal = propose_mapping(model, ResNet8(37, 41, 1, 1), x, names={"dense_1": "steer", "dense_2": "coll"})
+    proposal.mapping.to_csv(tmp_path / "names.csv", index=False)
+    assert (tmp_path / "names.csv").read_text() == CSV.read_text()
+    again = read_mapping(tmp_path / "names.csv")
+    assert again.equals(proposal.mapping)
+    assert again.index.name == proposal.mapping.index.name
+
+
+def test_a_proposal_says_what_is_open():
+    model, x = dronet()
+    lines = str(propose_mapping(model, ResNet8(37, 41, 1, 1), x)).split("\n  ")
+    assert sorted(lines) == ["50 rows", *(f"dense_{n}: undecided: steer or coll" for n in (1, 2))]
+
+
+# --- Other networks: 1D, nested, shared, separable, several inputs, flattened channels first ------------------------
+
+
+@pytest.mark.parametrize("name", ["signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested"])
+def test_the_small_networks_are_found_whole(name):
+    network = networks()[name]
+    model, x = network.probes[0].keras_model, network.probes[0].x
+    twin = network.build()
+    proposal = propose_mapping(model, twin, x)
+    assert rows(proposal.mapping) == rows(network.mapping)
+    assert (proposal.undecided, proposal.unmatched) == ({}, {})
+    assert proposal.flatten == (network.flatten or {})
+    assert proposal.by_name == ({"left": "left", "right": "right"} if name == "heads" else {})
+    assert passes(model, twin, x, proposal)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(right_ports())
+def test_no_row_is_a_guess(port):
+    proposal = propose_mapping(port.keras_model, port.twin, port.x)
+    true = rows(port.mapping)
+    assert rows(proposal.mapping) <= true
+    for part, candidates in proposal.undecided.items():
+        right = {key.rpartition(".")[0] for path, key in true if path.startswith((f"{part}/", f"{part}_kernel"))}
+        assert len(right) == 1
+        assert right <= set(candidates)
+    reasons = [why for why in proposal.unmatched.values() if "in which order" not in why and "lies behind" not in why]
+    assert reasons == []
+
+
+@pytest.mark.parametrize("network", ["dense", "nested"])
+def test_a_mistake_in_the_twin_leaves_rows_out_but_makes_none_wrong(network):
+    true = rows(networks()[network].mapping)
+    model, x = networks()[network].probes[0].keras_model, networks()[network].probes[0].x
+    stops = 0
+    for mutant in MUTANTS:
+        if mutant.network == network:
+            try:
+                proposal = propose_mapping(model, mutant.plant(networks()[network].build()), x)
+            except ParityError:
+                continue
+            assert {row for row in rows(proposal.mapping) if row[0]} <= true, mutant.name
+            stops += bool(proposal.unmatched)
+    assert stops >= 4
+
+
+def test_a_proposal_with_two_modules_exchanged_does_not_pass():
+    network = networks()["dense"]
+    model, x, twin = network.probes[0].keras_model, network.probes[0].x, network.build()
+    proposal = propose_mapping(model, twin, x)
+    squares = [name for name, module in twin.named_modules() if getattr(module, "out_features", 0) == 8]
+    assert len(squares) == 4
+    for a, b in itertools.combinations(squares, 2):
+        swap = {f"{m}.{t}": f"{n}.{t}" for m, n in ((a, b), (b, a)) for t in ("weight", "bias")}
+        keys = twin.state_dict()
+        torch_column = [swap[k] if swap.get(k) in keys else k for k in proposal.mapping["torch"]]
+        wrong = proposal._replace(mapping=proposal.mapping.assign(torch=torch_column))
+        try:
+            assert not passes(model, twin, x, wrong), (a, b)
+        except ParityError:
+            assert "8" in (a, b)  # the one without a bias
+
+
+def test_the_layer_in_a_time_distributed():
+    model, x = model_of((5, 3), lambda x: layer("TimeDistributed", layer("Dense", 4, name="inner"))(x))
+    twin = Twin(lambda m, x: m.fc(x.transpose(1, 2)).transpose(1, 2), fc=nn.Linear(3, 4))
+    proposal = propose_mapping(model, twin, x)
+    assert list(proposal.mapping["torch"]) == ["fc.weight", "fc.bias"]
+    assert passes(model, twin, x, proposal)
+
+
+def test_weights_that_only_one_of_both_has():
+    def build(x):
+        x = layer("Dense", 4, use_bias=False, name="a")(x)
+        return layer("BatchNormalization", scale=False, name="b")(x)
+
+    model, x = model_of((3,), build)
+    twin = Twin(lambda m, x: m.bn(m.fc(x)), bn=nn.BatchNorm1d(4, 1e-3, 0.01), fc=nn.Linear(3, 4))
+    proposal = propose_mapping(model, twin, x)
+    assert list(map(tuple, proposal.mapping.to_numpy())) == [
+        ("", "bn.weight"),
+        ("b/beta", "bn.bias"),
+        ("b/moving_mean", "bn.running_mean"),
+        ("b/moving_variance", "bn.running_var"),
+        ("", "bn.num_batches_tracked"),
+        ("a/kernel", "fc.weight"),
+        ("", "fc.bias"),
+    ]
+    assert passes(model, twin, x, proposal)
+
+
+@pytest.mark.parametrize("value", [0, 7, float("nan")])
+def test_the_weights_that_the_twin_has_do_not_matter(value):
+    network = networks()["residual"]
+    twin = network.build()
+    for tensor in twin.state_dict().values():
+        tensor.fill_(0 if tensor.dtype == torch.int64 else value)
+    proposal = propose_mapping(network.probes[0].keras_model, twin, network.probes[0].x)
+    assert rows(proposal.mapping) == rows(network.mapping)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_twin_of_less_precision(dtype):
+    network = networks()["residual"]
+    proposal = propose_mapping(network.probes[0].keras_model, network.build().to(dtype), network.probes[0].x)
+    assert rows(proposal.mapping) == rows(network.mapping)
+
+
+def test_inputs_of_the_twins_own():
+    network = networks()["pooling"]
+    model, x = network.probes[0].keras_model, network.probes[0].x
+    twin = Twin(lambda m, x: m.inner(x * 2), inner=network.build())
+    proposal = propose_mapping(model, twin, x, torch_x=[torch_input(x[0]) / 2])
+    assert rows(proposal.mapping) == {(path, f"inner.{key}") for path, key in rows(network.mapping)}
+    assert list(propose_mapping(model, twin, x).unmatched) == ["conv", "hidden", "head"]
+
+
+# --- Ties -----------------------------------------------------------------------------------------------------------
+
+
+WEIGHTS = (("kernel", "weight"), ("bias", "bias"))
+
+
+def four(**more):
+    """Return Linear modules of one shape, and others."""
+    return {name: nn.Linear(4, 4) for name in "pqrs"} | more
+
+
+def test_what_lies_behind_a_sum_is_found_although_its_terms_are_open():
+    def build(x):
+        x = layer("Add")([layer("Dense", 4, name="a")(x), layer("Dense", 4, name="b")(x)])
+        return layer("Dense", 4, name="d")(layer("Dense", 4, activation="relu", name="c")(x))
+
+    model, x = model_of((4,), build)
+    twin = Twin(lambda m, x: m.q(torch.relu(m.s(m.r(x) + m.p(x)))), **four())
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {"a": ["p", "r"], "b": ["p", "r"]}
+    assert rows(proposal.mapping) == {(f"{k}/{w}", f"{t}.{v}") for k, t in ("cs", "dq") for w, v in WEIGHTS}
+    for choice in "pr":
+        assert passes(model, twin, x, propose_mapping(model, twin, x, names={"b": choice}))
+
+
+def concatenated(x):
+    return layer("Concatenate")([layer("Dense", 4, name=name)(x) for name in "ab"])
+
+
+def test_a_tie_is_decided_by_the_layer_that_takes_both():
+    model, x = model_of((4,), lambda x: layer("Dense", 3, name="c")(concatenated(x)))
+    twin = Twin(
+        lambda m, x: m.fc(torch.cat([m.r(x), m.q(x)], 1)), q=nn.Linear(4, 4), r=nn.Linear(4, 4), fc=nn.Linear(8, 3)
+    )
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == proposal.unmatched == {}
+    assert ("a/kernel", "r.weight") in rows(proposal.mapping)
+    assert passes(model, twin, x, proposal)
+
+
+def test_a_tie_is_not_decided_if_the_layer_that_could_takes_something_else():
+    """The twin forgets an activation: the tie stays open, and it says where the numbers stop agreeing."""
+    model, x = model_of((4,), lambda x: layer("Dense", 3, name="c")(layer("ReLU")(concatenated(x))))
+    twin = Twin(
+        lambda m, x: m.fc(torch.cat([m.r(x), m.q(x)], 1)), q=nn.Linear(4, 4), r=nn.Linear(4, 4), fc=nn.Linear(8, 3)
+    )
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {"a": ["q", "r"], "b": ["q", "r"]}
+    assert list(proposal.unmatched) == ["c"]
+    assert len(proposal.mapping) == 0
+
+
+def test_a_mistake_farther_on_does_not_open_a_tie_that_was_decided():
+    def build(x):
+        x = layer("LayerNormalization", name="c")(concatenated(x))
+        return layer("Dense", 3, name="e")(layer("Dense", 3, activation="tanh", name="d")(x))
+
+    model, x = model_of((4,), build)
+    modules = {"q": nn.Linear(4, 4), "r": nn.Linear(4, 4), "ln": nn.LayerNorm(8, 1e-5)}
+    modules |= {"d": nn.Linear(8, 3), "e": nn.Linear(3, 3)}
+    twin = Twin(lambda m, x: m.e(torch.tanh(m.d(m.ln(torch.cat([m.r(x), m.q(x)], 1))))), **modules)
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {}
+    assert list(proposal.unmatched) == ["d", "e"]
+    assert set(proposal.mapping["torch"]) == {f"{m}.{t}" for m in ("q", "r", "ln") for t in ("weight", "bias")}
+    assert ("a/kernel", "r.weight") in rows(proposal.mapping)
+
+
+def test_a_mistake_that_both_trials_meet_leaves_the_tie_open():
+    """With the wrong trial one layer more finds a module than with the right one; that must not decide."""
+
+    def build(x):
+        a, b = (layer("Dense", 4, name=name)(x) for name in "ab")
+        ends = [
+            layer("Dense", 4, name="y")(layer("ReLU")(a)),
+            layer("Dense", 4, name="z")(layer("Activation", "softplus")(b)),
+        ]
+        return ends
+
+    model, x = model_of((4,), build)
+    twin = Twin(lambda m, x: (m.q(torch.sin(m.p(x))), m.s(torch.relu(m.r(x)))), **four())
+    proposal = propose_mapping(model, twin, x)
+    assert len(proposal.mapping) == 0
+    assert proposal.undecided["a"] == proposal.undecided["b"] == ["p", "r"]
+    assert "z" in proposal.unmatched
+
+
+def towers(x):
+    """Two towers of one shape, beside each other, whose ends are added or returned."""
+    return [layer("Dense", 4, name=f"{name}2")(layer("Dense", 4, activation="tanh", name=name)(x)) for name in "ab"]
+
+
+def tower_twin(join, **modules):
+    return Twin(lambda m, x: join(m, m.q(torch.tanh(m.p(x))), m.s(torch.tanh(m.r(x)))), **(four() | modules))
+
+
+def test_two_towers_that_nothing_tells_apart_stay_open_together():
+    model, x = model_of((4,), towers)
+    twin = tower_twin(lambda m, a, b: (a, b))
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {"a": ["p", "r"], "b": ["p", "r"], "a2": ["q", "s"], "b2": ["q", "s"]}
+    assert len(proposal.mapping) == 0
+    decided = propose_mapping(model, twin, x, names={"b2": "s"})
+    assert decided.undecided == {}
+    assert passes(model, twin, x, decided)
+
+
+def test_two_towers_that_a_later_layer_tells_apart():
+    model, x = model_of((4,), lambda x: layer("Dense", 2, name="c")(layer("Subtract")(towers(x))))
+    twin = tower_twin(lambda m, a, b: m.fc(b - a), fc=nn.Linear(4, 2))
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {}
+    assert {("a/kernel", "r.weight"), ("a2/kernel", "s.weight")} <= rows(proposal.mapping)
+    assert passes(model, twin, x, proposal)
+
+
+def test_equal_names_decide_what_numbers_cannot_and_the_rest_follows():
+    model, x = model_of((4,), towers)
+    twin = Twin(lambda m, x: (m.v(torch.tanh(m.b(x))), m.w(torch.tanh(m.c(x)))), **{k: nn.Linear(4, 4) for k in "bcvw"})
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.by_name == {"b": "b"}
+    assert proposal.undecided == {}
+    assert {("b2/kernel", "v.weight"), ("a/kernel", "c.weight")} <= rows(proposal.mapping)
+    assert "b: b, by its name" in str(proposal)
+
+
+def test_names_that_contradict_each_other_decide_nothing():
+    model, x = model_of((4,), towers)
+    twin = Twin(lambda m, x: (m.a2(torch.tanh(m.b(x))), m.b2(torch.tanh(m.a(x)))))
+    for name in ("a", "b", "a2", "b2"):
+        twin.add_module(name, nn.Linear(4, 4).double())
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.by_name == {}
+    assert proposal.undecided == {"a": ["a", "b"], "b": ["a", "b"], "a2": ["a2", "b2"], "b2": ["a2", "b2"]}
+
+
+def test_scales_of_zero_do_not_hide_a_difference():
+    """In a twin that multiplies by 0 as yet, two trials would look alike that later differ."""
+
+    def build(x):
+        scaled = layer("Multiply")([concatenated(x), *(layer("Dense", 8, name=f"z{number}")(x) for number in (1, 2))])
+        return layer("Dense", 3, name="c")(scaled)
+
+    model, x = model_of((4,), build)
+    modules = {"q": nn.Linear(4, 4), "r": nn.Linear(4, 4), "u": nn.Linear(4, 8), "v": nn.Linear(4, 8)}
+    twin = Twin(lambda m, x: m.fc(torch.cat([m.r(x), m.q(x)], 1) * m.u(x) * m.v(x)), **modules, fc=nn.Linear(8, 3))
+    for parameter in twin.parameters():
+        nn.init.zeros_(parameter)
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {"z1": ["u", "v"], "z2": ["u", "v"]}
+    assert {("a/kernel", "r.weight"), ("c/kernel", "fc.weight")} <= rows(proposal.mapping)
+
+
+def test_kinds_tell_modules_of_one_shape_apart():
+    def build(x):
+        return [layer(kind, 2, 3, padding="same", name=kind)(x) for kind in ("Conv1D", "Conv1DTranspose")]
+
+    model, x = model_of((5, 2), build)
+    modules = {"up": nn.ConvTranspose1d(2, 2, 3, padding=1), "conv": nn.Conv1d(2, 2, 3, padding=1)}
+    twin = Twin(lambda m, x: (m.conv(x), m.up(x)), **modules)
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {}
+    assert passes(model, twin, x, proposal)
+
+
+def test_what_is_wanting_in_one_trial_only_is_not_held_against_the_twin():
+    numbers, modules = _Failure("other numbers"), _Failure("no module is left", structural=True)
+    found = [_Found({"a": {None}}, {"a": failure}, {}, {}) for failure in (modules, numbers)]
+    assert not _union(found).failing["a"].structural
+    assert _union(found[:1] * 2).failing["a"].structural
+
+
+def test_ties_one_after_another_do_not_multiply():
+    def build(x):
+        for number in range(8):
+            pair = [layer("Dense", 4, activation="tanh", name=f"{name}{number}")(x) for name in "ab"]
+            x = layer("Add")(pair)
+        return layer("Dense", 2, name="last")(x)
+
+    runs = []
+
+    def run(twin, x):
+        runs.append(1)
+        for number in reversed(range(8)):
+            x = torch.tanh(twin[2 * number](x)) + torch.tanh(twin[2 * number + 1](x))
+        return twin[16](x)
+
+    model, x = model_of((4,), build)
+    twin = nn.Sequential(*(nn.Linear(4, 4) for _ in range(16)), nn.Linear(4, 2)).double()
+    twin.forward = functools.partial(run, twin)
+    twin.__class__ = type("Sums", (nn.Sequential,), {"forward": run})
+    del twin.__dict__["forward"]
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {
+        f"{name}{number}": [str(14 - 2 * number), str(15 - 2 * number)] for number in range(8) for name in "ab"
+    }
+    assert list(proposal.mapping["torch"]) == ["16.weight", "16.bias"]
+    assert len(runs) < 60
+
+
+def wide(count):
+    model, x = model_of((3,), lambda x: layer("Dense", 2, name="last")(
+        layer("Concatenate")([layer("Dense", 2, name=f"d{number}")(x) for number in range(count)])
+    ))  # fmt: skip
+    order = random.Random(0).sample(range(count), count)
+    modules = {f"m{number}": nn.Linear(3, 2) for number in range(count)}
+
+    def run(twin, x):
+        return twin.fc(torch.cat([getattr(twin, f"m{number}")(x) for number in order], 1))
+
+    return model, Twin(run, **modules, fc=nn.Linear(2 * count, 2)), x, order
+
+
+def test_a_tie_of_three_is_decided():
+    model, twin, x, order = wide(3)
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.undecided == {}
+    assert {(f"d{at}/kernel", f"m{number}.weight") for at, number in enumerate(order)} <= rows(proposal.mapping)
+
+
+def test_a_tie_of_too_many_is_left_open_with_all_its_candidates():
+    model, twin, x, order = wide(6)
+    proposal = propose_mapping(model, twin, x)
+    assert all(f"m{number}" in proposal.undecided[f"d{at}"] for at, number in enumerate(order))
+    assert rows(proposal.mapping) == set()
+    named = {f"d{at}": f"m{number}" for at, number in enumerate(order)}
+    assert passes(model, twin, x, propose_mapping(model, twin, x, names=named))
+
+
+def test_many_heads_need_no_trial():
+    model, x = model_of((3,), lambda x: [layer("Dense", 2, name=f"d{number}")(x) for number in range(9)])
+    runs = []
+
+    def run(twin, x):
+        runs.append(1)
+        return tuple(child(x) for child in twin.children())
+
+    proposal = propose_mapping(model, Twin(run, **{f"m{n}": nn.Linear(3, 2) for n in range(9)}), x)
+    assert proposal.undecided == {f"d{n}": [f"m{k}" for k in range(9)] for n in range(9)}
+    assert len(runs) == 2
+
+
+# --- Where the numbers stop agreeing --------------------------------------------------------------------------------
+
+
+def test_with_another_epsilon_it_says_where_the_numbers_stop_agreeing():
+    model, x = dronet()
+    twin = ResNet8(37, 41, 1, 1)
+    twin.block2.bn1.eps = 1e-2
+    proposal = propose_mapping(model, twin, x)
+    assert rows(proposal.mapping) < rows(read_mapping(CSV))
+    layer, why = next(iter(proposal.unmatched.items()))
+    assert layer == "conv2d_5"
+    assert why.startswith("no module takes what it takes: block2.conv1 comes nearest, ")
+    assert why.endswith("; look at batch_normalization_3 (block2.bn1) and what follows")
+    assert proposal.unmatched["batch_normalization_4"] == "lies behind conv2d_5"
+    # The shortcut takes the right numbers still.
+    assert ("conv2d_7/kernel", "block2.downsample.weight") in rows(proposal.mapping)
+    assert proposal.undecided == {}
+
+
+def test_features_whose_order_does_not_show():
+    model, x = model_of((2, 3, 2), lambda x: layer("Dense", 3, name="d")(layer("Flatten")(x)))
+    twin = Twin(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(12, 3))
+    assert propose_mapping(model, twin, x).flatten == {"d": (2, 3, 2)}
+    flat = propose_mapping(model, twin, [np.ones_like(x[0])])
+    assert flat.unmatched == {"d": "x does not show in which order fc takes the flattened features"}
+
+
+def test_a_layer_called_twice_whose_second_twin_takes_something_else():
+    network = networks()["nested"]
+    twin = network.build()
+    twin.swish = nn.ReLU()
+    proposal = propose_mapping(network.probes[0].keras_model, twin, network.probes[0].x)
+    why = proposal.unmatched["twice (call 2)"]
+    assert why.startswith("twice does not take what it takes in this call: twice comes nearest")
+
+
+# --- Faults ---------------------------------------------------------------------------------------------------------
+
+
+def chain():
+    model, x = model_of((4,), lambda x: layer("Dense", 3, name="b")(layer("Dense", 4, activation="relu", name="a")(x)))
+    return model, x
+
+
+def test_all_that_keeps_a_mapping_from_being_complete_is_listed():
+    def build(x, y):
+        x = layer("Conv1D", 3, 2, name="conv")(layer("Normalization", name="scale", mean=0, variance=1)(x))
+        return layer("GRU", 2, name="gru")(x), layer("Dense", 3, name="d")(y)
+
+    model, x = model_of((5, 2), build, (4,))
+    twin = Twin(
+        lambda m, x, y: (m.lstm(x.transpose(1, 2))[1][0][0], m.used(y)),
+        lstm=nn.LSTM(2, 2, batch_first=True),
+        conv=nn.Conv1d(2, 3, 3),
+        used=nn.Linear(4, 3),
+        unused=nn.Linear(4, 3),
+    )
+    twin.gain = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    faults = refuse(model, twin, x)
+    assert next(fault for fault in faults if "is not covered" in fault).startswith("gru/gru_cell: the kind GRUCell is")
+    assert "conv: no module fits; it needs a Conv1d with weight (3, 2, 2), bias (3,)" in faults
+    assert "the model (Twin) fits no Keras layer: gain (3,)" in faults
+    assert any(fault.startswith("lstm (LSTM) fits no Keras layer: weight_ih_l0 (8, 2), ") for fault in faults)
+    assert "conv (Conv1d) fits no Keras layer: weight (3, 2, 3), bias (3,)" in faults
+    assert "unused (Linear) is never called" in faults
+    assert len(faults) == 6
+
+
+def test_a_module_that_is_left_over():
+    model, x = chain()
+    twin = Twin(lambda m, x: m.b(torch.relu(m.a(x))) + m.c(torch.sigmoid(m.a(x))))
+    twin.a, twin.b, twin.c = (nn.Linear(4, n).double() for n in (4, 3, 3))
+    assert refuse(model, twin, x) == ["c (Linear) is left over: all layers have other twins"]
+
+
+def test_two_layers_for_which_there_is_one_module():
+    model, x = model_of((4,), lambda x: layer("Add")([layer("Dense", 4, name=name)(x) for name in "ab"]))
+    twin = Twin(lambda m, x: m.p(x) + m.p(x), p=nn.Linear(4, 4))
+    assert refuse(model, twin, x) == [f"{name}: p is the only one for a and for b" for name in "ab"]
+
+
+def test_no_module_is_left():
+    model, x = model_of((4,), lambda x: layer("Dense", 4, name="b")(layer("Dense", 4, name="a")(x)))
+    twin = Twin(lambda m, x: m.p(m.p(x)), p=nn.Linear(4, 4))
+    assert refuse(model, twin, x) == ["b: no module is left that fits: p is the twin of a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "faults"),
+    [
+        ({"c": "a"}, ["names: the Keras model has no layer c with weights; it has a, b"]),
+        ({"a": "z"}, ["names: the twin has no module z with tensors"]),
+        ({"a": "b"}, ["names: b (Linear) does not fit a"]),
+        (
+            {"a": "a", "b": "a"},
+            [
+                "names: a is given to a and to another",
+                "names: a (Linear) does not fit b",
+                "names: a is given to b and to another",
+            ],
+        ),
+    ],
+)
+def test_names_that_fit_nothing(names, faults):
+    model, x = chain()
+    twin = Twin(lambda m, x: m.b(torch.relu(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 3))
+    assert refuse(model, twin, x, names=names) == faults
+
+
+def test_names_that_the_numbers_contradict():
+    network = networks()["dense"]
+    model, x = network.probes[0].keras_model, network.probes[0].x
+    faults = refuse(model, network.build(), x, names={"dense_b": "4"})
+    assert faults[0].startswith("dense_b: by name it is 4, which does not take what it takes: 4 comes nearest, ")
+    faults = refuse(model, network.build(), x, names={"dense_c": "2"})
+    assert faults == ["dense_b: 2 takes what it takes, but by name it is the twin of dense_c"]
+
+
+def test_what_cannot_be_run():
+    model, x = chain()
+    twin = Twin(lambda m, x: m.b(torch.relu(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 3))
+    assert refuse(model, twin.to("meta"), x)[0] == "a.weight is on the meta device: the twin cannot run"
+    empty = keras.Sequential([keras.Input((3,)), L.ReLU()])
+    assert refuse(empty, nn.ReLU(), draw(2, 3)) == ["the Keras model has no weights"]
+    start = keras.Input((4,))
+    twice = [keras.Model(start, L.Dense(4, name="d")(start), name=name) for name in "ab"]
+    same = keras.Model(start, twice[1](twice[0](start)))
+    assert "d: two layers of the Keras model have this path; rename one" in refuse(same, nn.Linear(4, 4), draw(2, 4))
