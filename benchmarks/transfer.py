@@ -6,23 +6,17 @@ move would be without ``parity.permute``, without any check, and for a twin that
 how much memory the move takes beside the two models. It takes about a minute and 3 GB.
 """
 
-import threading
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
-
 from parity.transfer import transfer
 
 import keras
 import numpy as np
 import pandas as pd
-import psutil
 import torch
+from measure import REPEATS, best_time, peak_memory
 from torch import nn
 
 # Output channels of the convolutions; "pool" halves height and width.
 CONVOLUTIONS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
-REPEATS = 9
 
 
 def torch_vgg16() -> nn.Sequential:
@@ -47,37 +41,6 @@ def build() -> tuple[keras.Model, nn.Module, pd.DataFrame, dict[str, tuple[int, 
         {"keras": [weight.path for weight in keras_model.weights], "torch": list(torch_model.state_dict())}
     )
     return keras_model, torch_model, mapping, {"fc1": (7, 7, 512)}
-
-
-def best_time(action: Callable[[], object]) -> float:
-    """Return the shortest time of several runs, in seconds; the shortest is the least disturbed."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-@contextmanager
-def peak_memory():
-    """Watch the memory of this process; yields a list that holds the growth at its peak, in bytes, afterwards."""
-    process, found, done = psutil.Process(), [], threading.Event()
-    start = highest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.0005):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        watcher.join()
-        found.append(highest - start)
 
 
 def main() -> None:

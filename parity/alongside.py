@@ -11,7 +11,7 @@ from itertools import product
 from math import inf, prod
 from typing import Any, NamedTuple
 
-from parity.calls import Call, record
+from parity.calls import Call, number_of, record
 from parity.faults import ParityError
 from parity.graph import Graph, Step, Value, functional, keras_graph, walk
 from parity.layouts import torch_input
@@ -248,6 +248,8 @@ class _Runner:
         # What to compare at each call of the twin: a Keras tensor, the position of the twin's, and who takes it.
         self.due: dict[tuple[int, str], list[tuple[int, int, tuple[int, int] | None]]] = defaultdict(list)
         self.pending: Counter[int] = Counter()
+        # Pairs that were found to agree: numbers of both tensors, and the version of the twin's.
+        self.agreed: dict[tuple[int, int, int], Seen] = {}
         for (index, slot), spot in pairing.taken.items():
             number = graph.outputs[slot] if index == len(graph.steps) else graph.steps[index].inputs[slot]
             self.expect(number, spot, (index, slot))
@@ -323,14 +325,13 @@ class _Runner:
         self, number: int, twin: Tensor, when: str, taker: tuple[int, int] | None, module: nn.Module | None
     ) -> None:
         value = self.values[number]
-        within = TIMES_NOISE * self.run_.noise[number]
-        best = Seen(inf, within, "shapes do not fit", tuple(twin.shape))
-        for view, candidate, way in views(value, twin, module, self.run_.flattened.get(number), window=when == "in"):
-            difference = largest(view - candidate)
-            if difference < best.difference:
-                best = best._replace(difference=difference, way=way)
-            if best.agrees:
-                break
+        # What one layer returns the next takes; the version tells whether the tensor was overwritten in between.
+        key = (number, number_of(twin), twin._version)
+        best = self.agreed.get(key)
+        if best is None:
+            best = self.closest(number, twin, module, window=when == "in")
+            if best.agrees and key[1] >= 0:
+                self.agreed[key] = best
         if taker is not None:
             self.run_.taken[taker] = best
             if taker[0] == len(self.graph.steps):
@@ -346,6 +347,18 @@ class _Runner:
             room = sum(tensor.numel() for tensor, _ in self.run_.kept.values()) + value.numel() <= _KEPT
             if wanted or (not best.agrees and room and self.came_right(number)):
                 self.run_.kept[number] = (value, twin.clone())
+
+    def closest(self, number: int, twin: Tensor, module: nn.Module | None, window: bool) -> Seen:
+        """Compare a Keras tensor and the twin's in each way that one can be laid over the other; return the best."""
+        within = TIMES_NOISE * self.run_.noise[number]
+        best = Seen(inf, within, "shapes do not fit", tuple(twin.shape))
+        for view, candidate, way in views(self.values[number], twin, module, self.run_.flattened.get(number), window):
+            difference = largest(view - candidate)
+            if difference < best.difference:
+                best = best._replace(difference=difference, way=way)
+            if best.agrees:
+                break
+        return best
 
     def came_right(self, number: int) -> bool:
         """Tell whether the inputs of the step that returned a tensor agreed, as far as they were seen."""
