@@ -91,7 +91,7 @@ def _other_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> st
         (layer.moving_mean, module.running_mean, inf),
         (layer.moving_variance, module.running_var, count),
     ):
-        old, new = (torch.from_numpy(np.array(value)) for value in (before[variable.path], variable))
+        old, new = (torch.from_numpy(value.copy()) for value in (before[variable.path], variable.numpy()))
         # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
         due = new + (new - layer.momentum * old) / (n - 1) if n > 1 else new
         within = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))

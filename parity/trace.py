@@ -281,7 +281,7 @@ def _weights(
         for variable in [] if other.is_activation else getattr(other.layer, "weights", []):
             if variable.name not in layout or variable.path not in names:
                 continue
-            value = torch.from_numpy(np.array(variable))
+            value = torch.from_numpy(variable.numpy().copy())
             weights[variable.path] = layout[variable.name].view(value)
             if step is not None and not step.is_activation and other.layer is step.layer:
                 module, _, tensor = names[variable.path].rpartition(".")

@@ -91,6 +91,21 @@ def test_the_steering_with_exchanged_heads_is_that_of_notebook_09():
     assert notebook_rows()["09"][-1] == f"heads exchanged: it steers {least} to {most}"
 
 
+def test_the_mistakes_that_no_loss_and_no_weight_shows_are_those_of_notebook_12():
+    ends = {"loss": 0, "weights": 2}
+    tables = [
+        output["data"]["text/plain"].splitlines()
+        for cell in nbformat.read(NOTEBOOKS / "12_training_parity.ipynb", as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "text/plain" in output.get("data", {})
+    ]
+    largest = next(table for table in tables if "statistics" in table[0] and "gradients" in table[0])
+    fields = [re.split(r"  +", line.replace("< 1e-12", "<")) for line in largest[1:]]
+    mistakes = fields[:10]
+    calm = [row[0] for row in mistakes if all(row[1 + at] == "<" for at in ends.values())]
+    assert notebook_rows()["12"][-1] == f"{len(calm)} of {len(mistakes)} mistakes show in no loss and no weight"
+
+
 def test_versions_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = {pin for pin in project["dependencies"] if pin.startswith("torch==")}
@@ -135,26 +150,33 @@ def test_the_axes_of_the_cheat_sheet_are_those_that_transfer_and_keras_have():
     assert np.array_equal(features, keras.layers.Flatten()(maps.movedim(1, -1).numpy()))
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_the_code_for_your_own_model_runs_and_can_fail(right, tmp_path, monkeypatch):
+@pytest.mark.parametrize("mistake", ["none", "padding", "epsilon"])
+def test_the_code_for_your_own_model_runs_and_can_fail(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = keras.Input((None, None, 2))
     maps = keras.layers.Conv2D(3, 3, 2, "same", name="conv")(images)
     model = fill(keras.Model(images, keras.layers.BatchNormalization(name="norm")(maps)))
     model.save("weights.h5")
-    conv = Conv2dSame(2, 3, 3, 2) if right else nn.Conv2d(2, 3, 3, 2, padding=1)
     twin = nn.Sequential()
-    twin.add_module("conv", conv)
+    twin.add_module("conv", Conv2dSame(2, 3, 3, 2) if mistake != "padding" else nn.Conv2d(2, 3, 3, 2, padding=1))
     twin.add_module("norm", nn.BatchNorm2d(3, eps=1e-3, momentum=0.01))
-    (tmp_path / "mapping.csv").write_text(re.search(r"```\n(keras,torch\n.*?)```", README, flags=re.DOTALL)[1])
-    code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    propose, convert, find = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     batches = [np.random.default_rng(0).normal(size=(2, n, n, 2)).astype("float32") for n in (9, 10)]
-    names = {"keras_model": model, "torch_model": twin, "batches": batches}
-    if right:
-        exec(code, names)
-    else:
+    names = {"keras_model": model, "torch_model": twin, "batches": batches, "images": batches[0]}
+    exec(propose, names)
+    table = re.search(r"```\n(keras,torch\n.*?)```", README, flags=re.DOTALL)[1]
+    assert (tmp_path / "mapping.csv").read_text() == table
+    if mistake == "padding":
         with pytest.raises(AssertionError):
-            exec(code, names)
+            exec(convert, names)
+        return
+    exec(convert, names)
+    capsys.readouterr()
+    if mistake == "epsilon":
+        twin.norm.eps = 1e-5
+    exec(find, names)
+    said = re.search(r"```\n(norm .*?)```", README, flags=re.DOTALL)[1]
+    assert capsys.readouterr().out.endswith(said if mistake == "epsilon" else "no layer diverges\n")
 
 
 def test_the_defaults_of_the_cheat_sheet_are_those_of_the_frameworks():
