@@ -46,3 +46,9 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
             )
     for name, duration in seconds.most_common():
         terminalreporter.write_line(f"{duration:5.1f}s {name}")
+    # What a test has to say, such as the table of the mutants; what it prints is lost in its process.
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", []) if getattr(report, "when", "") == "call" else []:
+                terminalreporter.section(name)
+                terminalreporter.write_line(text)

@@ -4,17 +4,18 @@ Only what is still to be compared is kept: the twin runs, and at each of its cal
 the layer in question. So a large model needs little more memory than to run it twice.
 """
 
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
-from math import inf, prod
+from math import inf, isfinite, prod
 from typing import Any, NamedTuple
 
 from parity.calls import Call, number_of, record
 from parity.faults import ParityError
 from parity.graph import Graph, Step, Value, functional, keras_graph, walk
-from parity.layouts import torch_input
+from parity.layouts import find_layout, torch_input
 from parity.mapping import COLUMNS
 from parity.pairing import Pairing, Spot, pair
 
@@ -22,10 +23,13 @@ import keras
 import numpy as np
 import pandas as pd
 import torch
+from keras import tree
 from torch import Tensor, nn
 
 # The noise is measured with rounding errors drawn once, at random; those of another run may be some times as large.
 TIMES_NOISE = 32
+_MISFIT = "shapes do not fit"
+_BORDERS = ("with a border", "without a border")
 # Values of layers that diverge are kept, to see whether they are each other's: at most so many numbers in all.
 _KEPT = 2**24
 _CHANNELS_FIRST = (
@@ -38,7 +42,11 @@ _CHANNELS_FIRST = (
 )
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
+# How features may lie in the twin, said of a comparison.
+CHANNELS_FIRST_FEATURES = "flattened channels first"
+
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
+TwinInputs = Tensor | Sequence[Tensor] | None
 
 
 class Seen(NamedTuple):
@@ -99,7 +107,7 @@ def run_both(
     torch_model: nn.Module,
     x: Inputs,
     mapping: pd.DataFrame,
-    torch_x: Sequence[Tensor] | None = None,
+    torch_x: TwinInputs = None,
     training: bool = False,
     keep: str | None = None,
 ) -> Run:
@@ -115,55 +123,83 @@ def run_both(
         keep: Name of a step whose inputs and outputs are wanted.
 
     Raises:
-        ParityError: If the Keras model has no graph, the mapping has names that the models do not have, or the number
-            of inputs is another.
+        ParityError: If the Keras model has no graph, the mapping has names that the models do not have, the inputs do
+            not fit, or the twin fails or is not on the CPU.
     """
     graph = keras_graph(keras_model)
     modules = modules_by_layer(graph, torch_model, mapping)
     arrays = keras_inputs(keras_model, x)
-    tensors = list(torch_x) if torch_x is not None else twin_inputs(torch_model, arrays)
+    tensors = twin_inputs(torch_model, arrays, torch_x)
+    held = held_modules(modules)
     with unchanged(keras_model, torch_model, training):
         # How the twin is made up shows with a few examples; two, because in training one may be too few.
-        calls, outputs = record(torch_model, [tensor[:2].clone() for tensor in tensors], held_modules(modules))
-    pairing = pair(graph, calls, [getattr(output, "_parity_number", -1) for output in outputs], modules)
+        calls, returned, _ = record(torch_model, [tensor[:2].clone() for tensor in tensors], held, keys=graph.keys)
+    pairing = pair(graph, calls, returned, modules)
     with unchanged(keras_model, torch_model, training):
-        return _Runner(graph, calls, pairing, arrays, training, keep).run(torch_model, tensors, held_modules(modules))
+        return _Runner(graph, calls, pairing, arrays, training, keep).run(torch_model, tensors, held)
 
 
 def keras_inputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
-    """Return an array for each input of a Keras model, in its order and of its dtype.
+    """Return an array for each input of a Keras model, in the order of ``model.inputs`` and of its dtype.
 
     Raises:
-        ParityError: If there are more or fewer, or one has no examples.
+        ParityError: If there are more or fewer, or one has another shape, no examples, or a number that is not finite.
     """
-    wanted = functional(model).inputs
+    wanted, struct = functional(model).inputs, functional(model)._inputs_struct
     if isinstance(x, Mapping):
-        missing = [tensor.name for tensor in wanted if tensor.name not in x]
+        as_built = isinstance(struct, dict) and set(struct) <= set(x)
+        missing = [] if as_built else [tensor.name for tensor in wanted if tensor.name not in x]
         if missing:
             raise ParityError(model.name, [f"no input {name}" for name in missing])
-        x = [x[tensor.name] for tensor in wanted]
-    arrays = [x] if isinstance(x, np.ndarray) else list(x)
+        x = {key: x[key] for key in struct} if as_built else [x[tensor.name] for tensor in wanted]
+    arrays = [np.asarray(array) for array in ([x] if hasattr(x, "shape") else tree.flatten(x))]
     if len(arrays) != len(wanted):
-        raise ParityError(model.name, [f"it takes {len(wanted)} inputs, not {len(arrays)}"])
-    empty = [tensor.name for tensor, array in zip(wanted, arrays, strict=True) if array.size == 0]
-    if empty:
-        raise ParityError(model.name, [f"input {name} is empty: nothing could differ" for name in empty])
-    return [np.asarray(array, tensor.dtype) for tensor, array in zip(wanted, arrays, strict=True)]
+        raise ParityError(model.name, [f"inputs: {len(wanted)} expected, {len(arrays)} found"])
+    pairs = list(zip(wanted, arrays, strict=True))
+    faults = [f"input {tensor.name} {fault}" for tensor, array in pairs for fault in _input_faults(tensor, array)]
+    if faults:
+        raise ParityError(model.name, faults)
+    return [np.asarray(array, tensor.dtype) for tensor, array in pairs]
 
 
-def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray]) -> list[Tensor]:
-    """Return the inputs of a twin: channels at axis 1, and of the twin's dtype.
+def _input_faults(tensor: Any, array: np.ndarray) -> Iterator[str]:
+    due = tuple(tensor.shape)[1:]
+    if array.dtype.kind not in "fiub":
+        yield f"has no numbers, but {array.dtype}"
+    elif array.ndim != 1 + len(due) or any(
+        want not in (None, size) for want, size in zip(due, array.shape[1:], strict=True)
+    ):
+        yield f"has the shape {array.shape}, not {(None, *due)}"
+    elif array.size == 0:
+        yield "is empty: nothing could differ"
+    elif not np.isfinite(array).all():
+        yield "has numbers that are not finite: what is computed from them could not differ"
+
+
+def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInputs = None) -> list[Tensor]:
+    """Return the inputs of a twin: channels at axis 1, and of the twin's dtype. They may be overwritten.
 
     Args:
         model: The twin.
         arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels.
+        given: The inputs, if they are others than these.
+
+    Raises:
+        ParityError: If the twin is not on the CPU.
     """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(map(nn.parameter.is_lazy, tensors)):
+        raise ParityError(type(model).__name__, ["it has lazy modules: run it once, so that they take on their shapes"])
+    devices = {tensor.device.type for tensor in tensors} - {"cpu"}
+    if devices:
+        raise ParityError(type(model).__name__, [f"it is on {', '.join(sorted(devices))}; move it to the CPU"])
+    if given is not None:
+        return [tensor.detach().clone() for tensor in ([given] if isinstance(given, Tensor) else given)]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     tensors = []
     for array in arrays:
-        real = array.dtype.kind == "f"
-        tensor = torch_input(array) if real and array.ndim > 2 else torch.from_numpy(array.copy())
-        tensors.append(tensor.to(dtype) if real and dtype is not None else tensor)
+        tensor = torch_input(array) if array.ndim > 2 else torch.from_numpy(array.copy())
+        tensors.append(tensor.to(dtype) if tensor.is_floating_point() and dtype is not None else tensor)
     return tensors
 
 
@@ -184,42 +220,76 @@ def modules_by_layer(graph: Graph, torch_model: nn.Module, mapping: pd.DataFrame
     faults += [f"{kind} {i}: there is no PyTorch tensor {t}" for i, _, t in rows.itertuples() if t not in names]
     if faults:
         raise ParityError(source, faults)
-    owner = {path: torch_model.get_submodule(name.rpartition(".")[0]) for path, name in rows.values if path}
+    named = dict(torch_model.named_modules(remove_duplicate=False))
+    owner = {path: named[_module_of(name)] for path, name in rows.values if path}
     modules: dict[int, list[nn.Module]] = defaultdict(list)
+    layers_of: dict[int, set[int]] = defaultdict(set)
     for step in graph.steps:
         for weight in getattr(step.layer, "weights", []):
             module = owner.get(weight.path)
             if module is not None and all(module is not other for other in modules[id(step.layer)]):
                 modules[id(step.layer)].append(module)
+                layers_of[id(module)].add(id(step.layer))
+    for step in graph.steps:
+        several = modules.get(id(step.layer), [])
+        # A module that holds weights of other layers, too, itself or within, does more than this one.
+        held_too = {layer for module in several for inner in module.modules() for layer in layers_of.get(id(inner), ())}
+        # Nor does the twin of a layer made of layers, such as an attention, follow from where their weights are.
+        parts = any(True for _ in getattr(step.layer, "_flatten_layers", list)()) and (
+            len(several) > 1 or len(list(step.layer._flatten_layers())) > 1
+        )
+        if held_too - {id(step.layer)} or (parts and find_layout(step.layer) is None):
+            modules.pop(id(step.layer), None)
     return dict(modules)
+
+
+def _module_of(name: str) -> str:
+    """Return the module of a tensor; a parametrization, such as weight_norm, is a module within it."""
+    parts = name.split(".")
+    return ".".join(parts[: parts.index("parametrizations") if "parametrizations" in parts else -1])
 
 
 @contextmanager
 def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Let both models run without their statistics, their modes or PyTorch's random numbers being changed.
+    """Let both models run without their statistics, modes and attributes or PyTorch's random numbers being changed.
 
     Args:
         keras_model: The Keras model.
         torch_model: The twin.
-        training: Put the twin into training mode, except for modules whose output is random there.
+        training: Put the twin into training mode, unless it is, except for modules whose output is random there.
     """
     buffers = [(buffer, buffer.clone()) for buffer in torch_model.buffers()]
     state = [(variable, variable.numpy()) for variable in keras_model.non_trainable_variables] if training else []
-    modes = [(module, module.training) for module in torch_model.modules()]
+    losses = [(layer._losses, list(layer._losses)) for layer in keras_model._flatten_layers()]
+    modules = list(torch_model.modules())
+    modes = [module.training for module in modules]
+    plain = [vars(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    holders = [*plain, *(v for attributes in plain for v in attributes.values() if isinstance(v, dict | list | set))]
+    contents = [copy.copy(holder) for holder in holders]
+    for attributes in plain:  # a hook on gradients wraps what its module takes and returns
+        attributes["_backward_hooks"].clear()
+        attributes["_backward_pre_hooks"].clear()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            if training:
-                for module, _ in modes:
-                    module.training = not isinstance(module, nn.modules.dropout._DropoutNd)
+            if training and not torch_model.training:
+                torch_model.train()
+            for module in modules if training else ():
+                module.training = module.training and not isinstance(module, nn.modules.dropout._DropoutNd)
             yield
     finally:
-        for module, mode in modes:
+        for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+        for holder, content in zip(holders, contents, strict=True):
+            holder.clear()
+            (holder.extend if isinstance(holder, list) else holder.update)(content)
         with torch.no_grad():
             for buffer, value in buffers:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
         for variable, value in state:
             variable.assign(value)
+        for collected, before in losses:
+            collected[:] = before
 
 
 def held_modules(modules: Mapping[int, list[nn.Module]]) -> list[nn.Module]:
@@ -264,13 +334,40 @@ class _Runner:
         self.pending[number] += 1
 
     def run(self, torch_model: nn.Module, inputs: Sequence[Tensor], held: Sequence[nn.Module]) -> Run:
-        calls, outputs = record(torch_model, inputs, held, self.watch, dropout=not self.training)
-        if [call.name for call in calls] != [call.name for call in self.run_.calls]:
-            raise ParityError(type(torch_model).__name__, ["its calls depend on the number of examples"])
+        calls, keys = self.run_.calls, self.graph.keys
+        _, _, outputs = record(torch_model, inputs, held, self.watch, not self.training, expected=calls, keys=keys)
         self.watch(len(calls), "in", outputs)
         while self.advance():
             pass
+        self.settle_misfits()
         return self.run_
+
+    def settle_misfits(self) -> None:
+        """Take what has no shape to compare as not seen where a layer that takes it is right all the same.
+
+        A twin may merge two axes into one, or return more from a module than it uses.
+        """
+        taken, made, steps = self.run_.taken, self.run_.made, self.graph.steps
+        takers: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for index, numbers in enumerate([*(step.inputs for step in steps), self.graph.outputs]):
+            for slot, number in enumerate(numbers):
+                takers[number].append((index, slot))
+
+        def right(index: int) -> bool:
+            seen = [made[number] for number in steps[index].outputs if number in made] if index < len(steps) else []
+            return bool(seen) and all(one.agrees for one in seen)
+
+        for number in sorted(made, reverse=True):  # of several in a row, the last first
+            if made[number].way == _MISFIT:
+                takes = [taken[taker] for taker in takers[number] if taker in taken]
+                same = [seen for seen in takes if seen.agrees and seen.way not in _BORDERS]
+                if same:
+                    made[number] = same[0]
+                elif any(right(index) for index, _ in takers[number]):
+                    del made[number]
+        for index, slot in list(taken):
+            if taken[index, slot].way == _MISFIT and right(index):
+                del taken[index, slot]
 
     def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:
         for number, position, taker in self.due.pop((call, when), []):
@@ -294,43 +391,27 @@ class _Runner:
         for number, value in zip(numbers, outputs, strict=True):
             self.note(number, value)
         if step is not None:
-            self.follow_order(step, inputs, outputs)
+            follow_order(step, inputs, outputs, self.run_.flattened)
         return True
 
     def note(self, number: int, value: Value) -> None:
         tensor, shaken = as_tensor(value.exact), as_tensor(value.shaken)
         self.run_.shapes[number] = tuple(tensor.shape)
-        noise = 0.0
-        if tensor.is_floating_point():
-            # At the least one unit of rounding of the largest element, should the draw be lucky.
-            least = torch.finfo(tensor.dtype).eps * largest(tensor)
-            noise = max(largest(tensor - shaken), least)
-        self.run_.noise[number] = noise
+        self.run_.noise[number] = noise_of(tensor, shaken)
         if self.pending[number]:
             self.values[number] = tensor
-
-    def follow_order(self, step: Step, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
-        """Remember which tensors hold flattened features, and the shape that they were flattened from."""
-        if isinstance(step.layer, keras.layers.Flatten):
-            shape = tuple(inputs[0].exact.shape)[1:]
-            if len(shape) > 1:
-                self.run_.flattened[step.outputs[0]] = shape
-        elif len(step.inputs) == len(step.outputs) == 1 and step.inputs[0] in self.run_.flattened:
-            shape = self.run_.flattened[step.inputs[0]]
-            mixes = isinstance(step.layer, keras.layers.Dense) and not step.is_activation
-            if not mixes and tuple(outputs[0].exact.shape)[1:] == (prod(shape),):
-                self.run_.flattened[step.outputs[0]] = shape
 
     def compare(
         self, number: int, twin: Tensor, when: str, taker: tuple[int, int] | None, module: nn.Module | None
     ) -> None:
         value = self.values[number]
         # What one layer returns the next takes; the version tells whether the tensor was overwritten in between.
-        key = (number, number_of(twin), twin._version)
+        known = -1 if twin.is_inference() else number_of(twin)
+        key = (number, known, twin._version if known >= 0 else 0)
         best = self.agreed.get(key)
         if best is None:
             best = self.closest(number, twin, module, window=when == "in")
-            if best.agrees and key[1] >= 0:
+            if best.agrees and known >= 0:
                 self.agreed[key] = best
         if taker is not None:
             self.run_.taken[taker] = best
@@ -351,10 +432,10 @@ class _Runner:
     def closest(self, number: int, twin: Tensor, module: nn.Module | None, window: bool) -> Seen:
         """Compare a Keras tensor and the twin's in each way that one can be laid over the other; return the best."""
         within = TIMES_NOISE * self.run_.noise[number]
-        best = Seen(inf, within, "shapes do not fit", tuple(twin.shape))
+        best = Seen(inf, within, _MISFIT, tuple(twin.shape))
         for view, candidate, way in views(self.values[number], twin, module, self.run_.flattened.get(number), window):
-            difference = largest(view - candidate)
-            if difference < best.difference:
+            difference = distance(view, candidate)
+            if best.way == _MISFIT or difference < best.difference:
                 best = best._replace(difference=difference, way=way)
             if best.agrees:
                 break
@@ -368,6 +449,42 @@ class _Runner:
                 seen = [one or self.run_.made.get(n) for one, n in zip(seen, step.inputs, strict=True)]
                 return all(one is None or one.agrees for one in seen)
         return True
+
+
+def noise_of(exact: Tensor, shaken: Tensor) -> float:
+    """Return the rounding noise to expect in a tensor: its distance from one computed with other rounding errors.
+
+    It is at the least one unit of rounding of the largest element, should the draw be lucky.
+    """
+    if not exact.is_floating_point():
+        return 0.0
+    difference, size = largest(exact - shaken), largest(exact)
+    if not isfinite(difference) or not isfinite(size):
+        finite = exact.isfinite() & shaken.isfinite()
+        difference, size = largest((exact - shaken)[finite]), largest(exact[finite])
+    return max(difference, torch.finfo(exact.dtype).eps * size)
+
+
+def follow_order(
+    step: Step, inputs: Sequence[Value], outputs: Sequence[Value], flattened: dict[int, tuple[int, ...]]
+) -> None:
+    """Enter the outputs of a step that hold flattened features, with the shape that they were flattened from.
+
+    Args:
+        step: The step. Features keep their order up to the first Dense layer, which mixes them.
+        inputs: What it takes.
+        outputs: What it returns.
+        flattened: By number of a tensor: the shape (*spatial, channels).
+    """
+    if len(step.inputs) != 1 or len(step.outputs) != 1:
+        return
+    shape, result = tuple(inputs[0].exact.shape)[1:], tuple(outputs[0].exact.shape)[1:]
+    mixes = isinstance(step.layer, keras.layers.Dense) and not step.is_activation
+    if isinstance(step.layer, keras.layers.Flatten):
+        if len(shape) > 1:
+            flattened[step.outputs[0]] = shape
+    elif step.inputs[0] in flattened and not mixes and result == (prod(flattened[step.inputs[0]]),):
+        flattened[step.outputs[0]] = flattened[step.inputs[0]]
 
 
 def views(
@@ -394,6 +511,8 @@ def views(
         if window:
             for view, _ in orders:
                 yield from _windows(value, view)
+        if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape:
+            yield value, twin.transpose(0, 1), ""  # time before examples
     elif value.shape == twin.shape:
         yield value, twin, ""
         if flattened and value.shape[1] == prod(flattened):
@@ -401,7 +520,7 @@ def views(
             yield (
                 value,
                 twin.unflatten(1, (channels, *spatial)).movedim(1, -1).flatten(1),
-                "flattened channels first",
+                CHANNELS_FIRST_FEATURES,
             )
     elif value.numel() == twin.numel() and value.shape[:1] == twin.shape[:1]:
         plain = [size for size in value.shape[1:] if size > 1]
@@ -409,10 +528,28 @@ def views(
             yield value.flatten(), twin.flatten(), ""
         elif twin.ndim == 2 < value.ndim:
             yield value.flatten(1), twin, "flattened"
-            yield value.movedim(-1, 1).flatten(1), twin, "flattened channels first"
+            yield value.movedim(-1, 1).flatten(1), twin, CHANNELS_FIRST_FEATURES
         elif value.ndim == 2 < twin.ndim:
             yield value, twin.movedim(1, -1).flatten(1), "not flattened"
             yield value, twin.flatten(1), "not flattened"
+        else:
+            yield value.flatten(1), twin.movedim(1, -1).flatten(1), ""
+            yield value.flatten(1), twin.flatten(1), ""
+    if value.ndim > 1 and twin.ndim > 1 and value.shape[0] != twin.shape[0]:
+        yield from _other_batches(value, twin, module, flattened)
+
+
+def _other_batches(
+    value: Tensor, twin: Tensor, module: nn.Module | None, flattened: tuple[int, ...] | None
+) -> Iterator[tuple[Tensor, Tensor, str]]:
+    """Yield ways to lay over one another what has as many examples as steps of time, or as calls, in the twin."""
+    for axes in range(2, value.ndim):
+        if prod(value.shape[:axes]) == twin.shape[0]:
+            yield from views(value.flatten(0, axes - 1), twin, module, None)
+    calls = twin.shape[0] / value.shape[0]
+    if calls in (2, 3, 4) and twin.shape[1:].numel() == value.shape[1:].numel():
+        for part in twin.split(value.shape[0]):
+            yield from views(value, part, module, flattened)
 
 
 def _windows(value: Tensor, view: Tensor) -> Iterator[tuple[Tensor, Tensor, str]]:
@@ -431,7 +568,7 @@ def _windows(value: Tensor, view: Tensor) -> Iterator[tuple[Tensor, Tensor, str]
         part = large
         for axis, start in zip(axes, offset, strict=True):
             part = part.narrow(axis, start, small.shape[axis])
-        yield (value, part, "with a border") if large is view else (part, view, "without a border")
+        yield (value, part, _BORDERS[0]) if large is view else (part, view, _BORDERS[1])
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -441,6 +578,16 @@ def as_tensor(value: Any) -> Tensor:
     if keras.backend.backend() == "tensorflow" and "CPU" in value.device:
         return torch.from_dlpack(value)
     return torch.from_numpy(np.array(value))
+
+
+def distance(value: Tensor, twin: Tensor) -> float:
+    """Return the largest absolute difference of two tensors; infinity and NaN agree with their like."""
+    value, twin = (tensor if tensor.is_floating_point() else tensor.double() for tensor in (value, twin))
+    difference = value - twin
+    size = largest(difference)
+    if isfinite(size):
+        return size
+    return largest(difference.masked_fill((value == twin) | (value.isnan() & twin.isnan()), 0))
 
 
 def largest(tensor: Tensor) -> float:

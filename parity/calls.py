@@ -1,8 +1,11 @@
 """What a PyTorch model calls while it runs: its modules, and the functions between them."""
 
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
+
+from parity.faults import ParityError
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,9 @@ _DROPOUTS = frozenset(
         nn.functional.feature_alpha_dropout,
     }
 )
+
+
+_OTHER_CALLS = "what it calls depends on the number of examples, or on their values, or on chance"
 
 
 class Call(NamedTuple):
@@ -58,11 +64,13 @@ def record(
     whole: Collection[nn.Module] = (),
     watch: Watcher | None = None,
     dropout: bool = True,
-) -> tuple[list[Call], list[Tensor]]:
+    expected: Sequence[Call] | None = None,
+    keys: Sequence[str] = (),
+) -> tuple[list[Call], list[int], list[Tensor]]:
     """Run a PyTorch model and record its calls in their order.
 
     A module without modules in it counts as one call, and so does one in ``whole``; what happens within is not
-    recorded. The model is not changed.
+    recorded. The model is not changed. What ``torch.compile`` made of it runs as it was before.
 
     Args:
         model: The model; it runs in the mode (training or evaluation) that it is in.
@@ -70,41 +78,71 @@ def record(
         whole: Modules that count as one call although they have modules in them.
         watch: Called before and after each call. It must not change the tensors, and not keep them: a later call may
             overwrite them.
-        dropout: Whether functions such as ``F.dropout`` drop anything; modules do as their mode says.
+        dropout: Whether functions such as ``F.dropout`` drop anything.
+        expected: The calls as they were recorded before. A watcher needs them: whether a function is a call, or returns
+            no tensor, as ``x.size()`` does, shows only when it has run.
+        keys: If the model returns a dictionary with these keys, the outputs are in the order of these.
 
     Returns:
-        The calls, and the model's outputs as a flat list.
+        The calls, the numbers of the model's outputs, and the outputs as a flat list.
+
+    Raises:
+        ParityError: If the model fails, or its calls are not those that were expected.
     """
-    names = {id(module): name for name, module in model.named_modules(remove_duplicate=True)}
-    ends = {id(module) for module in model.modules() if not any(True for _ in module.children())}
-    ends |= {id(module) for module in whole}
-    recorder = _Recorder(watch, names, ends, dropout)
-    for tensor in inputs:
-        recorder.number(tensor)
-    with recorder.listening(), recorder:
-        outputs = model(*inputs)
-    return recorder.calls, [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    recorder = _Recorder(model, whole, watch, expected)
+    with recorder.listening():
+        for tensor in inputs:
+            recorder.number(tensor)
+        try:
+            with nullcontext() if dropout else _DroppingNothing(), recorder:
+                outputs = model(*inputs)
+        except ParityError:
+            raise
+        except Exception as error:
+            where = f" in {recorder.failed}" if recorder.failed else ""
+            raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}") from error
+        if recorder.due() is not None:
+            raise recorder.fault(_OTHER_CALLS)
+        if isinstance(outputs, Mapping) and set(outputs) == set(keys):
+            outputs = [outputs[key] for key in keys]
+        leaves = _tensors_in(outputs)
+        return recorder.calls, list(map(number_of, leaves)), leaves
 
 
 def number_of(tensor: Tensor) -> int:
-    """Return the number of a tensor that a recorded model computed, -1 for any other."""
+    """Return the number of a tensor that a model computes while it is recorded, -1 for any other."""
     return getattr(tensor, _TAG, -1)
 
 
 class _Recorder(TorchFunctionMode):
-    """Numbers every tensor as it is computed; the number stays with the tensor as an attribute."""
+    """Numbers every tensor as it is computed; the number stays with the tensor as an attribute while it listens."""
 
-    def __init__(self, watch: Watcher | None, names: dict[int, str], ends: set[int], dropout: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        whole: Collection[nn.Module],
+        watch: Watcher | None,
+        expected: Sequence[Call] | None,
+    ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.model = model
         self.watch = watch
-        self.names = names
-        self.ends = ends
+        self.expected = expected
+        self.names = {id(module): name for name, module in model.named_modules()}
+        ends = [module for module in model.modules() if not any(True for _ in module.children())]
+        # A model of the reader's own without modules is all functions.
+        if ends == [model] and not type(model).__module__.startswith("torch.nn"):
+            ends = []
+        self.ends = {id(module): module for module in (*ends, *whole)}
         self.calls: list[Call] = []
         self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []  # module, its inputs, their numbers
+        self.failed = ""
+        self.numbered: list[weakref.ref[Tensor]] = []
         self.count = 0
 
     def number(self, tensor: Tensor) -> int:
+        if not hasattr(tensor, _TAG):
+            self.numbered.append(weakref.ref(tensor))
         setattr(tensor, _TAG, self.count)
         self.count += 1
         return self.count - 1
@@ -112,17 +150,37 @@ class _Recorder(TorchFunctionMode):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Listen to all modules while a model runs; hooks of the modules themselves are left alone."""
-        handles = [register_module_forward_pre_hook(self.enter), register_module_forward_hook(self.leave)]
+        handles = [
+            register_module_forward_pre_hook(self.enter_scripted),
+            register_module_forward_hook(self.leave, always_call=True),
+        ]
         try:
-            yield
+            for module in self.ends.values():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(module.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True))
+            with ExitStack() as stack:
+                if any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in self.model.modules()):
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
+                yield
         finally:
             for handle in handles:
                 handle.remove()
+            for tensor in (reference() for reference in self.numbered):
+                if tensor is not None:
+                    delattr(tensor, _TAG)
 
-    def enter(self, module: nn.Module, args: Any) -> None:
-        if self.inside or id(module) not in self.ends or id(module) not in self.names:
+    def fault(self, text: str) -> ParityError:
+        return ParityError(type(self.model).__name__, [text])
+
+    def enter_scripted(self, module: nn.Module, args: Any) -> None:
+        """Enter a scripted module: it takes no hook of its own, which alone is given keywords."""
+        if id(module) in self.ends and isinstance(module, torch.jit.ScriptModule):
+            self.enter(module, args)
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if self.inside:
             return
-        tensors = _tensors(args)
+        tensors = _tensors_in((args, kwargs))
         self.inside.append((id(module), tensors, tuple(map(number_of, tensors))))
         self.notify("in", tensors)
 
@@ -131,25 +189,34 @@ class _Recorder(TorchFunctionMode):
             return
         rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else None
         _, tensors, numbers = self.inside.pop()
-        self.add(self.names[id(module)], module, tensors, numbers, _tensors(output), rate)
+        name = self.names[id(module)]
+        if output is None:  # it failed, and whoever called it may go on
+            self.failed = name
+            return
+        self.add(name, module, tensors, numbers, _tensors_in(output), rate)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.inside:
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        tensors = _tensors((args, kwargs))
+        name = getattr(func, "__name__", "").strip("_")
+        # x.T and the like are attributes: their function is called __get__, that of any attribute.
+        name = "permute" if name == "get" else name
+        tensors = _tensors_in((args, kwargs))
         numbers = tuple(map(number_of, tensors))
-        if any(number >= 0 for number in numbers):
+        known = any(number >= 0 for number in numbers)
+        if known and self.expected is not None and name == self.due():
             self.notify("in", tensors)
         rate = _rate(func, args, kwargs)
-        # A function that drops nothing returns a tensor of its own, as one that drops does.
-        output = func(*args, **kwargs) if rate is None or self.dropout else tensors[0].clone()
-        results = _tensors(output)
-        if results and any(number >= 0 for number in numbers):
-            # x.T and the like are attributes: their function is called __get__, that of any attribute.
-            self.add("permute" if name == "__get__" else name.strip("_"), None, tensors, numbers, results, rate)
+        output = func(*args, **kwargs)
+        results = tensors[:1] if name == "setitem" else _tensors_in(output)
+        if results and known:
+            self.add(name, None, tensors, numbers, results, rate)
         return output
+
+    def due(self) -> str | None:
+        """Return the name of the call that is expected next, None if none is."""
+        return self.expected[len(self.calls)].name if len(self.calls) < len(self.expected or ()) else None
 
     def add(
         self,
@@ -160,6 +227,8 @@ class _Recorder(TorchFunctionMode):
         outputs: list[Tensor],
         rate: float | None,
     ) -> None:
+        if self.expected is not None and name != self.due():
+            raise self.fault(_OTHER_CALLS)
         self.notify("out", outputs)
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
         overwrites = any(output is tensor for output in outputs for tensor in inputs)
@@ -172,6 +241,16 @@ class _Recorder(TorchFunctionMode):
                 self.watch(len(self.calls), when, tensors)
 
 
+class _DroppingNothing(TorchFunctionMode):
+    """Within it, functions such as ``F.dropout`` drop nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _DROPOUTS:
+            return func(*args, **(kwargs or {}))
+        # It returns a tensor of its own, as one that drops does.
+        return _tensors_in((args, kwargs))[0].clone()
+
+
 def _rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
     """Return the rate of a call of dropout, None of any other function."""
     if func not in _DROPOUTS:
@@ -180,7 +259,7 @@ def _rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | 
     return float(given.get("p", 0.5))
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def _tensors_in(tree: Any) -> list[Tensor]:
     if isinstance(tree, Tensor):
         return [tree]
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

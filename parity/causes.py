@@ -166,6 +166,9 @@ def causes_before(case: Case) -> Iterator[Cause]:
             if case.explains(other):
                 yield _cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
                 return
+    if case.twin.dtype != value.dtype and case.explains(value.to(case.twin.dtype)):
+        yield _cause("precision", f"the twin computes in {str(case.twin.dtype).removeprefix('torch.')}")
+        return
     scaled = _scale(case)
     if scaled:
         yield _cause("input scaled", scaled)
@@ -733,7 +736,7 @@ def _scale(case: Case) -> str:
     for view, twin, _ in views(case.value, case.twin, None, None):
         x, y = view.double().flatten(), twin.double().flatten()
         spread = (x - x.mean()).square().sum()
-        if not bool(spread > 0):
+        if not bool(spread > 0) or not bool(y.isfinite().all()):
             continue
         factor = float(((x - x.mean()) * (y - y.mean())).sum() / spread)
         offset = float(y.mean() - factor * x.mean())

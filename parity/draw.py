@@ -190,3 +190,28 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
     axes.set_xlabel("largest |Keras - PyTorch| of the output")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def squares(axes: Axes, filled: pd.DataFrame, groups: Sequence[str]) -> None:
+    """Draw a table of truth values as squares, filled where they are true, with the groups of rows side by side.
+
+    Args:
+        axes: Where to draw. A column of the table becomes a line of squares; its name is written at the left.
+        filled: Truth values.
+        groups: The group of each row of the table; the groups' names stand above, in sorted order.
+    """
+    order = np.argsort(np.asarray(groups), kind="stable")
+    values, sorted_groups = filled.to_numpy()[order].T, np.asarray(groups)[order]
+    for value, color in ((True, DARK), (False, "white")):
+        rows, columns = np.nonzero(values == value)
+        axes.plot(columns, rows, "s", color=color, markeredgecolor=MIDDLE, markersize=7)
+    for group in np.unique(sorted_groups):
+        places = np.flatnonzero(sorted_groups == group)
+        axes.axvline(places[-1] + 0.5, color="black", linewidth=0.8)
+        axes.text(places.mean(), -0.75, group, ha="center", fontsize=10)
+    axes.set_yticks(range(len(values)), filled.columns)
+    axes.set_xticks([])
+    axes.set_xlim(-0.6, len(order) - 0.4)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.tick_params(length=0)
+    axes.spines[["top", "right"]].set_visible(False)

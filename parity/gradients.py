@@ -6,7 +6,8 @@ Only TensorFlow as Keras's backend is covered. Both models are kept whole in mem
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from parity.calls import record
+from parity.calls import Call, record
+from parity.faults import ParityError
 from parity.graph import Graph, walk
 from parity.pairing import Pairing, Spot
 
@@ -72,13 +73,15 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray]) -> KerasGradients | N
             weights[path] = _dense(exact), _dense(shaken)
     sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
     outputs = [_dense(end.exact) for end in ends]
-    return KerasGradients(tensors, sizes, weights, outputs, [torch.from_numpy(factor) for factor in factors])
+    return KerasGradients(tensors, sizes, weights, outputs, list(map(_dense, factors)))
 
 
 def twin_gradients(
     model: nn.Module,
     inputs: Sequence[Tensor],
     held: Sequence[nn.Module],
+    graph: Graph,
+    calls: Sequence[Call],
     pairing: Pairing,
     keras_side: KerasGradients,
     lay: Any,
@@ -89,6 +92,8 @@ def twin_gradients(
         model: The twin.
         inputs: Its inputs.
         held: The modules that hold weights.
+        graph: The Keras model.
+        calls: What the twin calls.
         pairing: Where each Keras tensor can be seen.
         keras_side: The Keras model's outputs, and the factors to weigh them with.
         lay: Takes a Keras tensor and the twin's and yields ways to lay one over the other.
@@ -107,22 +112,30 @@ def twin_gradients(
                     tensor.register_hook(lambda gradient, number=number: seen.__setitem__(number, gradient.clone()))
 
     with torch.enable_grad():
-        _, outputs = record(model, inputs, held, watch, dropout=False)
+        _, _, outputs = record(model, inputs, held, watch, dropout=False, expected=calls, keys=graph.keys)
+        watch(len(calls), "in", outputs)
         terms = []
         for value, output, factor in zip(keras_side.outputs, outputs, keras_side.factors, strict=False):
             way = next(iter(lay(value, output)), None)
             if way is not None and way[0].shape == factor.shape:
                 terms.append((way[1] * factor).sum())
+        if len(terms) < len(keras_side.factors):  # without one of the outputs, every gradient is another
+            return {}, {}
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         loss = sum(terms)
         found: Sequence[Tensor | None] = [None] * len(parameters)
-        if isinstance(loss, Tensor) and loss.requires_grad:
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        if isinstance(loss, Tensor) and loss.requires_grad and parameters:
+            try:
+                found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            except RuntimeError as error:  # such as of a checkpoint, which runs parts of the model again
+                first = str(error).splitlines()[0]
+                raise ParityError(type(model).__name__, [f"its gradients cannot be computed: {first}"]) from error
     return seen, dict(zip(parameters, found, strict=True))
 
 
 def _dense(tensor: Any) -> Tensor:
     import tensorflow as tf
 
-    # The gradient of an Embedding is a list of rows until it is converted.
-    return torch.from_numpy(np.array(tf.convert_to_tensor(tensor)))
+    # The gradient of an Embedding is a list of rows until it is converted. NumPy has no bfloat16.
+    tensor = tf.convert_to_tensor(tensor)
+    return torch.from_numpy(np.array(tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor))

@@ -9,7 +9,9 @@ from parity.faults import ParityError
 
 import keras
 import numpy as np
+import torch
 from keras import tree
+from torch.utils._pytree import tree_leaves
 
 # Layers that add an activation of their own to what they compute.
 _WITH_ACTIVATION = (
@@ -39,6 +41,7 @@ RANDOM_IN_TRAINING = (
     keras.layers.AlphaDropout,
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
+    *(kind for name, kind in vars(keras.layers).items() if name.startswith("Random")),
 )
 
 
@@ -53,6 +56,7 @@ class Step(NamedTuple):
         inputs: Numbers of the tensors that it takes.
         outputs: Numbers of the tensors that it returns.
         node: Keras's own record of the call.
+        frozen: Whether the call, or that of a model that it is nested in, says ``training=False``.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Step(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     node: Any
+    frozen: bool
 
     @property
     def kind(self) -> str:
@@ -80,13 +85,15 @@ class Graph(NamedTuple):
 
     Attributes:
         steps: The calls of layers.
-        inputs: Numbers of the model's inputs.
-        outputs: Numbers of the model's outputs.
+        inputs: Numbers of the model's inputs, in the order of ``keras.Model.inputs``.
+        outputs: Numbers of the model's outputs, those of a dictionary in its order.
+        keys: The keys of the dictionary that the model returns, if it returns one.
     """
 
     steps: list[Step]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    keys: tuple[str, ...] = ()
 
     def producers(self) -> dict[int, Step]:
         """Return the step that each tensor comes from; a model's input comes from none."""
@@ -117,27 +124,29 @@ def keras_graph(model: keras.Model) -> Graph:
     steps: list[Step] = []
     calls: Counter[int] = Counter()
 
-    def add(name: str, node: Any, inputs: Sequence[int]) -> list[int]:
+    def add(name: str, node: Any, inputs: Sequence[int], frozen: bool) -> list[int]:
         calls[id(node.operation)] += 1
         if calls[id(node.operation)] > 1:
             name += f" (call {calls[id(node.operation)]})"
         outputs = [next(numbers) for _ in node.outputs]
-        steps.append(Step(name, node.operation, False, tuple(inputs), tuple(outputs), node))
+        steps.append(Step(name, node.operation, False, tuple(inputs), tuple(outputs), node, frozen))
         if steps[-1].has_activation:
             inputs, outputs = outputs, [next(numbers) for _ in node.outputs]
-            steps.append(Step(f"{name} activation", node.operation, True, tuple(inputs), tuple(outputs), node))
+            steps.append(Step(f"{name} activation", node.operation, True, tuple(inputs), tuple(outputs), node, frozen))
         return outputs
 
-    def visit(model: Any, inputs: Sequence[int], prefix: str) -> list[int]:
+    def visit(model: Any, inputs: Sequence[int], prefix: str, frozen: bool) -> list[int]:
         known = {id(tensor): number for tensor, number in zip(model.inputs, inputs, strict=True)}
         for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
+            # Of several calls of one layer, Keras may have the last first.
+            for node in sorted(model._nodes_by_depth[depth], key=_number_of_call):
                 if node.is_input or any(id(tensor) not in known for tensor in node.input_tensors):
                     continue
                 taken = [known[id(tensor)] for tensor in node.input_tensors]
                 nested = functional(node.operation)
                 name = prefix + node.operation.name
-                outputs = add(name, node, taken) if nested is None else visit(nested, taken, f"{name}/")
+                here = frozen or node.arguments.kwargs.get("training") is False
+                outputs = add(name, node, taken, here) if nested is None else visit(nested, taken, f"{name}/", here)
                 known.update(zip((id(tensor) for tensor in node.outputs), outputs, strict=True))
         return [known[id(tensor)] for tensor in model.outputs]
 
@@ -148,15 +157,29 @@ def keras_graph(model: keras.Model) -> Graph:
             [f"a {type(model).__name__} has no graph; only a Functional or a built Sequential model can be traced"],
         )
     inputs = [next(numbers) for _ in graph.inputs]
-    outputs = visit(graph, inputs, "")
-    return Graph(steps, tuple(inputs), tuple(outputs))
+    outputs = dict(zip(map(id, graph.outputs), visit(graph, inputs, "", False), strict=True))
+    struct = graph._outputs_struct  # graph.outputs has those of a dictionary in the order of its keys
+    keys = tuple(struct) if isinstance(struct, dict) else ()
+    return Graph(steps, tuple(inputs), tuple(outputs[id(tensor)] for tensor in tree_leaves(struct)), keys)
+
+
+def _number_of_call(node: Any) -> int:
+    """Return how many calls of a layer precede one."""
+    return next((i for i, other in enumerate(node.operation._inbound_nodes) if other is node), 0)
 
 
 def functional(model: Any) -> Any:
     """Return the Functional model that a Functional or a built Sequential model is, else None."""
-    if isinstance(model, keras.Sequential):
-        return model._functional
-    return model if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth") else None
+    own_call = next((kind for kind in type(model).__mro__ if "call" in vars(kind)), object)
+    if not isinstance(model, keras.Model) or not own_call.__module__.startswith("keras."):
+        return None
+    return (
+        model._functional
+        if isinstance(model, keras.Sequential)
+        else model
+        if hasattr(model, "_nodes_by_depth")
+        else None
+    )
 
 
 def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[Any]:
@@ -175,7 +198,7 @@ def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[
     by_identity = {id(tensor): value for tensor, value in zip(step.node.input_tensors, values, strict=True)}
     args, kwargs = step.node.arguments.fill_in(by_identity)
     if getattr(step.layer, "_call_has_training_arg", False):
-        kwargs["training"] = training and not isinstance(step.layer, RANDOM_IN_TRAINING)
+        kwargs["training"] = training and not step.frozen and not isinstance(step.layer, RANDOM_IN_TRAINING)
     if step.has_activation:
         # Keras computes it in one go; there is no other way to see what precedes the activation.
         with mock.patch.object(step.layer, "activation", None):
@@ -197,7 +220,8 @@ def walk(
 
     Every floating-point tensor is computed twice: as it is, and with each element of every tensor before it moved at
     random by up to one unit of rounding of that tensor's largest element. How far the two are apart is the noise to
-    expect there: it grows with the depth and with the weights, as that of real rounding does.
+    expect there: it grows with the depth and with the weights, as that of real rounding does. Inputs move away from 0
+    only, and do not leave it: a mask or a whole number stays what it is.
 
     Args:
         graph: The model.
@@ -216,6 +240,9 @@ def walk(
 
     first = [keras.ops.convert_to_tensor(array) for array in x]
     values = {number: value_of(tensor, tensor) for number, tensor in zip(graph.inputs, first, strict=True)}
+    for number, (exact, shaken) in values.items() if shake else ():
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(exact.dtype)):
+            values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(shaken - exact))
     yield None, list(values.values()), list(values.values())
     for index, step in enumerate(graph.steps):
         inputs = [values[number] for number in step.inputs]
@@ -250,9 +277,10 @@ def _has_float32_constants(step: Step) -> bool:
 
 def _shaken(tensor: Any, seed: int, coarse: bool) -> Any:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
-    if not dtype.startswith("float"):
+    if not keras.backend.is_float_dtype(dtype):
         return tensor
-    unit = np.finfo(dtype).eps
-    size = (max(unit, np.finfo(np.float32).eps) if coarse else unit) * keras.ops.max(keras.ops.abs(tensor))
+    unit = torch.finfo(getattr(torch, dtype)).eps
+    size = keras.ops.abs(tensor)
+    size = keras.ops.max(keras.ops.where(keras.ops.isfinite(size), size, keras.ops.zeros_like(size)))
     noise = keras.random.uniform(tensor.shape, -1, 1, dtype=dtype, seed=seed)
-    return tensor + noise * size
+    return tensor + noise * ((max(unit, torch.finfo(torch.float32).eps) if coarse else unit) * size)

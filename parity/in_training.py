@@ -1,12 +1,13 @@
 """What is right when a twin predicts and wrong when it trains: statistics, dropout, gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import inf, prod
 
 from parity.alongside import (
     TIMES_NOISE,
     Inputs,
     Run,
+    TwinInputs,
     held_modules,
     keras_inputs,
     largest,
@@ -40,7 +41,7 @@ def training_faults(
     torch_model: nn.Module,
     x: Inputs,
     mapping: pd.DataFrame,
-    torch_x: Sequence[Tensor] | None = None,
+    torch_x: TwinInputs = None,
 ) -> dict[int, str]:
     """Take one step of training in both models, without dropout, and compare what comes of it. Neither is changed.
 
@@ -57,7 +58,7 @@ def training_faults(
         data flow, as gradients go backwards.
     """
     arrays = keras_inputs(keras_model, x)
-    inputs = list(torch_x) if torch_x is not None else twin_inputs(torch_model, arrays)
+    inputs = twin_inputs(torch_model, arrays, torch_x)
     held = held_modules(modules_by_layer(run.graph, torch_model, mapping))
     names = dict(mapping.fillna("").astype(str).values)
     before = {w.path: w.numpy() for w in keras_model.non_trainable_variables}
@@ -66,7 +67,7 @@ def training_faults(
         if ours is None:
             return {}
         of_tensors, of_weights = twin_gradients(
-            torch_model, [tensor.clone() for tensor in inputs], held, run.pairing, ours, _lay
+            torch_model, inputs, held, run.graph, run.calls, run.pairing, ours, _lay
         )
         statistics = {i: fault for i in range(len(run.graph.steps)) if (fault := _other_statistics(run, i, before))}
     frozen = _frozen(run, torch_model, names, ours)
@@ -86,6 +87,7 @@ def _other_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> st
         return ""
     shape = run.shapes[run.graph.steps[index].inputs[0]]
     count = prod(shape) // shape[layer.axis]
+    calls = sum(step.layer is layer for step in run.graph.steps)
     flattened = run.flattened.get(run.graph.steps[index].inputs[0])
     for variable, buffer, n in (
         (layer.moving_mean, module.running_mean, inf),
@@ -93,7 +95,7 @@ def _other_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> st
     ):
         old, new = (torch.from_numpy(value.copy()) for value in (before[variable.path], variable.numpy()))
         # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
-        due = new + (new - layer.momentum * old) / (n - 1) if n > 1 else new
+        due = new + (new - layer.momentum**calls * old) / (n - 1) if n > 1 and not torch.equal(new, old) else new
         within = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))
         within += 4 * run.noise[run.graph.steps[index].inputs[0]] * max(1.0, largest(due) ** 0.5)
         ways = views(due[None], buffer[None], None, flattened)
@@ -155,7 +157,8 @@ def _other_gradients(
         for weight in [] if step.is_activation else getattr(step.layer, "weights", []):
             pair, key = ours.weights.get(weight.path), names.get(weight.path, "")
             place = (find_layout(step.layer) or {}).get(weight.name)
-            if pair is None or place is None or key not in of_weights:
+            # What else a module holds, such as the parts of a parametrization, has another gradient.
+            if pair is None or place is None or key not in of_weights or key.split(".")[-1] != place.tensor:
                 continue
             before = ours.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
             terms = float(before.abs().sum()) * max(1.0, *(ours.sizes.get(number, 1.0) for number in step.inputs))

@@ -117,6 +117,13 @@ class _Pairer:
         self.held = {index for index, call in enumerate(self.calls) if id(call.module) in held}
         self.used = self.held | {len(calls)}
         self.result = Pairing({}, {}, {}, {})
+        # By number of a tensor: the calls of modules with weights that it comes from directly, -1, -2, ... for the
+        # inputs; None if a layer that a Keras tensor comes from has no such call.
+        self.ours: dict[int, frozenset[int] | None] = {n: frozenset({-1 - at}) for at, n in enumerate(graph.inputs)}
+        self.theirs: dict[int, frozenset[int]] = {-1: frozenset()}
+        for index, call in enumerate(self.calls):
+            behind = frozenset({index}) if index in self.held else self.held_behind(*call.inputs)
+            self.theirs.update(dict.fromkeys(call.outputs, behind))
         for slot in range(min(len(graph.outputs), len(returned))):
             self.result.taken[len(graph.steps), slot] = Spot(len(calls), "in", slot)
 
@@ -131,18 +138,30 @@ class _Pairer:
         return self.result
 
     def pair_by_modules(self) -> None:
-        """Pair each layer with weights with the module or modules that hold them, call by call."""
+        """Pair each layer with weights with the module or modules that hold them, call by call.
+
+        The twin may call a shared module in another order: a call that takes what comes from the right modules is the
+        layer's, else the first that is left.
+        """
         calls_of: dict[int, list[int]] = defaultdict(list)
         for index, call in enumerate(self.calls):
             calls_of[id(call.module)].append(index)
-        steps_of: dict[int, list[int]] = defaultdict(list)
+        free = {
+            layer: list(zip(calls_of[id(several[0])], calls_of[id(several[-1])], strict=False))
+            for layer, several in self.modules.items()
+        }
         for index, step in enumerate(self.steps):
+            each = [self.ours[number] for number in step.inputs]
+            behind = None if None in each else frozenset().union(*each)
             if not step.is_activation and id(step.layer) in self.modules:
-                steps_of[id(step.layer)].append(index)
-        for layer, steps in steps_of.items():
-            first, last = self.modules[layer][0], self.modules[layer][-1]
-            for step, enter, leave in zip(steps, calls_of[id(first)], calls_of[id(last)], strict=False):
-                self.match(step, enter, leave)
+                calls = free[id(step.layer)]
+                same = [both for both in calls if self.held_behind(*self.calls[both[0]].inputs) == behind]
+                behind = None
+                for both in (same or calls)[:1]:
+                    calls.remove(both)
+                    self.match(index, *both)
+                    behind = frozenset({both[1]})
+            self.ours.update(dict.fromkeys(step.outputs, behind))
 
     def match(self, step: int, first: int, last: int) -> None:
         self.result.twins[step] = (first, last)
@@ -156,13 +175,13 @@ class _Pairer:
         """Yield (number of an input of the step, position of the same input of the call)."""
         inputs, numbers = self.steps[step].inputs, self.calls[call].inputs
         if self.calls[call].module is not None and len(inputs) == 1:
-            yield 0, 0
+            if numbers:
+                yield 0, 0
             return
         free = [position for position, number in enumerate(numbers) if number >= 0]
         left = []
         for slot, number in enumerate(inputs):
-            behind = self.twins_behind(number)
-            same = [at for at in free if behind is not None and self.held_behind(numbers[at]) == behind]
+            same = [at for at in free if self.held_behind(numbers[at]) == self.ours[number]]
             if same:
                 free.remove(same[0])
                 yield slot, same[0]
@@ -173,29 +192,14 @@ class _Pairer:
 
     def may_come_from(self, number: int, keras_number: int) -> bool:
         """Tell whether a tensor of the twin may be a Keras tensor, although they come from different modules."""
-        if self.twins_behind(keras_number) is None:
+        if self.ours[keras_number] is None:
             return True
         step = self.producer.get(keras_number)
         return step is not None and step not in self.result.twins and self.origin(number, self.steps[step]) is not None
 
-    def twins_behind(self, number: int) -> frozenset[int] | None:
-        """Return the calls of modules with weights that a Keras tensor comes from directly, None if one has no call."""
-        if number not in self.producer:
-            return frozenset()
-        step = self.producer[number]
-        if not self.steps[step].is_activation and id(self.steps[step].layer) in self.modules:
-            return frozenset({self.result.twins[step][1]}) if step in self.result.twins else None
-        behind = [self.twins_behind(taken) for taken in self.steps[step].inputs]
-        return None if None in behind else frozenset().union(*behind)
-
-    def held_behind(self, number: int) -> frozenset[int]:
-        """Return the calls of modules with weights that a tensor of the twin comes from directly."""
-        if number not in self.source:
-            return frozenset()
-        call = self.source[number][0]
-        if call in self.held:
-            return frozenset({call})
-        return frozenset().union(*map(self.held_behind, self.calls[call].inputs))
+    def held_behind(self, *numbers: int) -> frozenset[int]:
+        """Return the calls of modules with weights, or the inputs, that tensors of the twin come from directly."""
+        return frozenset().union(*(self.theirs.get(number, frozenset({-1 - number})) for number in numbers))
 
     def comes_from(self, number: int, call: int) -> bool:
         """Tell whether a tensor is the result of a call, perhaps in another order."""

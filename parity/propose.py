@@ -16,9 +16,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isfinite, prod
 from typing import Any, NamedTuple
 
-from parity.alongside import Inputs, as_tensor, keras_inputs, twin_inputs, unchanged, views
+from parity.alongside import (
+    CHANNELS_FIRST_FEATURES,
+    TIMES_NOISE,
+    Inputs,
+    as_tensor,
+    follow_order,
+    keras_inputs,
+    largest,
+    noise_of,
+    twin_inputs,
+    unchanged,
+    views,
+)
 from parity.faults import ParityError
-from parity.graph import Graph, Step, Value, keras_graph, walk
+from parity.graph import Graph, Value, keras_graph, walk
 from parity.layouts import Place, covered_layers, find_layout
 from parity.mapping import COLUMNS, Proposal
 
@@ -28,8 +40,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-# As in parity.alongside: rounding errors were drawn once, those of another run may be some times as large.
-_TIMES_NOISE = 32
 # A few examples show all; the copy runs once for each round.
 _EXAMPLES = 2
 # How many candidates to try in all before ties are left to the reader.
@@ -41,7 +51,6 @@ _ON_FEATURES = (
     keras.layers.LayerNormalization,
     keras.layers.PReLU,
 )
-_CHANNELS_FIRST = "flattened channels first"
 # What follows the part in the name of a failure in a later call.
 _CALL = " (call "
 # Tensors that may be there although the Keras layer has no such weight, and what they hold then.
@@ -158,7 +167,7 @@ def _parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, _Part], list[
                 known.taken.append(_taken(part, inputs[0], order, behind))
                 behind |= {part.label}
         before |= dict.fromkeys(step.outputs, behind)
-        _follow_order(step, inputs, outputs, flattened)
+        follow_order(step, inputs, outputs, flattened)
     if not parts and not faults:
         faults["the Keras model has no weights"] = None
     return parts, list(faults)
@@ -192,8 +201,7 @@ def _taken(part: _Part, value: Value, flattened: tuple[int, ...] | None, before:
     exact, shaken = as_tensor(value.exact), as_tensor(value.shaken)
     if not exact.is_floating_point():
         return _Taken(exact, 0.0, None, before)
-    least = torch.finfo(exact.dtype).eps * _largest(exact)
-    within = _TIMES_NOISE * max(_largest(exact - shaken), least)
+    within = TIMES_NOISE * noise_of(exact, shaken)
     return _Taken(exact, within if isfinite(within) else 0.0, flattened, before)
 
 
@@ -202,20 +210,6 @@ def _depthwise(layer: keras.Layer, x: Any) -> Any:
     return keras.ops.depthwise_conv(
         x, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
     )
-
-
-def _follow_order(
-    step: Step, inputs: Sequence[Value], outputs: Sequence[Value], flattened: dict[int, tuple[int, ...]]
-) -> None:
-    """Remember which tensors hold flattened features, up to the first Dense, and what shape they had."""
-    if len(step.inputs) != 1 or len(step.outputs) != 1:
-        return
-    shape, result = tuple(inputs[0].exact.shape)[1:], tuple(outputs[0].exact.shape)[1:]
-    mixes = isinstance(step.layer, keras.layers.Dense) and not step.is_activation
-    if isinstance(step.layer, keras.layers.Flatten) and len(shape) > 1:
-        flattened[step.outputs[0]] = shape
-    elif step.inputs[0] in flattened and not mixes and result == (prod(flattened[step.inputs[0]]),):
-        flattened[step.outputs[0]] = flattened[step.inputs[0]]
 
 
 def _dtype(model: keras.Model) -> torch.dtype:
@@ -448,7 +442,7 @@ class _Search:
         _, way = self.nearest(taken, name, takes)
         if way is None:
             return False
-        self.flattened[label, name] = taken.flattened if way == _CHANNELS_FIRST else None
+        self.flattened[label, name] = taken.flattened if way == CHANNELS_FIRST_FEATURES else None
         return True
 
     def nearest(self, taken: _Taken, name: str, takes: dict[str, list[Tensor]]) -> tuple[float, str | None]:
@@ -464,7 +458,7 @@ class _Search:
     def differences(self, taken: _Taken, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
         """Yield each way to compare what a part takes with what a module takes: (largest difference, way)."""
         for a, b, way in views(taken.value, tensor, self.twin.module(name), taken.flattened, window=True):
-            yield _largest(a - b), way
+            yield largest(a - b), way
 
     def unclear(self, label: str, ready: list[_Taken], name: str, takes: dict[str, list[Tensor]]) -> bool:
         """Tell whether flattened features agree in both orders, although these differ."""
@@ -625,13 +619,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors of the twin differ by rounding only, which nobody has measured here."""
     if not a.is_floating_point():
         return torch.equal(a, b)
-    return a.shape == b.shape and _largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * _largest(a)
-
-
-def _largest(tensor: Tensor) -> float:
-    """Return the largest absolute value of a tensor; infinity if it holds NaN."""
-    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-    return largest if isfinite(largest) else inf
+    return a.shape == b.shape and largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * largest(a)
 
 
 # --- What the reader gets -------------------------------------------------------------------------------------------

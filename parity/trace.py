@@ -3,7 +3,19 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from parity.alongside import TIMES_NOISE, Inputs, Run, Seen, as_tensor, keras_inputs, run_both, unchanged, views
+from parity.alongside import (
+    CHANNELS_FIRST_FEATURES,
+    TIMES_NOISE,
+    Inputs,
+    Run,
+    Seen,
+    TwinInputs,
+    as_tensor,
+    keras_inputs,
+    run_both,
+    unchanged,
+    views,
+)
 from parity.causes import CAUSES, Case, Cause, causes_before, causes_here, other_settings
 from parity.graph import Step, walk
 from parity.in_training import FROZEN, GRADIENT, RATE, STATISTICS, training_faults
@@ -53,7 +65,7 @@ def trace(
     torch_model: nn.Module,
     x: Inputs,
     mapping: pd.DataFrame,
-    torch_x: Sequence[Tensor] | None = None,
+    torch_x: TwinInputs = None,
     training: bool = False,
 ) -> pd.DataFrame:
     """Compare a twin with its Keras model layer by layer. Neither is changed.
@@ -170,7 +182,7 @@ def diagnose(
     torch_model: nn.Module,
     x: Inputs,
     mapping: pd.DataFrame,
-    torch_x: Sequence[Tensor] | None = None,
+    torch_x: TwinInputs = None,
     training: bool = False,
 ) -> Diagnosis:
     """Find the first layer that diverges, and try the known causes on it. Neither model is changed.
@@ -263,7 +275,7 @@ def _case(
         twin=twin,
         within=TIMES_NOISE * run.noise[number],
         flattened=run.flattened.get(taken),
-        channels_first=seen is not None and seen.way == "flattened channels first",
+        channels_first=seen is not None and seen.way == CHANNELS_FIRST_FEATURES,
         weights=weights,
         actual=actual,
         others=others,

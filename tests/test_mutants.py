@@ -58,7 +58,7 @@ def test_a_mutant_is_caught_and_located(number):
     assert mutant.accepts(result.layer), f"located at {result.layer}, not at {sorted(mutant.layers)}"
 
 
-def test_nine_in_ten_are_given_their_cause_and_no_other(capsys):
+def test_nine_in_ten_are_given_their_cause_and_no_other(record_property):
     results = [found(number) for number in range(len(MUTANTS))]
     rows = [(mutant, result) for mutant, result in zip(MUTANTS, results, strict=True) if result is not None]
     named = [is_named(*row) for row in rows]
@@ -71,18 +71,20 @@ def test_nine_in_ten_are_given_their_cause_and_no_other(capsys):
             "unexplained": [not result.causes for _, result in rows],
         }
     )
-    with capsys.disabled():
-        print("", table.groupby("shows").sum().reindex(SHOWS).to_string(), sep="\n")
-        for (mutant, result), right in zip(rows, named, strict=True):
-            if not right:
-                print(f"{mutant.network}: {mutant.name}: {mutant.cause}; found: {', '.join(result.causes) or 'none'}")
+    lines = [table.groupby("shows").sum().reindex(SHOWS).to_string()]
+    lines += [
+        f"{mutant.network}: {mutant.name}: {mutant.cause}; found: {', '.join(result.causes) or 'none'}"
+        for (mutant, result), right in zip(rows, named, strict=True)
+        if not right
+    ]
+    record_property("mutants", "\n".join(lines))
     assert sum(named) >= ROOM * len(MUTANTS)
     count, located = len(MUTANTS), int(table.located.sum())
     ports = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[len(networks())]
     said = (
         f"`tests/mutants.py` plants {count} single mistakes in {ports} right ports. All {len(rows)} are caught, all "
-        f"{located} at the layer where they are, and {sum(named)} with their cause and no other. On {PORTS} right ports "
-        "drawn at random there is no alarm."
+        f"{located} at the layer where they are, and {sum(named)} with their cause and no other. "
+        f"On {PORTS} right ports drawn at random there is no alarm."
     )
     assert said in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
