@@ -194,6 +194,8 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInput
     if devices:
         raise ParityError(type(model).__name__, [f"it is on {', '.join(sorted(devices))}; move it to the CPU"])
     if given is not None:
+        if not all(isinstance(tensor, Tensor) for tensor in given):
+            raise ParityError(type(model).__name__, ["torch_x must be a tensor, or a list of tensors"])
         return [tensor.detach().clone() for tensor in ([given] if isinstance(given, Tensor) else given)]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     tensors = []
@@ -209,6 +211,8 @@ def modules_by_layer(graph: Graph, torch_model: nn.Module, mapping: pd.DataFrame
     Raises:
         ParityError: If the mapping has other columns, or a name that a model does not have.
     """
+    if not isinstance(torch_model, nn.Module):
+        raise ParityError(type(torch_model).__name__, ["it is no torch.nn.Module"])
     source = mapping.attrs.get("source", "mapping")
     if list(mapping.columns) != COLUMNS:
         raise ParityError(source, [f"the columns must be {COLUMNS}, not {list(mapping.columns)}"])
@@ -581,13 +585,13 @@ def as_tensor(value: Any) -> Tensor:
 
 
 def distance(value: Tensor, twin: Tensor) -> float:
-    """Return the largest absolute difference of two tensors; infinity and NaN agree with their like."""
+    """Return the largest absolute difference of two tensors; infinity agrees with its like, NaN with nothing."""
     value, twin = (tensor if tensor.is_floating_point() else tensor.double() for tensor in (value, twin))
     difference = value - twin
     size = largest(difference)
     if isfinite(size):
         return size
-    return largest(difference.masked_fill((value == twin) | (value.isnan() & twin.isnan()), 0))
+    return largest(difference.masked_fill(value == twin, 0))
 
 
 def largest(tensor: Tensor) -> float:

@@ -96,9 +96,9 @@ def record(
         try:
             with nullcontext() if dropout else _DroppingNothing(), recorder:
                 outputs = model(*inputs)
-        except ParityError:
-            raise
         except Exception as error:
+            if isinstance(error, ParityError) or error is recorder.of_watcher:
+                raise
             where = f" in {recorder.failed}" if recorder.failed else ""
             raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}") from error
         if recorder.due() is not None:
@@ -137,6 +137,7 @@ class _Recorder(TorchFunctionMode):
         self.calls: list[Call] = []
         self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []  # module, its inputs, their numbers
         self.failed = ""
+        self.of_watcher: Exception | None = None
         self.numbered: list[weakref.ref[Tensor]] = []
         self.count = 0
 
@@ -237,8 +238,12 @@ class _Recorder(TorchFunctionMode):
 
     def notify(self, when: str, tensors: list[Tensor]) -> None:
         if self.watch is not None:
-            with torch._C.DisableTorchFunction():
-                self.watch(len(self.calls), when, tensors)
+            try:
+                with torch._C.DisableTorchFunction():
+                    self.watch(len(self.calls), when, tensors)
+            except Exception as error:
+                self.of_watcher = error
+                raise
 
 
 class _DroppingNothing(TorchFunctionMode):

@@ -36,7 +36,7 @@ class KerasGradients(NamedTuple):
 
 
 def keras_gradients(graph: Graph, x: Sequence[np.ndarray]) -> KerasGradients | None:
-    """Return the gradients of a Keras model in training mode; None if the backend is not TensorFlow."""
+    """Return the gradients of a Keras model in training mode; None without TensorFlow, or an output of real numbers."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -49,11 +49,13 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray]) -> KerasGradients | N
             values.update(zip(graph.inputs if step is None else step.outputs, outputs, strict=True))
         ends = [values[number] for number in graph.outputs]
         rng = np.random.default_rng(0)
-        factors = [rng.standard_normal(end.exact.shape).astype(end.exact.dtype.as_numpy_dtype) for end in ends]
-        losses = [
-            sum(keras.ops.sum(value * factor) for value, factor in zip(several, factors, strict=True))
-            for several in ([end.exact for end in ends], [end.shaken for end in ends])
-        ]
+        real = [at for at, end in enumerate(ends) if end.exact.dtype.is_floating]
+        factors = [np.zeros(end.exact.shape, np.float32) for end in ends]
+        for at in real:
+            factors[at] = rng.standard_normal(ends[at].exact.shape).astype(ends[at].exact.dtype.as_numpy_dtype)
+        losses = [sum(keras.ops.sum(several[at] * factors[at]) for at in real) for several in zip(*ends, strict=True)]
+    if not real:
+        return None
     tensors = {}
     floats = [number for number, value in values.items() if value.exact.dtype.is_floating]
     pairs = zip(
@@ -111,26 +113,32 @@ def twin_gradients(
                 if tensor.requires_grad:
                     tensor.register_hook(lambda gradient, number=number: seen.__setitem__(number, gradient.clone()))
 
-    with torch.enable_grad():
-        _, _, outputs = record(model, inputs, held, watch, dropout=False, expected=calls, keys=graph.keys)
-        watch(len(calls), "in", outputs)
-        terms = []
-        for value, output, factor in zip(keras_side.outputs, outputs, keras_side.factors, strict=False):
-            way = next(iter(lay(value, output)), None)
-            if way is not None and way[0].shape == factor.shape:
-                terms.append((way[1] * factor).sum())
-        if len(terms) < len(keras_side.factors):  # without one of the outputs, every gradient is another
-            return {}, {}
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        loss = sum(terms)
-        found: Sequence[Tensor | None] = [None] * len(parameters)
-        if isinstance(loss, Tensor) and loss.requires_grad and parameters:
-            try:
-                found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            except RuntimeError as error:  # such as of a checkpoint, which runs parts of the model again
-                first = str(error).splitlines()[0]
-                raise ParityError(type(model).__name__, [f"its gradients cannot be computed: {first}"]) from error
-    return seen, dict(zip(parameters, found, strict=True))
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    found: Sequence[Tensor | None] = [None] * len(parameters)
+    try:
+        for parameter in frozen:  # Keras's gradients, too, go through layers that are not trained
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            _, _, outputs = record(model, inputs, held, watch, dropout=False, expected=calls, keys=graph.keys)
+            watch(len(calls), "in", outputs)
+            terms = []
+            for value, output, factor in zip(keras_side.outputs, outputs, keras_side.factors, strict=False):
+                way = next(iter(lay(value, output)), None)
+                if way is not None and way[0].shape == factor.shape:
+                    terms.append((way[1] * factor).sum())
+            if len(terms) < len(keras_side.factors):  # without one of the outputs, every gradient is another
+                return {}, {}
+            loss = sum(terms)
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, [*parameters.values(), *frozen], allow_unused=True)
+    except RuntimeError as error:  # such as of a checkpoint, which runs parts of the model again
+        first = str(error).splitlines()[0]
+        raise ParityError(type(model).__name__, [f"its gradients cannot be computed: {first}"]) from error
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return seen, dict(zip(parameters, found, strict=False))
 
 
 def _dense(tensor: Any) -> Tensor:

@@ -31,7 +31,7 @@ _WITH_ACTIVATION = (
 # What TensorFlow (2.21.0) computes with a constant in float32, whatever the dtype of the layer: slopes, the root of 2
 # in gelu, the weights of an interpolation.
 _FLOAT32_ACTIVATIONS = frozenset({"leaky_relu", "gelu"})
-_WITH_FLOAT32_CONSTANTS = (keras.layers.LeakyReLU, keras.layers.ReLU, keras.layers.UpSampling2D)
+_WITH_FLOAT32_CONSTANTS = (keras.layers.LeakyReLU, keras.layers.UpSampling2D)
 # Layers whose output is random in training, so that two frameworks cannot agree on it.
 RANDOM_IN_TRAINING = (
     keras.layers.Dropout,
@@ -272,6 +272,8 @@ def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[An
 def _has_float32_constants(step: Step) -> bool:
     if step.is_activation or isinstance(step.layer, keras.layers.Activation):
         return activation_name(step.layer) in _FLOAT32_ACTIVATIONS
+    if isinstance(step.layer, keras.layers.ReLU):
+        return bool(step.layer.negative_slope or step.layer.threshold or step.layer.max_value)
     return isinstance(step.layer, _WITH_FLOAT32_CONSTANTS)
 
 

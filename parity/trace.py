@@ -330,6 +330,7 @@ def _others(
 
 
 _EXCHANGED = "exchanged with "
+_NEAREST = 5
 
 
 def _row(run: Run, index: int, verdict: str) -> tuple:
@@ -401,7 +402,7 @@ def _verdicts(run: Run) -> list[str]:
     verdicts = []
     for index, step in enumerate(run.graph.steps):
         inputs = _inputs(run, index)
-        hidden = [name for n, seen in zip(step.inputs, inputs, strict=True) for name in unseen.get(n, [])]
+        hidden = list(dict.fromkeys(name for number in step.inputs for name in unseen.get(number, [])))
         before = all(right[number] for number in step.inputs)
         taken = all(seen.agrees if seen else right[n] for n, seen in zip(step.inputs, inputs, strict=True))
         made = [run.made[number] for number in step.outputs if number in run.made]
@@ -421,7 +422,8 @@ def _verdicts(run: Run) -> list[str]:
 def _verdict(made: list[Seen], taken: bool, before: bool, hidden: list[str]) -> str:
     if not made:
         return UNSEEN
-    perhaps = f": or at {', '.join(hidden)}" if hidden else ""
+    # Of many, the nearest.
+    perhaps = f": or at {', '.join(hidden[-_NEAREST:])}{' or before' * (len(hidden) > _NEAREST)}" if hidden else ""
     if all(seen.agrees for seen in made):
         ways = ", ".join(sorted({seen.way for seen in made if seen.way}))
         return AGREE + (f": {ways}" if ways else "")

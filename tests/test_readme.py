@@ -91,6 +91,16 @@ def test_the_steering_with_exchanged_heads_is_that_of_notebook_09():
     assert notebook_rows()["09"][-1] == f"heads exchanged: it steers {least} to {most}"
 
 
+def test_the_mistakes_that_pass_usual_checks_are_those_of_notebook_10():
+    cells = nbformat.read(NOTEBOOKS / "10_which_check_catches_which_bug.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    passed, count, checks = re.search(r"(\d+) of (\d+) mutants pass (.*):", printed).groups()
+    networks = len(re.findall(r"^\w+, right .* agree$", printed, flags=re.MULTILINE))
+    assert (len(checks.split(", ")), networks) == (4, 8)
+    said = f"{passed} of {count} mistakes, in DroNet and seven small networks, pass four usual checks"
+    assert notebook_rows()["10"][-1] == said
+
+
 def test_the_mistakes_that_no_loss_and_no_weight_shows_are_those_of_notebook_12():
     ends = {"loss": 0, "weights": 2}
     tables = [
