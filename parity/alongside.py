@@ -362,7 +362,9 @@ class _Runner:
             return bool(seen) and all(one.agrees for one in seen)
 
         for number in sorted(made, reverse=True):  # of several in a row, the last first
-            if made[number].way == _MISFIT:
+            # What a layer without a twin returns is looked for in what the next takes, which may be a part of that one.
+            guessed = number in self.run_.pairing.seen and not made[number].agrees
+            if made[number].way == _MISFIT or guessed:
                 takes = [taken[taker] for taker in takers[number] if taker in taken]
                 same = [seen for seen in takes if seen.agrees and seen.way not in _BORDERS]
                 if same:

@@ -268,7 +268,9 @@ def _name_of_order(case: Case, short: str, actual: Tensor, due: Tensor) -> Cause
         plain = case.weights[path].reshape(-1, *case.flattened)
         for order, other in _other_orders(plain, all_orders=True):
             if _equal(actual, other.reshape(due.shape)):
-                return _cause("flatten order", f"{short} has its features in the order of the axes {order}")
+                count = range(len(order))
+                due = (count[-1], *count[:-1]) if case.channels_first else tuple(count)
+                return _cause("flatten order", f"{short} has its features in the order {order}, the twin in {due}")
     if due.ndim == 2 and _equal(actual, due.T):
         return _cause("kernel not transposed", f"{tuple(due.shape)} either way")
     layer = case.step.layer if case.step else None

@@ -177,7 +177,8 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
     for traced, marker, color, label in traces:
         if traced is None:
             continue
-        outputs = traced.set_index("layer").outputs.reindex(before.layer).clip(left * 2, right / 2)
+        compared = traced[traced.noise.notna()].set_index("layer")
+        outputs = compared.outputs.reindex(before.layer).clip(left * 2, right / 2)
         edge = {"markeredgewidth": 2} if marker == "x" else {"markeredgecolor": "black"}
         axes.plot(outputs, rows, marker, color=color, markersize=7, label=label, **edge)
     starts = before.verdict.str.startswith(("DIVERGES", "TAKES"))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import prod, sqrt
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -235,8 +236,8 @@ def walk(
     last_use = {number: index for index, step in enumerate(graph.steps) for number in step.inputs}
     seeds = iter(range(10**9))
 
-    def value_of(exact: Any, shaken: Any, coarse: bool = False) -> Value:
-        return Value(exact, _shaken(shaken, next(seeds), coarse) if shake else exact)
+    def value_of(exact: Any, shaken: Any, coarse: bool = False, terms: float = 1) -> Value:
+        return Value(exact, _shaken(shaken, next(seeds), coarse, terms) if shake else exact)
 
     first = [keras.ops.convert_to_tensor(array) for array in x]
     values = {number: value_of(tensor, tensor) for number, tensor in zip(graph.inputs, first, strict=True)}
@@ -248,7 +249,8 @@ def walk(
         inputs = [values[number] for number in step.inputs]
         exact = run_step(step, [value.exact for value in inputs], training)
         shaken = _run_unnoticed(step, [value.shaken for value in inputs], training) if shake else exact
-        outputs = [value_of(*pair, _has_float32_constants(step)) for pair in zip(exact, shaken, strict=True)]
+        coarse, terms = _has_float32_constants(step), _terms(step, inputs, exact, training)
+        outputs = [value_of(*pair, coarse, terms) for pair in zip(exact, shaken, strict=True)]
         for number in step.inputs:
             if last_use[number] == index:
                 values.pop(number, None)
@@ -277,12 +279,28 @@ def _has_float32_constants(step: Step) -> bool:
     return isinstance(step.layer, _WITH_FLOAT32_CONSTANTS)
 
 
-def _shaken(tensor: Any, seed: int, coarse: bool) -> Any:
+def _terms(step: Step, inputs: Sequence[Value], outputs: Sequence[Any], training: bool) -> float:
+    """Return how many numbers a step adds up one by one into each that it returns, as far as their shapes tell.
+
+    Products of matrices, and with them Dense layers and convolutions, are added up in blocks.
+    """
+    if not inputs or "Max" in type(step.layer).__name__ or hasattr(step.layer, "kernel"):
+        return 1
+    count = prod(inputs[0].exact.shape)
+    if training and isinstance(step.layer, keras.layers.BatchNormalization):
+        return count / inputs[0].exact.shape[step.layer.axis]
+    return max(1, count / max(1, prod(outputs[0].shape)))
+
+
+def _shaken(tensor: Any, seed: int, coarse: bool, terms: float) -> Any:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if not keras.backend.is_float_dtype(dtype):
         return tensor
     unit = torch.finfo(getattr(torch, dtype)).eps
+    unit = max(unit, torch.finfo(torch.float32).eps) if coarse else unit
+    # The errors of a long sum are a walk at random; those of a very long one of like numbers all go one way.
+    unit *= max(1, sqrt(terms) / 16, terms / 1024)
     size = keras.ops.abs(tensor)
     size = keras.ops.max(keras.ops.where(keras.ops.isfinite(size), size, keras.ops.zeros_like(size)))
     noise = keras.random.uniform(tensor.shape, -1, 1, dtype=dtype, seed=seed)
-    return tensor + noise * ((max(unit, torch.finfo(torch.float32).eps) if coarse else unit) * size)
+    return tensor + noise * (unit * size)
