@@ -101,6 +101,16 @@ def test_the_mistakes_that_pass_usual_checks_are_those_of_notebook_10():
     assert notebook_rows()["10"][-1] == said
 
 
+def test_the_errors_of_the_hunt_are_those_of_notebook_11():
+    cells = nbformat.read(NOTEBOOKS / "11_hunt_the_divergence.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    mended = re.findall(r"^(.*), steering +\(4, 1\) +\(4, 1\) +(\S+)", printed, flags=re.MULTILINE)
+    names = ["naive", "kernels mended", "ReLU mended", "epsilon mended", "heads mended"]
+    assert [name for name, _ in mended[:5]] == names
+    said = f"the steering is {mended[0][1]} off with six mistakes, {mended[4][1]} with two of them left"
+    assert notebook_rows()["11"][-1] == said
+
+
 def test_the_mistakes_that_no_loss_and_no_weight_shows_are_those_of_notebook_12():
     ends = {"loss": 0, "weights": 2}
     tables = [
