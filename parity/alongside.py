@@ -31,7 +31,7 @@ TIMES_NOISE = 32
 _MISFIT = "shapes do not fit"
 _BORDERS = ("with a border", "without a border")
 # Values of layers that diverge are kept, to see whether they are each other's: at most so many numbers in all.
-_KEPT = 2**24
+KEPT = 2**24
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._BatchNorm,
@@ -347,7 +347,7 @@ class _Runner:
         return self.run_
 
     def settle_misfits(self) -> None:
-        """Take what has no shape to compare as not seen where a layer that takes it is right all the same.
+        """Take what has no shape to compare as not seen where all layers that take it are right all the same.
 
         A twin may merge two axes into one, or return more from a module than it uses.
         """
@@ -369,7 +369,7 @@ class _Runner:
                 same = [seen for seen in takes if seen.agrees and seen.way not in _BORDERS]
                 if same:
                     made[number] = same[0]
-                elif any(right(index) for index, _ in takers[number]):
+                elif all(right(index) for index, _ in takers[number]):
                     del made[number]
         for index, slot in list(taken):
             if taken[index, slot].way == _MISFIT and right(index):
@@ -431,7 +431,7 @@ class _Runner:
         if number not in self.run_.made or best.difference < self.run_.made[number].difference:
             self.run_.made[number] = best
             wanted = self.wanted is not None and number in self.graph.steps[self.wanted].outputs
-            room = sum(tensor.numel() for tensor, _ in self.run_.kept.values()) + value.numel() <= _KEPT
+            room = sum(tensor.numel() for tensor, _ in self.run_.kept.values()) + value.numel() <= KEPT
             if wanted or (not best.agrees and room and self.came_right(number)):
                 self.run_.kept[number] = (value, twin.clone())
 

@@ -487,7 +487,9 @@ def _by_pooling(case: Case) -> Iterator[Cause]:
         for name, y in _pooled(case, kernel, stride, pads):
             if not case.explains(_channels_last(y)):
                 continue
-            if ("max" in name) != is_max:
+            if case.twin.shape[2:] != y.shape[2:]:
+                yield _cause("padding", "the right windows, and more at the end, as with ceil_mode")
+            elif ("max" in name) != is_max:
                 yield _cause("another pooling", name)
             elif pads == due and name == "max, zeros":
                 yield _cause("padding value", "zeros, where minus infinity is due")

@@ -1,10 +1,12 @@
 """Where does a twin part from its Keras model? A table of all layers, and the first that diverges."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import NamedTuple
 
 from parity.alongside import (
     CHANNELS_FIRST_FEATURES,
+    KEPT,
     TIMES_NOISE,
     Inputs,
     Run,
@@ -304,7 +306,9 @@ def _weights(
 def _others(
     run: Run, index: int, arrays: Sequence[np.ndarray], number: int, training: bool
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return what a Keras layer takes, and the other tensors of the model that have the shape of these or of another.
+    """Return what a Keras layer takes, and other tensors of the model that have the shape of these or of another.
+
+    Of a large model, these are the nearest.
 
     Args:
         run: Both models as they ran.
@@ -319,13 +323,19 @@ def _others(
     found: dict[int, Tensor] = {}
     others: dict[str, Tensor] = {}
     not_others = {number, *own, *(steps[index].outputs if index < len(steps) else ())}
+    fitting = [at for at, shape in run.shapes.items() if shape in shapes and at not in not_others]
+    fitting.sort(key=lambda at: abs(at - number))
+    sizes = np.cumsum([prod(run.shapes[at]) for at in fitting])
+    wanted = {at for at, size in zip(fitting, sizes, strict=True) if size <= KEPT}
+    names = dict(zip(run.graph.inputs, map("input {}".format, range(1, 1 + len(run.graph.inputs))), strict=True))
+    names = names if len(names) > 1 else dict.fromkeys(names, "the input")
     for step, _, outputs in walk(run.graph, arrays, training, shake=False):
         numbers = run.graph.inputs if step is None else step.outputs
         for at, value in zip(numbers, outputs, strict=True):
             if at in own:
                 found[at] = as_tensor(value.exact)
-            elif run.shapes[at] in shapes and at not in not_others:
-                others["the input" if step is None else step.name] = as_tensor(value.exact)
+            elif at in wanted:
+                others[names[at] if step is None else step.name] = as_tensor(value.exact)
     return [found[n] for n in own], others
 
 
