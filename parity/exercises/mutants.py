@@ -233,7 +233,7 @@ _SEED = 10
 
 def _listed(y: Any) -> list[np.ndarray]:
     outputs = y if isinstance(y, list | tuple) else [y]
-    return [np.array(channels_last(one)) if isinstance(one, Tensor) else keras.ops.convert_to_numpy(one) for one in outputs]
+    return [channels_last(y).numpy() if isinstance(y, Tensor) else keras.ops.convert_to_numpy(y) for y in outputs]
 
 
 def _one_or_all(inputs: list[np.ndarray]) -> Any:
