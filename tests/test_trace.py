@@ -2,18 +2,22 @@
 
 import random
 
+from parity import draw
+from parity.faults import ParityError
 from parity.layouts import torch_input
-from parity.trace import TRACE_COLUMNS, diagnose, first_divergence, trace
+from parity.trace import TRACE_COLUMNS, diagnose, first_divergence, readable, trace
 from parity.transfer import transfer
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from keras import layers as L
+from keras import ops
 from networks import draw as numbers
-from networks import snapshot
+from networks import in_float64, snapshot, table
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from twins import fill_scaled, pair_up
@@ -574,11 +578,14 @@ def test_nothing_is_left_behind_not_even_by_an_error(error, training):
 
 
 class OwnCall(keras.Model):
+    """A functional model whose own call() does more than its graph."""
+
     def __init__(self):
         x = keras.Input((8, 8, 3))
         super().__init__(x, L.ReLU()(x))
 
     def call(self, x, training=None):
+        """Twice what the graph computes."""
         return 2 * super().call(x)
 
 
