@@ -6,7 +6,7 @@ the layer in question. So a large model needs little more memory than to run it 
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from math import inf, isfinite, prod
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from parity.calls import Call, number_of, record
 from parity.faults import ParityError
-from parity.graph import Graph, Step, Value, functional, keras_graph, walk
+from parity.graph import Graph, Step, Value, functional, keras_graph, shaken_tensor, walk
 from parity.layouts import find_layout, torch_input
 from parity.mapping import COLUMNS
 from parity.pairing import Pairing, Spot, pair
@@ -87,6 +87,7 @@ class Run(NamedTuple):
         kept: By number of a Keras tensor: the tensor and the twin's, of layers that diverge and of those asked for.
         returned: By place among the model's outputs: the output and the twin's.
         inputs: By number of a step that was asked for: its inputs, and the twin's.
+        others: By number of a Keras tensor that was asked for: the tensor.
     """
 
     graph: Graph
@@ -100,6 +101,7 @@ class Run(NamedTuple):
     kept: dict[int, tuple[Tensor, Tensor]]
     returned: dict[int, tuple[Tensor, Tensor]]
     inputs: dict[int, tuple[list[Tensor], list[Tensor]]]
+    others: dict[int, Tensor]
 
 
 def run_both(
@@ -109,7 +111,9 @@ def run_both(
     mapping: pd.DataFrame,
     torch_x: TwinInputs = None,
     training: bool = False,
+    before: Run | None = None,
     keep: str | None = None,
+    others: Collection[int] = (),
 ) -> Run:
     """Run a Keras model and its twin side by side; neither is changed.
 
@@ -120,23 +124,29 @@ def run_both(
         mapping: Which Keras weight fills which PyTorch tensor.
         torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
         training: Run both as in training, but without dropout, whose noise they cannot share.
+        before: The same models as they ran with the same inputs: what is known of them is not measured again.
         keep: Name of a step whose inputs and outputs are wanted.
+        others: Numbers of Keras tensors that are wanted.
 
     Raises:
         ParityError: If the Keras model has no graph, the mapping has names that the models do not have, the inputs do
             not fit, or the twin fails or is not on the CPU.
     """
-    graph = keras_graph(keras_model)
+    graph = keras_graph(keras_model) if before is None else before.graph
     modules = modules_by_layer(graph, torch_model, mapping)
     arrays = keras_inputs(keras_model, x)
     tensors = twin_inputs(torch_model, arrays, torch_x)
     held = held_modules(modules)
+    if before is None:
+        with unchanged(keras_model, torch_model, training):
+            # How the twin is made up shows with a few examples; two, because in training one may be too few.
+            calls, returned, _ = record(torch_model, [tensor[:2].clone() for tensor in tensors], held, keys=graph.keys)
+        pairing, noise = pair(graph, calls, returned, modules), None
+    else:
+        calls, pairing, noise = before.calls, before.pairing, before.noise
     with unchanged(keras_model, torch_model, training):
-        # How the twin is made up shows with a few examples; two, because in training one may be too few.
-        calls, returned, _ = record(torch_model, [tensor[:2].clone() for tensor in tensors], held, keys=graph.keys)
-    pairing = pair(graph, calls, returned, modules)
-    with unchanged(keras_model, torch_model, training):
-        return _Runner(graph, calls, pairing, arrays, training, keep).run(torch_model, tensors, held)
+        runner = _Runner(graph, calls, pairing, arrays, training, noise, keep, others)
+        return runner.run(torch_model, tensors, held)
 
 
 def keras_inputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
@@ -311,13 +321,17 @@ class _Runner:
         pairing: Pairing,
         x: Sequence[np.ndarray],
         training: bool,
+        noise: dict[int, float] | None,
         keep: str | None,
+        others: Collection[int],
     ) -> None:
         self.graph = graph
         self.training = training
-        self.walk = walk(graph, x, training)
+        self.walk = walk(graph, x, training, shaken_tensor if noise is None else None)
+        self.noise = noise
+        self.others = others
         self.wanted = next((index for index, step in enumerate(graph.steps) if step.name == keep), None)
-        self.run_ = Run(graph, calls, pairing, {}, {}, {}, {}, {}, {}, {}, {})
+        self.run_ = Run(graph, calls, pairing, {}, {}, {}, {}, {}, {}, {}, {}, {})
         self.values: dict[int, Tensor] = {}
         # What to compare at each call of the twin: a Keras tensor, the position of the twin's, and who takes it.
         self.due: dict[tuple[int, str], list[tuple[int, int, tuple[int, int] | None]]] = defaultdict(list)
@@ -401,9 +415,12 @@ class _Runner:
         return True
 
     def note(self, number: int, value: Value) -> None:
-        tensor, shaken = as_tensor(value.exact), as_tensor(value.shaken)
+        tensor = as_tensor(value.exact)
         self.run_.shapes[number] = tuple(tensor.shape)
-        self.run_.noise[number] = noise_of(tensor, shaken)
+        known = self.noise is not None
+        self.run_.noise[number] = self.noise[number] if known else noise_of(tensor, as_tensor(value.shaken))
+        if number in self.others:
+            self.run_.others[number] = tensor
         if self.pending[number]:
             self.values[number] = tensor
 

@@ -197,16 +197,21 @@ def _by_weights(case: Case) -> Iterator[Cause]:
             different.append((path, actual, due.to(actual.dtype)))
             with torch.no_grad():
                 tensor[name].copy_(due)
-    extra = []
+    extra: dict[str, Tensor] = {}
     for at, module in enumerate(repaired):
         for name, parameter in module.named_parameters():
             neutral = 1.0 if name == "weight" else 0.0
             if (at, name) not in filled and not bool((parameter == neutral).all()):
-                extra.append(name)
+                extra[name] = parameter.detach().clone()
                 with torch.no_grad():
                     parameter.fill_(neutral)
     if not (different or extra) or not case.agrees(_forward(repaired, case.twin_inputs)):
         return
+    values = [actual for _, actual, _ in different] + list(extra.values())
+    misplaced = [one for one in different if any(_equal(one[1], due) for _, _, due in different)]
+    if misplaced and all(any(_equal(value, due) for value in values) for _, _, due in different):
+        # All the right values are there, at other places; what is at the place left over is no second mistake.
+        different, extra = misplaced, {}
     seen = set()
     for path, actual, due in different:
         cause = _name_of(case, path, actual, due)

@@ -1,7 +1,7 @@
 """The layers of a Keras model in the order of the data flow, and their values one after another."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod, sqrt
 from typing import Any, NamedTuple
 from unittest import mock
@@ -214,8 +214,36 @@ class Value(NamedTuple):
     shaken: Any
 
 
+def shaken_tensor(tensor: Any, seed: int | tuple[int, ...], coarse: bool = False, terms: float = 1) -> Any:
+    """Return a tensor with each element moved at random, as by a rounding error.
+
+    Args:
+        tensor: The tensor; one of whole numbers is returned as it is.
+        seed: Seed of the random numbers.
+        coarse: Whether it was computed with a constant of float32.
+        terms: How many numbers were added up into each element, one by one.
+    """
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        return tensor
+    unit = torch.finfo(getattr(torch, dtype)).eps
+    unit = max(unit, torch.finfo(torch.float32).eps) if coarse else unit
+    # The errors of a long sum are a walk at random; those of a very long one of like numbers all go one way.
+    unit *= max(1, sqrt(terms) / 16, terms / 1024)
+    # NumPy draws much faster than Keras does, and has no numbers of two bytes to draw.
+    drawn = np.float64 if dtype == "float64" else np.float32
+    sizes = np.abs(keras.ops.convert_to_numpy(tensor), dtype=drawn)
+    size = sizes.max(initial=0)
+    if not np.isfinite(size):
+        size = sizes[np.isfinite(sizes)].max(initial=0)
+    noise = np.random.default_rng(seed).random(sizes.shape, drawn)
+    noise -= 0.5
+    noise *= 2 * unit * float(size)
+    return tensor + keras.ops.convert_to_tensor(noise, dtype)
+
+
 def walk(
-    graph: Graph, x: Sequence[np.ndarray], training: bool = False, shake: bool = True
+    graph: Graph, x: Sequence[np.ndarray], training: bool = False, shake: Callable[..., Any] | None = shaken_tensor
 ) -> Iterator[tuple[Step | None, list[Value], list[Value]]]:
     """Compute a Keras model step by step; a tensor is forgotten when no later step takes it.
 
@@ -228,7 +256,7 @@ def walk(
         graph: The model.
         x: An array for each input.
         training: Run it as in training; BatchNormalization then also updates its statistics.
-        shake: Compute the second value; else it is the first.
+        shake: How the second value is moved, see ``shaken_tensor``; if None, it is the first.
 
     Yields:
         The step, its inputs and its outputs; first of all None, the model's inputs, and the same again.
@@ -236,21 +264,21 @@ def walk(
     last_use = {number: index for index, step in enumerate(graph.steps) for number in step.inputs}
     seeds = iter(range(10**9))
 
-    def value_of(exact: Any, shaken: Any, coarse: bool = False, terms: float = 1) -> Value:
-        return Value(exact, _shaken(shaken, next(seeds), coarse, terms) if shake else exact)
+    def value_of(exact: Any, other: Any, coarse: bool = False, terms: float = 1) -> Value:
+        return Value(exact, shake(other, next(seeds), coarse, terms) if shake else exact)
 
     first = [keras.ops.convert_to_tensor(array) for array in x]
     values = {number: value_of(tensor, tensor) for number, tensor in zip(graph.inputs, first, strict=True)}
-    for number, (exact, shaken) in values.items() if shake else ():
+    for number, (exact, other) in values.items() if shake else ():
         if keras.backend.is_float_dtype(keras.backend.standardize_dtype(exact.dtype)):
-            values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(shaken - exact))
+            values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(other - exact))
     yield None, list(values.values()), list(values.values())
     for index, step in enumerate(graph.steps):
         inputs = [values[number] for number in step.inputs]
         exact = run_step(step, [value.exact for value in inputs], training)
-        shaken = _run_unnoticed(step, [value.shaken for value in inputs], training) if shake else exact
+        other = _run_unnoticed(step, [value.shaken for value in inputs], training) if shake else exact
         coarse, terms = _has_float32_constants(step), _terms(step, inputs, exact, training)
-        outputs = [value_of(*pair, coarse, terms) for pair in zip(exact, shaken, strict=True)]
+        outputs = [value_of(*pair, coarse, terms) for pair in zip(exact, other, strict=True)]
         for number in step.inputs:
             if last_use[number] == index:
                 values.pop(number, None)
@@ -290,17 +318,3 @@ def _terms(step: Step, inputs: Sequence[Value], outputs: Sequence[Any], training
     if training and isinstance(step.layer, keras.layers.BatchNormalization):
         return count / inputs[0].exact.shape[step.layer.axis]
     return max(1, count / max(1, prod(outputs[0].shape)))
-
-
-def _shaken(tensor: Any, seed: int, coarse: bool, terms: float) -> Any:
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    if not keras.backend.is_float_dtype(dtype):
-        return tensor
-    unit = torch.finfo(getattr(torch, dtype)).eps
-    unit = max(unit, torch.finfo(torch.float32).eps) if coarse else unit
-    # The errors of a long sum are a walk at random; those of a very long one of like numbers all go one way.
-    unit *= max(1, sqrt(terms) / 16, terms / 1024)
-    size = keras.ops.abs(tensor)
-    size = keras.ops.max(keras.ops.where(keras.ops.isfinite(size), size, keras.ops.zeros_like(size)))
-    noise = keras.random.uniform(tensor.shape, -1, 1, dtype=dtype, seed=seed)
-    return tensor + noise * (unit * size)

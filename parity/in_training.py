@@ -1,7 +1,7 @@
 """What is right when a twin predicts and wrong when it trains: statistics, dropout, gradients."""
 
 from collections.abc import Iterator
-from math import inf, prod
+from math import inf, prod, sqrt
 
 from parity.alongside import (
     TIMES_NOISE,
@@ -119,12 +119,15 @@ def _frozen(run: Run, model: nn.Module, names: dict[str, str], ours: KerasGradie
     faults = {}
     parameters = dict(model.named_parameters())
     for index, step in enumerate(run.graph.steps):
+        frozen: dict[str, list[str]] = {"Keras": [], "the twin": []}
         for weight in [] if step.is_activation else getattr(step.layer, "weights", []):
             parameter = parameters.get(names.get(weight.path, ""))
             trained = ours.weights.get(weight.path) is not None
             if parameter is not None and trained != parameter.requires_grad:
-                where = "the twin" if trained else "Keras"
-                faults[index] = f"{FROZEN}: {weight.name} is not trained in {where}"
+                frozen["the twin" if trained else "Keras"].append(weight.name)
+        said = [f"{' and '.join(short)} not trained in {where}" for where, short in frozen.items() if short]
+        if said:
+            faults[index] = f"{FROZEN}: {', '.join(said)}"
     return faults
 
 
@@ -174,7 +177,11 @@ def _other_gradients(
 def _same(
     pair: tuple[Tensor, Tensor], twin: Tensor | None, flattened: tuple[int, ...] | None, terms: float = 0.0
 ) -> bool:
-    """Tell whether two gradients agree.
+    """Tell whether two gradients agree, by the norm of their difference.
+
+    Of n numbers that go into a ReLU, n times the unit of rounding or so are so close to 0 that the two models may have
+    them on different sides of it. These elements have quite another gradient, and there are more or fewer by chance;
+    together they make up the root of the unit of rounding of the norm. The same goes for two candidates for a maximum.
 
     Args:
         pair: Keras's gradient, as it is and with other rounding errors.
@@ -183,13 +190,18 @@ def _same(
         terms: The sum of the absolute values of what was summed up.
     """
     exact, shaken = pair
-    least = torch.finfo(exact.dtype).eps * max(largest(exact), terms)
-    within = _TIMES_GRADIENT_NOISE * max(largest(exact - shaken), least)
+    eps = torch.finfo(exact.dtype).eps
+    least = _TIMES_GRADIENT_NOISE * eps * max(largest(exact), terms) * sqrt(exact.numel())
+    within = max(TIMES_NOISE * sqrt(eps) * _norm(exact), TIMES_NOISE * _norm(exact - shaken), least)
     if twin is None:
-        return largest(exact) <= within
+        return _norm(exact) <= within
     ways = views(exact, twin, None, None, window=True)
     if exact.ndim in (1, 2) and exact.shape == twin.shape:
         ways = views(exact.reshape(-1, exact.shape[-1]), twin.reshape(-1, exact.shape[-1]), None, flattened)
-    distances = (largest(view - other) for view, other, _ in ways)
+    distances = (_norm(view - other) for view, other, _ in ways)
     first = next(distances, None)  # none if the twin's has another shape: see the outputs
     return first is None or first <= within or any(distance <= within for distance in distances)
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(tensor.double().norm())

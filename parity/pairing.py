@@ -46,8 +46,9 @@ class Pairing(NamedTuple):
 
 # Functions and modules that hand on the same numbers, in another order or with a border.
 _SAME_NUMBERS = (
-    "permute transpose movedim moveaxis swapaxes swapdims contiguous clone detach to float double cpu type pad squeeze "
-    "unsqueeze view view_as reshape flatten unflatten expand t requires_grad requires_grad_ identity dropout"
+    "permute transpose movedim moveaxis swapaxes swapdims contiguous clone detach to float double cpu type squeeze "
+    "unsqueeze view view_as reshape flatten unflatten expand t requires_grad requires_grad_ identity dropout "
+    "pad zeropad constantpad"
 )
 _ACTIVATIONS = (
     "relu relu6 leakyrelu leaky_relu elu selu celu gelu silu swish mish sigmoid logsigmoid tanh softmax logsoftmax "
@@ -73,6 +74,7 @@ _FAMILIES = {
         "scale": "rescaling normalization mul multiply div truediv sub add imul itruediv normalize",
     }.items()
 }
+_HANDING_ON = frozenset(_SAME_NUMBERS.split())
 # In evaluation, these return what they take.
 _IDENTITIES = frozenset({*_FAMILIES["dropout"], "identity", "activityregularization", "masking"})
 # One of these functions by itself does what the Keras layer of that name does; others may be a part of it.
@@ -275,7 +277,7 @@ class _Pairer:
 
 
 def _hands_on(call: Call) -> bool:
-    return bool(call.inputs) and call.inputs[0] >= 0 and bool(_call_names(call) & frozenset(_SAME_NUMBERS.split()))
+    return bool(call.inputs) and call.inputs[0] >= 0 and bool(_call_names(call) & _HANDING_ON)
 
 
 def _fit(step: Step, call: Call) -> bool:

@@ -12,14 +12,11 @@ from parity.alongside import (
     Run,
     Seen,
     TwinInputs,
-    as_tensor,
-    keras_inputs,
     run_both,
-    unchanged,
     views,
 )
 from parity.causes import CAUSES, Case, Cause, causes_before, causes_here, other_settings
-from parity.graph import Step, walk
+from parity.graph import Step
 from parity.in_training import FROZEN, GRADIENT, RATE, STATISTICS, training_faults
 from parity.layouts import find_layout
 
@@ -100,8 +97,20 @@ def trace(
     Raises:
         ParityError: If the Keras model has no graph, the mapping does not fit the models, or the inputs do not.
     """
+    return _traced(keras_model, torch_model, x, mapping, torch_x, training)[1]
+
+
+def _traced(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    torch_x: TwinInputs,
+    training: bool,
+) -> tuple[Run, pd.DataFrame]:
     run = run_both(keras_model, torch_model, x, mapping, torch_x, training)
-    return table(run, training_faults(run, keras_model, torch_model, x, mapping, torch_x) if training else {})
+    faults = training_faults(run, keras_model, torch_model, x, mapping, torch_x) if training else {}
+    return run, table(run, faults)
 
 
 def readable(traced: pd.DataFrame) -> pd.DataFrame:
@@ -195,11 +204,10 @@ def diagnose(
         The layer, and each cause that makes it agree: undone, the twin's layer returns what Keras's does; or done to
         Keras's numbers, it gives the twin's. ``parity.causes.CAUSES`` lists the causes that are known.
     """
-    traced = trace(keras_model, torch_model, x, mapping, torch_x, training)
+    run, traced = _traced(keras_model, torch_model, x, mapping, torch_x, training)
     divergence = first_divergence(traced)
     if divergence is None:
         return Diagnosis(None, [])
-    run = run_both(keras_model, torch_model, x, mapping, torch_x, training, keep=divergence.layer)
     names = [step.name for step in run.graph.steps]
     index = names.index(divergence.layer) if divergence.layer in names else len(names)
     if divergence.others:
@@ -208,7 +216,12 @@ def diagnose(
         detail = f"{', '.join([divergence.layer, *divergence.others])}"
         return Diagnosis(divergence, [Cause(cause, detail, CAUSES[cause])])
     row = traced[traced.layer == divergence.layer].iloc[0]
-    case = _case(run, index, divergence, keras_model, torch_model, x, mapping, training)
+    number, slot = _differing(run, index, divergence)
+    others = _others(run, index, number)
+    own = run.graph.steps[index].inputs if index < len(run.graph.steps) else ()
+    wanted = {*others, *own}
+    run = run_both(keras_model, torch_model, x, mapping, torch_x, training, run, divergence.layer, wanted)
+    case = _case(run, index, number, slot, divergence.verdict, others, torch_model, mapping)
     fault = row.verdict.partition(": ")[2]
     if training and fault.startswith((STATISTICS, RATE, FROZEN, GRADIENT)):
         return Diagnosis(divergence, list(_training_causes(case, fault)))
@@ -234,44 +247,60 @@ def _leads_out(run: Run, index: int) -> bool:
     return bool(numbers & set(run.graph.outputs))
 
 
+def _differing(run: Run, index: int, divergence: Divergence) -> tuple[int, int]:
+    """Return the number of the Keras tensor that differs first, and which input of the step or output it is."""
+    if index == len(run.graph.steps):
+        slot = int(divergence.layer.split(",")[0].split()[1]) - 1
+        return run.graph.outputs[slot], slot
+    step = run.graph.steps[index]
+    if divergence.verdict == HERE:
+        return step.outputs[0], 0
+    slot = next(s for s in range(len(step.inputs)) if (t := run.taken.get((index, s))) and not t.agrees)
+    return step.inputs[slot], slot
+
+
 def _case(
     run: Run,
     index: int,
-    divergence: Divergence,
-    keras_model: keras.Model,
+    number: int,
+    slot: int,
+    verdict: str,
+    others: dict[int, str],
     torch_model: nn.Module,
-    x: Inputs,
     mapping: pd.DataFrame,
-    training: bool,
 ) -> Case:
-    """Gather what is known of the layer that diverges."""
+    """Gather what is known of the layer that diverges.
+
+    Args:
+        run: Both models as they ran the second time.
+        index: Number of the layer's step.
+        number: The tensor that differs.
+        slot: Which input of the step, or output of the model, it is.
+        verdict: What the trace says of the layer.
+        others: Names of other tensors that may have been taken in place of the right one.
+        torch_model: The twin.
+        mapping: Which Keras weight fills which PyTorch tensor.
+    """
     step = run.graph.steps[index] if index < len(run.graph.steps) else None
-    inputs, twin_inputs = run.inputs.get(index, ([], []))
+    seen_inputs, twin_inputs = run.inputs.get(index, ([], []))
     if step is None:
-        slot = int(divergence.layer.split(",")[0].split()[1]) - 1
-        number = run.graph.outputs[slot]
         value, twin = run.returned[slot]
-    elif divergence.verdict == HERE:
-        number = step.outputs[0]
+    elif verdict == HERE:
         value, twin = run.kept[number]
     else:
-        slot = next(s for s in range(len(step.inputs)) if (t := run.taken.get((index, s))) and not t.agrees)
-        number = step.inputs[slot]
         position = [s for s in range(len(step.inputs)) if (index, s) in run.taken].index(slot)
-        value, twin = inputs[position], twin_inputs[position]
-    taken = number if step is None or divergence.verdict == BEFORE else step.inputs[0]
+        value, twin = seen_inputs[position], twin_inputs[position]
+    taken = number if step is None or verdict == BEFORE else step.inputs[0]
     seen = run.taken.get((index, 0)) or run.made.get(taken)
     weights, actual = _weights(run, step, torch_model, mapping)
     calls = [run.calls[call] for call in dict.fromkeys(run.pairing.twins.get(index, ()))]
     modules = list({id(call.module): call.module for call in calls if call.module is not None}.values())
-    with unchanged(keras_model, torch_model, training):
-        ours, others = _others(run, index, keras_inputs(keras_model, x), number, training)
     return Case(
         run=run,
         index=index,
         step=step,
         modules=modules,
-        inputs=ours,
+        inputs=[run.others[at] for at in step.inputs] if step is not None else [],
         twin_inputs=twin_inputs,
         value=value,
         twin=twin,
@@ -280,7 +309,7 @@ def _case(
         channels_first=seen is not None and seen.way == CHANNELS_FIRST_FEATURES,
         weights=weights,
         actual=actual,
-        others=others,
+        others={name: run.others[at] for at, name in others.items()},
     )
 
 
@@ -303,40 +332,27 @@ def _weights(
     return weights, actual
 
 
-def _others(
-    run: Run, index: int, arrays: Sequence[np.ndarray], number: int, training: bool
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return what a Keras layer takes, and other tensors of the model that have the shape of these or of another.
+def _others(run: Run, index: int, number: int) -> dict[int, str]:
+    """Return the names of other tensors with the shape of what a Keras layer takes, or of another tensor, by number.
 
     Of a large model, these are the nearest.
 
     Args:
         run: Both models as they ran.
         index: Number of the layer's step.
-        arrays: The model's inputs.
-        number: A tensor whose shape is wanted, too.
-        training: Run it as in training.
+        number: The tensor whose shape is wanted, too.
     """
     steps = run.graph.steps
     own = steps[index].inputs if index < len(steps) else ()
     shapes = {run.shapes[n] for n in (*own, number)}
-    found: dict[int, Tensor] = {}
-    others: dict[str, Tensor] = {}
     not_others = {number, *own, *(steps[index].outputs if index < len(steps) else ())}
     fitting = [at for at, shape in run.shapes.items() if shape in shapes and at not in not_others]
     fitting.sort(key=lambda at: abs(at - number))
     sizes = np.cumsum([prod(run.shapes[at]) for at in fitting])
-    wanted = {at for at, size in zip(fitting, sizes, strict=True) if size <= KEPT}
-    names = dict(zip(run.graph.inputs, map("input {}".format, range(1, 1 + len(run.graph.inputs))), strict=True))
-    names = names if len(names) > 1 else dict.fromkeys(names, "the input")
-    for step, _, outputs in walk(run.graph, arrays, training, shake=False):
-        numbers = run.graph.inputs if step is None else step.outputs
-        for at, value in zip(numbers, outputs, strict=True):
-            if at in own:
-                found[at] = as_tensor(value.exact)
-            elif at in wanted:
-                others[names[at] if step is None else step.name] = as_tensor(value.exact)
-    return [found[n] for n in own], others
+    starts = run.graph.inputs
+    names = {at: f"input {place}" if len(starts) > 1 else "the input" for place, at in enumerate(starts, 1)}
+    names |= {at: step.name for step in steps for at in step.outputs}
+    return {at: names[at] for at, size in sorted(zip(fitting, sizes, strict=True)) if size <= KEPT}
 
 
 _EXCHANGED = "exchanged with "

@@ -90,10 +90,13 @@ def twin_output(module, x):
 def snapshot(model):
     """Return every byte of a Keras or PyTorch model's tensors, by name; a meta tensor has none."""
     if isinstance(model, nn.Module):
-        tensors = {k: None if v.is_meta else v.detach().numpy() for k, v in model.state_dict().items()}
+        tensors = {k: None if v.is_meta else v.detach() for k, v in model.state_dict().items()}
     else:
-        tensors = {variable.path: variable.numpy() for variable in model.weights}
-    return {name: None if t is None else (t.dtype.name, t.shape, t.tobytes()) for name, t in tensors.items()}
+        tensors = {variable.path: torch.tensor(variable.numpy()) for variable in model.weights}
+    return {
+        name: None if t is None else (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, t in tensors.items()
+    }
 
 
 def in_float64(model):

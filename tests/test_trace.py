@@ -1,6 +1,7 @@
 """What a trace makes of all kinds of twins: right ones raise no alarm, wrong ones are located, none is changed."""
 
 import random
+from itertools import product
 
 from parity import draw
 from parity.faults import ParityError
@@ -324,6 +325,29 @@ def test_an_axis_of_time_may_be_anywhere(run):
     assert first_divergence(trace(model, twin, x_of(2, 5, 4), mapping)).layer == "dense"
 
 
+@pytest.mark.parametrize("kinds", list(product("mf", repeat=3)), ids="".join)
+def test_borders_in_a_row_are_paired_in_their_order(kinds):
+    """Each by a module ("m") or by a function; one of nothing is a border, too."""
+    pads = [(0, 0), (0, 2), (1, 0)]
+
+    def layers(x):
+        for number, pad in enumerate(pads):
+            x = L.ZeroPadding1D(pad, name=f"pad{number}")(x)
+        return L.Conv1D(2, 2, name="conv")(x)
+
+    def run(t, x):
+        for module, kind, pad in zip(t.pads, kinds, pads, strict=True):
+            x = module(x) if kind == "m" else F.pad(x, pad)
+        return t.conv(x)
+
+    model = model_of((3, 2), layers)
+    twin = Twin(run, conv=nn.Conv1d(2, 2, 2), pads=nn.ModuleList(map(nn.ZeroPad1d, pads)))
+    twin, mapping = ported(model, twin, "conv")
+    traced = trace(model, twin, x_of(2, 3, 2), mapping)
+    assert list(traced.twin[:3]) == [f"pads.{i}" if kind == "m" else "pad()" for i, kind in enumerate(kinds)]
+    assert set(traced.verdict) == {"agree"}
+
+
 def test_whole_numbers_and_masks_are_not_moved_by_the_noise():
     def layers(x):
         x = L.Embedding(7, 4, mask_zero=True, name="embed")(x)
@@ -484,7 +508,7 @@ def dropping(t, x):
         (lambda t: None, None, "no layer diverges"),
         (lambda t: setattr(t.norm, "momentum", 0.5), "norm", "momentum (momentum is 0.5, not 0.01): notebook 03"),
         (lambda t: setattr(t.drop, "p", 0.25), "drop", "dropout rate (0.5 in Keras, 0.25 in the twin): notebook 12"),
-        (lambda t: t.second.requires_grad_(False), "second", "layer frozen (kernel is not trained in the twin)"),
+        (lambda t: t.second.requires_grad_(False), "second", "layer frozen (kernel and bias not trained in the twin)"),
         (lambda t: setattr(t, "run", detached), "first activation", "gradient stopped: notebook 12"),
     ],
     ids=["right", "momentum", "rate", "frozen", "detached"],
@@ -566,7 +590,8 @@ def test_nothing_is_left_behind_not_even_by_an_error(error, training):
     given = [torch_input(X)]
     before, buffers, x = state(model, twin), list(twin.buffers()), given[0].clone()
     if error is None:
-        assert first_divergence(trace(model, twin, X, mapping, given, training)) is None
+        found = first_divergence(trace(model, twin, X, mapping, given, training))
+        assert (found and found.layer) == ("norm" if training else None)  # which does not train in the twin
     else:
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ParityError, match="in the middle"):
             diagnose(model, twin, X, mapping, given, training)

@@ -43,6 +43,7 @@ from networks import TENSORS, draw, fill, table
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
+PORTS = 200  # how many right ports are drawn at random
 
 
 class Probe(NamedTuple):

@@ -1,0 +1,41 @@
+"""The bar for the trace: no alarm on right ports that are drawn at random, and one on wrong ones of the same kind."""
+
+import copy
+
+from parity.trace import first_divergence, trace
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from twins import PORTS, right_ports
+
+
+@settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))
+@given(right_ports())
+def test_no_alarm_on_random_right_ports(port):
+    traced = trace(port.keras_model, port.twin, port.x, port.mapping)
+    assert first_divergence(traced) is None, traced.to_string()
+
+
+@settings(max_examples=PORTS // 5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(right_ports())
+def test_a_random_port_with_one_wrong_number_is_an_alarm(port):
+    """A trace that finds nothing in right ports must find something in wrong ones of the same kind."""
+    twin = copy.deepcopy(port.twin)
+    parameters = [parameter for parameter in twin.parameters() if parameter.numel()]
+    if not parameters or all(np.ptp(x) == 0 for x in port.x):
+        return
+    with torch.no_grad():
+        parameters[-1].add_(0.5)
+    traced = trace(port.keras_model, twin, port.x, port.mapping)
+    changed = _changes(port, twin)
+    assert (first_divergence(traced) is not None) >= changed
+
+
+def _changes(port, twin):
+    """Tell whether the outputs of a twin are plainly other than those of the right one."""
+    with torch.no_grad():
+        inputs = [torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim > 2 else x.copy()) for x in port.x]
+        right, wrong = port.twin(*inputs), twin(*inputs)
+    pairs = zip(right, wrong, strict=True) if isinstance(right, tuple) else [(right, wrong)]
+    return any(bool(((a - b).abs() > 1e-3 * (1 + a.abs())).any()) for a, b in pairs)
