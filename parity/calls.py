@@ -41,7 +41,7 @@ class Call(NamedTuple):
         inputs: Numbers of the tensors that it takes, as far as the model computed them.
         outputs: Numbers of the tensors that it returns.
         shapes: Shape of each tensor it returns.
-        rate: Of dropout: the share that it drops in training.
+        rate: Of dropout, or of a module of the reader's own that calls it: the share that it drops in training.
         overwrites: Whether it returns the very tensor that it takes, with other numbers or the same.
     """
 
@@ -136,6 +136,7 @@ class _Recorder(TorchFunctionMode):
         self.ends = {id(module): module for module in (*ends, *whole)}
         self.calls: list[Call] = []
         self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []  # module, its inputs, their numbers
+        self.rate_inside: float | None = None
         self.failed = ""
         self.of_watcher: Exception | None = None
         self.numbered: list[weakref.ref[Tensor]] = []
@@ -188,7 +189,8 @@ class _Recorder(TorchFunctionMode):
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self.inside or self.inside[-1][0] != id(module):
             return
-        rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else None
+        rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else self.rate_inside
+        self.rate_inside = None
         _, tensors, numbers = self.inside.pop()
         name = self.names[id(module)]
         if output is None:  # it failed, and whoever called it may go on
@@ -199,6 +201,8 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.inside:
+            rate = _rate(func, args, kwargs)
+            self.rate_inside = self.rate_inside if rate is None else rate
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         # x.T and the like are attributes: their function is called __get__, that of any attribute.

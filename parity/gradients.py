@@ -4,11 +4,12 @@ Only TensorFlow as Keras's backend is covered. Both models are kept whole in mem
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from parity.calls import Call, record
 from parity.faults import ParityError
-from parity.graph import Graph, walk
+from parity.graph import Graph, shaken_tensor, walk
 from parity.pairing import Pairing, Spot
 
 import keras
@@ -35,8 +36,14 @@ class KerasGradients(NamedTuple):
     factors: list[Tensor]
 
 
-def keras_gradients(graph: Graph, x: Sequence[np.ndarray]) -> KerasGradients | None:
-    """Return the gradients of a Keras model in training mode; None without TensorFlow, or an output of real numbers."""
+def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> KerasGradients | None:
+    """Return the gradients of a Keras model in training mode; None without TensorFlow, or an output of real numbers.
+
+    Args:
+        graph: The model.
+        x: An array for each of its inputs.
+        seed: Seed of the other rounding errors.
+    """
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -45,7 +52,7 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray]) -> KerasGradients | N
     every = {w.path for step in graph.steps for w in getattr(step.layer, "weights", [])}
     values: dict[int, Any] = {}
     with tf.GradientTape(persistent=True) as tape:
-        for step, _, outputs in walk(graph, x, training=True):
+        for step, _, outputs in walk(graph, x, training=True, shake=partial(_shaken_both_ways, seed)):
             values.update(zip(graph.inputs if step is None else step.outputs, outputs, strict=True))
         ends = [values[number] for number in graph.outputs]
         rng = np.random.default_rng(0)
@@ -76,6 +83,19 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray]) -> KerasGradients | N
     sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
     outputs = [_dense(end.exact) for end in ends]
     return KerasGradients(tensors, sizes, weights, outputs, list(map(_dense, factors)))
+
+
+def _shaken_both_ways(first_seed: int, tensor: Any, seed: int, *how: Any) -> Any:
+    """Return a tensor with other rounding errors; its gradient, on its way back, gets others, too."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def shake(value: Any) -> tuple[Any, Any]:
+        return shaken_tensor(value, (first_seed, seed), *how), lambda gradient: shaken_tensor(
+            gradient, (seed, first_seed)
+        )
+
+    return shake(tensor) if tensor.dtype.is_floating else tensor
 
 
 def twin_gradients(

@@ -214,7 +214,9 @@ class Value(NamedTuple):
     shaken: Any
 
 
-def shaken_tensor(tensor: Any, seed: int | tuple[int, ...], coarse: bool = False, terms: float = 1) -> Any:
+def shaken_tensor(
+    tensor: Any, seed: int | tuple[int, ...], coarse: bool = False, terms: float = 1, least: float = 0
+) -> Any:
     """Return a tensor with each element moved at random, as by a rounding error.
 
     Args:
@@ -222,6 +224,7 @@ def shaken_tensor(tensor: Any, seed: int | tuple[int, ...], coarse: bool = False
         seed: Seed of the random numbers.
         coarse: Whether it was computed with a constant of float32.
         terms: How many numbers were added up into each element, one by one.
+        least: The errors are at least those of a tensor with an element of this size.
     """
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if not keras.backend.is_float_dtype(dtype):
@@ -233,9 +236,9 @@ def shaken_tensor(tensor: Any, seed: int | tuple[int, ...], coarse: bool = False
     # NumPy draws much faster than Keras does, and has no numbers of two bytes to draw.
     drawn = np.float64 if dtype == "float64" else np.float32
     sizes = np.abs(keras.ops.convert_to_numpy(tensor), dtype=drawn)
-    size = sizes.max(initial=0)
+    size = sizes.max(initial=least)
     if not np.isfinite(size):
-        size = sizes[np.isfinite(sizes)].max(initial=0)
+        size = sizes[np.isfinite(sizes)].max(initial=least)
     noise = np.random.default_rng(seed).random(sizes.shape, drawn)
     noise -= 0.5
     noise *= 2 * unit * float(size)
@@ -264,8 +267,8 @@ def walk(
     last_use = {number: index for index, step in enumerate(graph.steps) for number in step.inputs}
     seeds = iter(range(10**9))
 
-    def value_of(exact: Any, other: Any, coarse: bool = False, terms: float = 1) -> Value:
-        return Value(exact, shake(other, next(seeds), coarse, terms) if shake else exact)
+    def value_of(exact: Any, other: Any, coarse: bool = False, terms: float = 1, least: float = 0) -> Value:
+        return Value(exact, shake(other, next(seeds), coarse, terms, least) if shake else exact)
 
     first = [keras.ops.convert_to_tensor(array) for array in x]
     values = {number: value_of(tensor, tensor) for number, tensor in zip(graph.inputs, first, strict=True)}
@@ -277,8 +280,11 @@ def walk(
         inputs = [values[number] for number in step.inputs]
         exact = run_step(step, [value.exact for value in inputs], training)
         other = _run_unnoticed(step, [value.shaken for value in inputs], training) if shake else exact
-        coarse, terms = _has_float32_constants(step), _terms(step, inputs, exact, training)
-        outputs = [value_of(*pair, coarse, terms) for pair in zip(exact, other, strict=True)]
+        coarse, terms = has_float32_constants(step), _terms(step, inputs, exact, training)
+        # The mean of numbers of both signs may be 0 in one model and as large as the errors of its terms in the other.
+        averages = shake and "Average" in type(step.layer).__name__
+        least = float(keras.ops.max(keras.ops.abs(inputs[0].exact))) if averages else 0
+        outputs = [value_of(*pair, coarse, terms, least) for pair in zip(exact, other, strict=True)]
         for number in step.inputs:
             if last_use[number] == index:
                 values.pop(number, None)
@@ -299,7 +305,8 @@ def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[An
     return outputs
 
 
-def _has_float32_constants(step: Step) -> bool:
+def has_float32_constants(step: Step) -> bool:
+    """Tell whether TensorFlow computes a step with a constant in float32, whatever the dtype."""
     if step.is_activation or isinstance(step.layer, keras.layers.Activation):
         return activation_name(step.layer) in _FLOAT32_ACTIVATIONS
     if isinstance(step.layer, keras.layers.ReLU):

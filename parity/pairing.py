@@ -300,7 +300,8 @@ def _names(step: Step) -> frozenset[str]:
 def _call_names(call: Call) -> frozenset[str]:
     name = call.name if call.module is None else type(call.module).__name__
     bases: Sequence[Any] = () if call.module is None else type(call.module).__mro__
-    return frozenset({_plain(name), *(_plain(b.__name__) for b in bases if b not in (nn.Module, object))})
+    known = {_plain(b.__name__) for b in bases if b not in (nn.Module, object)}
+    return frozenset({_plain(name), *known, *(["dropout"] if call.rate is not None else [])})
 
 
 def _plain(name: str) -> str:

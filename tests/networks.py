@@ -94,7 +94,7 @@ def snapshot(model):
     else:
         tensors = {variable.path: torch.tensor(variable.numpy()) for variable in model.weights}
     return {
-        name: None if t is None else (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes())
+        name: None if t is None else (t.dtype, t.shape, t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         for name, t in tensors.items()
     }
 

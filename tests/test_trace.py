@@ -502,16 +502,30 @@ def dropping(t, x):
     return t.out(t.drop(t.second(t.norm(F.relu(t.first(x)))).flatten(1)))
 
 
+class OwnDropout(nn.Module):
+    """Dropout as readers write it: a module of their own around the function."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        """Drop, in training."""
+        return F.dropout(x, self.rate, self.training)
+
+
 @pytest.mark.parametrize(
     ("plant", "layer", "said"),
     [
         (lambda t: None, None, "no layer diverges"),
+        (lambda t: setattr(t, "drop", OwnDropout(0.5).eval()), None, "no layer diverges"),
+        (lambda t: setattr(t, "drop", OwnDropout(0.25).eval()), "drop", "(0.5 in Keras, 0.25 in the twin)"),
         (lambda t: setattr(t.norm, "momentum", 0.5), "norm", "momentum (momentum is 0.5, not 0.01): notebook 03"),
         (lambda t: setattr(t.drop, "p", 0.25), "drop", "dropout rate (0.5 in Keras, 0.25 in the twin): notebook 12"),
         (lambda t: t.second.requires_grad_(False), "second", "layer frozen (kernel and bias not trained in the twin)"),
         (lambda t: setattr(t, "run", detached), "first activation", "gradient stopped: notebook 12"),
     ],
-    ids=["right", "momentum", "rate", "frozen", "detached"],
+    ids=["right", "own dropout", "rate of own dropout", "momentum", "rate", "frozen", "detached"],
 )
 def test_what_only_training_shows(plant, layer, said):
     def layers(x):
