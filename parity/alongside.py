@@ -4,49 +4,25 @@ Only what is still to be compared is kept: the twin runs, and at each of its cal
 the layer in question. So a large model needs little more memory than to run it twice.
 """
 
-import copy
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import product
-from math import inf, isfinite, prod
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from math import inf
+from typing import NamedTuple
 
+from parity.arguments import Inputs, TwinInputs, held_modules, keras_inputs, modules_by_layer, twin_inputs, unchanged
 from parity.calls import Call, number_of, record
-from parity.faults import ParityError
-from parity.graph import Graph, Step, Value, functional, keras_graph, shaken_tensor, walk
-from parity.layouts import find_layout, torch_input
-from parity.mapping import COLUMNS
+from parity.graph import Graph, Value, keras_graph, shaken_tensor, walk
+from parity.overlay import BORDERS, TIMES_NOISE, as_tensor, distance, follow_order, noise_of, views
 from parity.pairing import Pairing, Spot, pair
 
 import keras
 import numpy as np
 import pandas as pd
-import torch
-from keras import tree
 from torch import Tensor, nn
 
-# The noise is measured with rounding errors drawn once, at random; those of another run may be some times as large.
-TIMES_NOISE = 32
 _MISFIT = "shapes do not fit"
-_BORDERS = ("with a border", "without a border")
 # Values of layers that diverge are kept, to see whether they are each other's: at most so many numbers in all.
 KEPT = 2**24
-_CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._BatchNorm,
-    nn.GroupNorm,
-    nn.PReLU,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
-
-# How features may lie in the twin, said of a comparison.
-CHANNELS_FIRST_FEATURES = "flattened channels first"
-
-Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
-TwinInputs = Tensor | Sequence[Tensor] | None
 
 
 class Seen(NamedTuple):
@@ -149,168 +125,6 @@ def run_both(
         return runner.run(torch_model, tensors, held)
 
 
-def keras_inputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
-    """Return an array for each input of a Keras model, in the order of ``model.inputs`` and of its dtype.
-
-    Raises:
-        ParityError: If there are more or fewer, or one has another shape, no examples, or a number that is not finite.
-    """
-    wanted, struct = functional(model).inputs, functional(model)._inputs_struct
-    if isinstance(x, Mapping):
-        as_built = isinstance(struct, dict) and set(struct) <= set(x)
-        missing = [] if as_built else [tensor.name for tensor in wanted if tensor.name not in x]
-        if missing:
-            raise ParityError(model.name, [f"no input {name}" for name in missing])
-        x = {key: x[key] for key in struct} if as_built else [x[tensor.name] for tensor in wanted]
-    arrays = [np.asarray(array) for array in ([x] if hasattr(x, "shape") else tree.flatten(x))]
-    if len(arrays) != len(wanted):
-        raise ParityError(model.name, [f"inputs: {len(wanted)} expected, {len(arrays)} found"])
-    pairs = list(zip(wanted, arrays, strict=True))
-    faults = [f"input {tensor.name} {fault}" for tensor, array in pairs for fault in _input_faults(tensor, array)]
-    if faults:
-        raise ParityError(model.name, faults)
-    return [np.asarray(array, tensor.dtype) for tensor, array in pairs]
-
-
-def _input_faults(tensor: Any, array: np.ndarray) -> Iterator[str]:
-    due = tuple(tensor.shape)[1:]
-    if array.dtype.kind not in "fiub":
-        yield f"has no numbers, but {array.dtype}"
-    elif array.ndim != 1 + len(due) or any(
-        want not in (None, size) for want, size in zip(due, array.shape[1:], strict=True)
-    ):
-        yield f"has the shape {array.shape}, not {(None, *due)}"
-    elif array.size == 0:
-        yield "is empty: nothing could differ"
-    elif not np.isfinite(array).all():
-        yield "has numbers that are not finite: what is computed from them could not differ"
-
-
-def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInputs = None) -> list[Tensor]:
-    """Return the inputs of a twin: channels at axis 1, and of the twin's dtype. They may be overwritten.
-
-    Args:
-        model: The twin.
-        arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels.
-        given: The inputs, if they are others than these.
-
-    Raises:
-        ParityError: If the twin is not on the CPU.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    if any(map(nn.parameter.is_lazy, tensors)):
-        raise ParityError(type(model).__name__, ["it has lazy modules: run it once, so that they take on their shapes"])
-    devices = {tensor.device.type for tensor in tensors} - {"cpu"}
-    if devices:
-        raise ParityError(type(model).__name__, [f"it is on {', '.join(sorted(devices))}; move it to the CPU"])
-    if given is not None:
-        if not all(isinstance(tensor, Tensor) for tensor in given):
-            raise ParityError(type(model).__name__, ["torch_x must be a tensor, or a list of tensors"])
-        return [tensor.detach().clone() for tensor in ([given] if isinstance(given, Tensor) else given)]
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    tensors = []
-    for array in arrays:
-        tensor = torch_input(array) if array.ndim > 2 else torch.from_numpy(array.copy())
-        tensors.append(tensor.to(dtype) if tensor.is_floating_point() and dtype is not None else tensor)
-    return tensors
-
-
-def modules_by_layer(graph: Graph, torch_model: nn.Module, mapping: pd.DataFrame) -> dict[int, list[nn.Module]]:
-    """Return the modules that hold a layer's weights, by the identity of the layer, in the order of the weights.
-
-    Raises:
-        ParityError: If the mapping has other columns, or a name that a model does not have.
-    """
-    if not isinstance(torch_model, nn.Module):
-        raise ParityError(type(torch_model).__name__, ["it is no torch.nn.Module"])
-    source = mapping.attrs.get("source", "mapping")
-    if list(mapping.columns) != COLUMNS:
-        raise ParityError(source, [f"the columns must be {COLUMNS}, not {list(mapping.columns)}"])
-    layers = {w.path: step.layer for step in graph.steps for w in getattr(step.layer, "weights", [])}
-    names = torch_model.state_dict(keep_vars=True)
-    kind = mapping.index.name or "row"
-    rows = mapping.fillna("").astype(str)
-    faults = [f"{kind} {i}: there is no Keras weight {k}" for i, k, _ in rows.itertuples() if k and k not in layers]
-    faults += [f"{kind} {i}: there is no PyTorch tensor {t}" for i, _, t in rows.itertuples() if t not in names]
-    if faults:
-        raise ParityError(source, faults)
-    named = dict(torch_model.named_modules(remove_duplicate=False))
-    owner = {path: named[_module_of(name)] for path, name in rows.values if path}
-    modules: dict[int, list[nn.Module]] = defaultdict(list)
-    layers_of: dict[int, set[int]] = defaultdict(set)
-    for step in graph.steps:
-        for weight in getattr(step.layer, "weights", []):
-            module = owner.get(weight.path)
-            if module is not None and all(module is not other for other in modules[id(step.layer)]):
-                modules[id(step.layer)].append(module)
-                layers_of[id(module)].add(id(step.layer))
-    for step in graph.steps:
-        several = modules.get(id(step.layer), [])
-        # A module that holds weights of other layers, too, itself or within, does more than this one.
-        held_too = {layer for module in several for inner in module.modules() for layer in layers_of.get(id(inner), ())}
-        # Nor does the twin of a layer made of layers, such as an attention, follow from where their weights are.
-        parts = any(True for _ in getattr(step.layer, "_flatten_layers", list)()) and (
-            len(several) > 1 or len(list(step.layer._flatten_layers())) > 1
-        )
-        if held_too - {id(step.layer)} or (parts and find_layout(step.layer) is None):
-            modules.pop(id(step.layer), None)
-    return dict(modules)
-
-
-def _module_of(name: str) -> str:
-    """Return the module of a tensor; a parametrization, such as weight_norm, is a module within it."""
-    parts = name.split(".")
-    return ".".join(parts[: parts.index("parametrizations") if "parametrizations" in parts else -1])
-
-
-@contextmanager
-def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Let both models run without their statistics, modes and attributes or PyTorch's random numbers being changed.
-
-    Args:
-        keras_model: The Keras model.
-        torch_model: The twin.
-        training: Put the twin into training mode, unless it is, except for modules whose output is random there.
-    """
-    buffers = [(buffer, buffer.clone()) for buffer in torch_model.buffers()]
-    state = [(variable, variable.numpy()) for variable in keras_model.non_trainable_variables] if training else []
-    losses = [(layer._losses, list(layer._losses)) for layer in keras_model._flatten_layers()]
-    modules = list(torch_model.modules())
-    modes = [module.training for module in modules]
-    plain = [vars(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
-    holders = [*plain, *(v for attributes in plain for v in attributes.values() if isinstance(v, dict | list | set))]
-    contents = [copy.copy(holder) for holder in holders]
-    for attributes in plain:  # a hook on gradients wraps what its module takes and returns
-        attributes["_backward_hooks"].clear()
-        attributes["_backward_pre_hooks"].clear()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            if training and not torch_model.training:
-                torch_model.train()
-            for module in modules if training else ():
-                module.training = module.training and not isinstance(module, nn.modules.dropout._DropoutNd)
-            yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for holder, content in zip(holders, contents, strict=True):
-            holder.clear()
-            (holder.extend if isinstance(holder, list) else holder.update)(content)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-        for variable, value in state:
-            variable.assign(value)
-        for collected, before in losses:
-            collected[:] = before
-
-
-def held_modules(modules: Mapping[int, list[nn.Module]]) -> list[nn.Module]:
-    """Return all modules that hold weights."""
-    return [module for several in modules.values() for module in several]
-
-
 class _Runner:
     """Runs the twin, and the Keras model as far as each of the twin's calls needs it."""
 
@@ -380,7 +194,7 @@ class _Runner:
             guessed = number in self.run_.pairing.seen and not made[number].agrees
             if made[number].way == _MISFIT or guessed:
                 takes = [taken[taker] for taker in takers[number] if taker in taken]
-                same = [seen for seen in takes if seen.agrees and seen.way not in _BORDERS]
+                same = [seen for seen in takes if seen.agrees and seen.way not in BORDERS]
                 if same:
                     made[number] = same[0]
                 elif all(right(index) for index, _ in takers[number]):
@@ -472,150 +286,3 @@ class _Runner:
                 seen = [one or self.run_.made.get(n) for one, n in zip(seen, step.inputs, strict=True)]
                 return all(one is None or one.agrees for one in seen)
         return True
-
-
-def noise_of(exact: Tensor, shaken: Tensor) -> float:
-    """Return the rounding noise to expect in a tensor: its distance from one computed with other rounding errors.
-
-    It is at the least one unit of rounding of the largest element, should the draw be lucky.
-    """
-    if not exact.is_floating_point():
-        return 0.0
-    difference, size = largest(exact - shaken), largest(exact)
-    if not isfinite(difference) or not isfinite(size):
-        finite = exact.isfinite() & shaken.isfinite()
-        difference, size = largest((exact - shaken)[finite]), largest(exact[finite])
-    return max(difference, torch.finfo(exact.dtype).eps * size)
-
-
-def follow_order(
-    step: Step, inputs: Sequence[Value], outputs: Sequence[Value], flattened: dict[int, tuple[int, ...]]
-) -> None:
-    """Enter the outputs of a step that hold flattened features, with the shape that they were flattened from.
-
-    Args:
-        step: The step. Features keep their order up to the first Dense layer, which mixes them.
-        inputs: What it takes.
-        outputs: What it returns.
-        flattened: By number of a tensor: the shape (*spatial, channels).
-    """
-    if len(step.inputs) != 1 or len(step.outputs) != 1:
-        return
-    shape, result = tuple(inputs[0].exact.shape)[1:], tuple(outputs[0].exact.shape)[1:]
-    mixes = isinstance(step.layer, keras.layers.Dense) and not step.is_activation
-    if isinstance(step.layer, keras.layers.Flatten):
-        if len(shape) > 1:
-            flattened[step.outputs[0]] = shape
-    elif step.inputs[0] in flattened and not mixes and result == (prod(flattened[step.inputs[0]]),):
-        flattened[step.outputs[0]] = flattened[step.inputs[0]]
-
-
-def views(
-    value: Tensor, twin: Tensor, module: nn.Module | None, flattened: tuple[int, ...] | None, window: bool = False
-) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """Yield each way to lay a Keras tensor and the twin's one over the other: (Keras's, the twin's, a note).
-
-    Args:
-        value: The Keras tensor, channels last.
-        twin: The twin's, channels first or last.
-        module: The module that takes or returns it; it may settle where the channels are.
-        flattened: The shape (*spatial, channels) that the features of ``value`` were flattened from, if any.
-        window: Whether one of the two may have a border that the other has not yet, of padding.
-    """
-    if value.ndim == twin.ndim and value.ndim > 2:
-        orders = []
-        if not isinstance(module, _CHANNELS_LAST):
-            orders.append((twin.movedim(1, -1), ""))
-        if not isinstance(module, _CHANNELS_FIRST):
-            orders.append((twin, ""))
-        for view, note in orders:
-            if view.shape == value.shape:
-                yield value, view, note
-        if window:
-            for view, _ in orders:
-                yield from _windows(value, view)
-        if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape:
-            yield value, twin.transpose(0, 1), ""  # time before examples
-    elif value.shape == twin.shape:
-        yield value, twin, ""
-        if flattened and value.shape[1] == prod(flattened):
-            *spatial, channels = flattened
-            yield (
-                value,
-                twin.unflatten(1, (channels, *spatial)).movedim(1, -1).flatten(1),
-                CHANNELS_FIRST_FEATURES,
-            )
-    elif value.numel() == twin.numel() and value.shape[:1] == twin.shape[:1]:
-        plain = [size for size in value.shape[1:] if size > 1]
-        if plain == [size for size in twin.shape[1:] if size > 1]:
-            yield value.flatten(), twin.flatten(), ""
-        elif twin.ndim == 2 < value.ndim:
-            yield value.flatten(1), twin, "flattened"
-            yield value.movedim(-1, 1).flatten(1), twin, CHANNELS_FIRST_FEATURES
-        elif value.ndim == 2 < twin.ndim:
-            yield value, twin.movedim(1, -1).flatten(1), "not flattened"
-            yield value, twin.flatten(1), "not flattened"
-        else:
-            yield value.flatten(1), twin.movedim(1, -1).flatten(1), ""
-            yield value.flatten(1), twin.flatten(1), ""
-    if value.ndim > 1 and twin.ndim > 1 and value.shape[0] != twin.shape[0]:
-        yield from _other_batches(value, twin, module, flattened)
-
-
-def _other_batches(
-    value: Tensor, twin: Tensor, module: nn.Module | None, flattened: tuple[int, ...] | None
-) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """Yield ways to lay over one another what has as many examples as steps of time, or as calls, in the twin."""
-    for axes in range(2, value.ndim):
-        if prod(value.shape[:axes]) == twin.shape[0]:
-            yield from views(value.flatten(0, axes - 1), twin, module, None)
-    calls = twin.shape[0] / value.shape[0]
-    if calls in (2, 3, 4) and twin.shape[1:].numel() == value.shape[1:].numel():
-        for part in twin.split(value.shape[0]):
-            yield from views(value, part, module, flattened)
-
-
-def _windows(value: Tensor, view: Tensor) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """Yield each place of the smaller of two tensors (batch, *spatial, channels) within the larger."""
-    ends = (0, value.ndim - 1)
-    if value.shape == view.shape or any(value.shape[axis] != view.shape[axis] for axis in ends):
-        return
-    axes = range(1, value.ndim - 1)
-    more = [view.shape[axis] - value.shape[axis] for axis in axes]
-    if not (all(m >= 0 for m in more) or all(m <= 0 for m in more)) or max(map(abs, more)) > 16:
-        return
-    large, small = (view, value) if max(more) > 0 else (value, view)
-    # The middle first: that is where padding leaves the data.
-    starts = [sorted(range(abs(m) + 1), key=lambda start, m=m: abs(start - abs(m) // 2)) for m in more]
-    for offset in product(*starts):
-        part = large
-        for axis, start in zip(axes, offset, strict=True):
-            part = part.narrow(axis, start, small.shape[axis])
-        yield (value, part, _BORDERS[0]) if large is view else (part, view, _BORDERS[1])
-
-
-def as_tensor(value: Any) -> Tensor:
-    """Return a Keras tensor as a PyTorch tensor on the CPU, without a copy where there can be none."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if keras.backend.backend() == "tensorflow" and "CPU" in value.device:
-        return torch.from_dlpack(value)
-    return torch.from_numpy(np.array(value))
-
-
-def distance(value: Tensor, twin: Tensor) -> float:
-    """Return the largest absolute difference of two tensors; infinity agrees with its like, NaN with nothing."""
-    value, twin = (tensor if tensor.is_floating_point() else tensor.double() for tensor in (value, twin))
-    difference = value - twin
-    size = largest(difference)
-    if isfinite(size):
-        return size
-    return largest(difference.masked_fill(value == twin, 0))
-
-
-def largest(tensor: Tensor) -> float:
-    """Return the largest absolute value of a tensor; infinity if it holds NaN."""
-    if not tensor.numel():
-        return 0.0
-    low, high = (float(end) for end in torch.aminmax(tensor))
-    return inf if np.isnan(low) else max(abs(low), abs(high))

@@ -3,22 +3,12 @@
 from collections.abc import Iterator
 from math import inf, prod, sqrt
 
-from parity.alongside import (
-    TIMES_NOISE,
-    Inputs,
-    Run,
-    TwinInputs,
-    held_modules,
-    keras_inputs,
-    largest,
-    modules_by_layer,
-    twin_inputs,
-    unchanged,
-    views,
-)
+from parity.alongside import Run
+from parity.arguments import Inputs, TwinInputs, held_modules, keras_inputs, modules_by_layer, twin_inputs, unchanged
 from parity.gradients import KerasGradients, keras_gradients, twin_gradients
 from parity.graph import RANDOM_IN_TRAINING, Step, has_float32_constants
 from parity.layouts import find_layout
+from parity.overlay import TIMES_NOISE, largest, views
 
 import keras
 import numpy as np

@@ -10,51 +10,30 @@ Why this never guesses: if the twin is right, the module that is really a ready 
 so it is among the candidates, and one candidate alone is the right one.
 """
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isfinite, prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from parity.alongside import (
-    CHANNELS_FIRST_FEATURES,
-    TIMES_NOISE,
-    Inputs,
-    as_tensor,
-    follow_order,
-    keras_inputs,
-    largest,
-    noise_of,
-    twin_inputs,
-    unchanged,
-    views,
-)
+from parity.arguments import Inputs, keras_inputs, twin_inputs, unchanged
 from parity.faults import ParityError
-from parity.graph import Graph, Value, keras_graph, walk
-from parity.layouts import Place, covered_layers, find_layout
+from parity.graph import keras_graph
 from parity.mapping import COLUMNS, Proposal
+from parity.overlay import CHANNELS_FIRST_FEATURES, largest, views
+from parity.parts import Part, Taken, keras_dtype, keras_parts
+from parity.twin_copy import TwinCopy, module_name
 
 import keras
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 # A few examples show all; the copy runs once for each round.
 _EXAMPLES = 2
 # How many candidates to try in all before ties are left to the reader.
 _TRIALS = 64
-# Layers that may stand behind a Flatten and whose weights can be brought into another order of features.
-_ON_FEATURES = (
-    keras.layers.Dense,
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.PReLU,
-)
 # What follows the part in the name of a failure in a later call.
 _CALL = " (call "
-# Tensors that may be there although the Keras layer has no such weight, and what they hold then.
-_CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
 
 
 def propose(
@@ -67,8 +46,8 @@ def propose(
     """Do what ``parity.mapping.propose_mapping`` says."""
     graph = keras_graph(keras_model)
     arrays = [array[:_EXAMPLES] for array in keras_inputs(keras_model, x)]
-    parts, faults = _parts(graph, arrays)
-    twin = _Copy(torch_model, _dtype(keras_model))
+    parts, faults = keras_parts(graph, arrays)
+    twin = TwinCopy(torch_model, keras_dtype(keras_model))
     with unchanged(keras_model, torch_model):
         given = twin_inputs(twin.model, arrays) if torch_x is None else [tensor[:_EXAMPLES] for tensor in torch_x]
         twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in given]
@@ -90,239 +69,6 @@ def propose(
     if hopeless or left_over:
         raise ParityError("proposal", [*(f"{label}: {f.why}" for label, f in found.failing.items()), *left_over])
     return _proposal(parts, twin, found, by_name)
-
-
-# --- The Keras model: what each layer takes -------------------------------------------------------------------------
-
-
-class _Taken(NamedTuple):
-    """What a layer takes in one of its calls.
-
-    Attributes:
-        value: The input (batch, *spatial, channels).
-        within: The largest difference that rounding explains.
-        flattened: The shape (*spatial, channels) that its features were flattened from, if any.
-        before: The parts whose weights it depends on.
-    """
-
-    value: Tensor
-    within: float
-    flattened: tuple[int, ...] | None
-    before: frozenset[str]
-
-
-class _Part(NamedTuple):
-    """What becomes one module: a Keras layer with weights, or one of the two convolutions of a SeparableConv.
-
-    Attributes:
-        label: The path of its weights, less the last part; for a SeparableConv, with the name of the convolution.
-        layer: The layer that has the weights.
-        weights: By the name of the PyTorch tensor: the Keras weight and where it goes.
-        taken: What it takes, call by call.
-    """
-
-    label: str
-    layer: keras.Layer
-    weights: dict[str, tuple[keras.Variable, Place]]
-    taken: list[_Taken]
-
-    @property
-    def before(self) -> frozenset[str]:
-        """Return the parts that any of its calls depends on."""
-        return frozenset().union(*(taken.before for taken in self.taken))
-
-    def value(self, name: str, flattened: tuple[int, ...] | None = None) -> Tensor:
-        """Return the weight for a PyTorch tensor, in PyTorch's layout and the order of features of the twin.
-
-        Args:
-            name: Name of the PyTorch tensor.
-            flattened: The shape (*spatial, channels) of the features, if the twin flattens them channels first.
-        """
-        variable, place = self.weights[name]
-        value = torch.from_numpy(keras.ops.convert_to_numpy(variable))
-        if flattened and (variable.name == "kernel" or not isinstance(self.layer, keras.layers.Dense)):
-            last = len(flattened) - 1
-            value = value.unflatten(0, flattened).movedim(last, 0).flatten(0, last)
-        return place.view(value)
-
-
-def _parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, _Part], list[str]]:
-    """Run the Keras model; return its parts by label, in the order of the data flow, and faults."""
-    parts: dict[str, _Part] = {}
-    faults: dict[str, None] = {}
-    before: dict[int, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
-    flattened: dict[int, tuple[int, ...]] = {}
-    for step, inputs, outputs in walk(graph, arrays):
-        if step is None:
-            continue
-        behind = frozenset().union(*(before[number] for number in step.inputs))
-        if getattr(step.layer, "weights", []) and not step.is_activation:
-            new, more = _parts_of(step.layer)
-            faults |= dict.fromkeys(more)
-            for part in new:
-                known = parts.setdefault(part.label, part)
-                if known.layer is not part.layer:
-                    faults[f"{part.label}: two layers of the Keras model have this path; rename one"] = None
-                order = flattened.get(step.inputs[0]) if isinstance(part.layer, _ON_FEATURES) else None
-                known.taken.append(_taken(part, inputs[0], order, behind))
-                behind |= {part.label}
-        before |= dict.fromkeys(step.outputs, behind)
-        follow_order(step, inputs, outputs, flattened)
-    if not parts and not faults:
-        faults["the Keras model has no weights"] = None
-    return parts, list(faults)
-
-
-def _parts_of(layer: keras.Layer) -> tuple[list[_Part], list[str]]:
-    """Return what a layer with weights consists of, not run yet, and faults."""
-    owners = {id(variable): inner for inner in layer._flatten_layers() for variable in inner.weights}
-    inner = {id(owner): owner for owner in owners.values()}
-    owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
-    path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
-    layout = find_layout(owner)
-    if layout is None:
-        return [], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"]
-    parts: dict[str, _Part] = {}
-    faults = []
-    for variable in owner.weights:
-        place = layout.get(variable.name)
-        if place is None:
-            faults.append(f"{path}: a {kind} has no weight {variable.name} that can be moved")
-            continue
-        label = f"{path}/{place.part}" if place.part else path
-        part = parts.setdefault(label, _Part(label, owner, {}, []))
-        part.weights[place.tensor] = (variable, place)
-    return list(parts.values()), faults
-
-
-def _taken(part: _Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> _Taken:
-    if any(place.part == "pointwise" for _, place in part.weights.values()):
-        value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.shaken))
-    exact, shaken = as_tensor(value.exact), as_tensor(value.shaken)
-    if not exact.is_floating_point():
-        return _Taken(exact, 0.0, None, before)
-    within = TIMES_NOISE * noise_of(exact, shaken)
-    return _Taken(exact, within if isfinite(within) else 0.0, flattened, before)
-
-
-def _depthwise(layer: keras.Layer, x: Any) -> Any:
-    """Return what a SeparableConv computes first: (batch, *spatial, channels) convolved channel by channel."""
-    return keras.ops.depthwise_conv(
-        x, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
-    )
-
-
-def _dtype(model: keras.Model) -> torch.dtype:
-    kinds = [keras.backend.standardize_dtype(variable.dtype) for variable in model.weights]
-    return getattr(torch, next((kind for kind in kinds if "float" in kind), "float32"))
-
-
-# --- The twin: a copy that can be filled ----------------------------------------------------------------------------
-
-
-class _Copy:
-    """A copy of the twin: every module holds random numbers or the weights of a part, and tells what it takes.
-
-    Random numbers, because fresh statistics of 0 and 1 or scales of 0 would hide differences.
-
-    Attributes:
-        model: The copy, on the CPU, in evaluation mode, at least as precise as the Keras model.
-        inputs: What it is run with.
-        canonical: The first name of a module, by any of its names.
-        tensors: By the name of each module with tensors of its own: these, by name.
-    """
-
-    def __init__(self, torch_model: nn.Module, dtype: torch.dtype) -> None:
-        state = torch_model.state_dict(keep_vars=True)
-        if meta := [key for key, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]:
-            raise ParityError("proposal", [f"{key} is on the meta device: the twin cannot run" for key in meta])
-        self.model = copy.deepcopy(torch_model).cpu().eval()
-        own = [tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()]
-        self.dtype = torch.promote_types(own[0], dtype) if own else dtype
-        self.model.to(self.dtype)
-        self.inputs: list[Tensor] = []
-        first = {id(module): name for name, module in self.model.named_modules()}
-        every = self.model.named_modules(remove_duplicate=False)
-        self.canonical = {name: first[id(module)] for name, module in every}
-        self.tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, tensor in self.model.state_dict(keep_vars=True).items():
-            name, _, own_name = key.rpartition(".")
-            if isinstance(tensor, Tensor) and self.canonical.get(name) == name:
-                self.tensors[name][own_name] = tensor
-        self.holds: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
-        self.caught: dict[str, list[Tensor]] = {}
-        self.watched: set[str] = set()
-        for name in self.tensors:
-            self.model.get_submodule(name).register_forward_pre_hook(self._catch(name), with_kwargs=True)
-
-    def module(self, name: str) -> nn.Module:
-        """Return a module by its name."""
-        return self.model.get_submodule(name)
-
-    def describe(self, name: str) -> str:
-        """Return a module's name and kind."""
-        return f"{_called(name)} ({type(self.module(name)).__name__})"
-
-    def fitting(self, part: _Part) -> list[str]:
-        """Return the modules of the kind that a part becomes, with tensors of the right shapes."""
-        kinds = next(iter(part.weights.values()))[1].modules
-        due = {name: part.value(name).shape for name in part.weights}
-
-        def fits(tensors: Mapping[str, Tensor]) -> bool:
-            more = {name: tensor.shape for name, tensor in tensors.items() if name in due or name not in _CONSTANTS}
-            return more == due
-
-        return [name for name, own in self.tensors.items() if isinstance(self.module(name), kinds) and fits(own)]
-
-    def takes(self, filled: Mapping[str, tuple[_Part, tuple[int, ...] | None]]) -> dict[str, list[Tensor]]:
-        """Run the copy and return what modules take, call by call: those not filled, and those of shared layers.
-
-        Args:
-            filled: By the name of a module: the part whose weights it gets, and the shape of its features if the twin
-                flattens them channels first. All others get random numbers.
-        """
-        for seed, (name, tensors) in enumerate(self.tensors.items()):
-            part, flattened = filled.get(name, (None, None))
-            due = None if part is None else (part.label, flattened)
-            if self.holds.get(name, "nothing yet") == due:
-                continue
-            self.holds[name] = due
-            if part is None:
-                _randomize(tensors, seed)
-                continue
-            for own_name, tensor in tensors.items():
-                in_keras = own_name in part.weights
-                tensor.copy_(part.value(own_name, flattened)) if in_keras else tensor.fill_(_CONSTANTS[own_name])
-        self.watched = {name for name in self.tensors if name not in filled or len(filled[name][0].taken) > 1}
-        self.caught = defaultdict(list)
-        self.model(*(tensor.clone() for tensor in self.inputs))
-        return dict(self.caught)
-
-    def _catch(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if name not in self.watched:
-                return
-            leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            self.caught[name] += [leaves[0].detach().clone()] if leaves else []
-
-        return hook
-
-
-def _called(name: str) -> str:
-    return name or "the model"
-
-
-def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
-    """Give the tensors of a module random numbers that keep the activations at their size."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point():
-            values = torch.randn(tensor.shape, generator=generator)
-            fan_in = max(prod(tensor.shape[1:]), 1)
-            tensor.copy_(0.5 + values.abs() if name == "running_var" else values / fan_in**0.5)
-
-
-# --- The search -----------------------------------------------------------------------------------------------------
 
 
 class _Failure(NamedTuple):
@@ -375,7 +121,7 @@ class _Search:
     """
 
     def __init__(
-        self, parts: dict[str, _Part], fits: dict[str, list[str]], twin: _Copy, fixed: Mapping[str, str]
+        self, parts: dict[str, Part], fits: dict[str, list[str]], twin: TwinCopy, fixed: Mapping[str, str]
     ) -> None:
         self.parts, self.fits, self.twin, self.fixed = parts, fits, twin, fixed
         self.flattened: dict[tuple[str, str], tuple[int, ...] | None] = {}
@@ -399,7 +145,7 @@ class _Search:
                 claims[module].append(label)
             sure = {labels[0]: module for module, labels in claims.items() if len(labels) == 1}
             failing |= {
-                label: _Failure(f"{_called(module)} is the only one for {' and for '.join(claims[module])}", True)
+                label: _Failure(f"{module_name(module)} is the only one for {' and for '.join(claims[module])}", True)
                 for label, module in alone.items()
                 if label not in sure
             }
@@ -424,7 +170,7 @@ class _Search:
                 failing[label] = self.failure(label, ready, free, takes, matched)
             elif unclear := [name for name in modules if self.unclear(label, ready, name, takes)]:
                 failing[label] = _Failure(
-                    f"x does not show in which order {_called(unclear[0])} takes the flattened features"
+                    f"x does not show in which order {module_name(unclear[0])} takes the flattened features"
                 )
             else:
                 found[label] = modules
@@ -437,7 +183,7 @@ class _Search:
         promised = {*self.fixed.values()}
         return [name for name in self.fits[label] if name not in promised]
 
-    def agree(self, label: str, taken: _Taken, name: str, takes: dict[str, list[Tensor]]) -> bool:
+    def agree(self, label: str, taken: Taken, name: str, takes: dict[str, list[Tensor]]) -> bool:
         """Tell whether a module takes, in one of its calls, what a part takes; note the order of its features."""
         _, way = self.nearest(taken, name, takes)
         if way is None:
@@ -445,7 +191,7 @@ class _Search:
         self.flattened[label, name] = taken.flattened if way == CHANNELS_FIRST_FEATURES else None
         return True
 
-    def nearest(self, taken: _Taken, name: str, takes: dict[str, list[Tensor]]) -> tuple[float, str | None]:
+    def nearest(self, taken: Taken, name: str, takes: dict[str, list[Tensor]]) -> tuple[float, str | None]:
         """Return how near a module comes to what a part takes, and by which change of layout if that is agreement."""
         nearest = inf
         for tensor in takes.get(name, []):
@@ -455,12 +201,12 @@ class _Search:
                 nearest = min(nearest, difference)
         return nearest, None
 
-    def differences(self, taken: _Taken, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
+    def differences(self, taken: Taken, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
         """Yield each way to compare what a part takes with what a module takes: (largest difference, way)."""
         for a, b, way in views(taken.value, tensor, self.twin.module(name), taken.flattened, window=True):
             yield largest(a - b), way
 
-    def unclear(self, label: str, ready: list[_Taken], name: str, takes: dict[str, list[Tensor]]) -> bool:
+    def unclear(self, label: str, ready: list[Taken], name: str, takes: dict[str, list[Tensor]]) -> bool:
         """Tell whether flattened features agree in both orders, although these differ."""
         for taken in ready:
             *spatial, channels = taken.flattened or (1,)
@@ -484,7 +230,7 @@ class _Search:
     def failure(
         self,
         label: str,
-        ready: list[_Taken],
+        ready: list[Taken],
         free: list[str],
         takes: dict[str, list[Tensor]],
         matched: dict[str, str],
@@ -493,23 +239,23 @@ class _Search:
         promised = {module: other for other, module in self.fixed.items() if other != label}
         for name in self.fits[label]:
             if name not in free and name in promised and all(self.agree(label, taken, name, takes) for taken in ready):
-                why = f"{_called(name)} takes what it takes, but by name it is the twin of {promised[name]}"
+                why = f"{module_name(name)} takes what it takes, but by name it is the twin of {promised[name]}"
                 return _Failure(why, True)
         if not free:
             holders = {module: other for other, module in matched.items()} | promised
             taken = ", ".join(
-                f"{_called(name)} is the twin of {holders[name]}" for name in self.fits[label] if name in holders
+                f"{module_name(name)} is the twin of {holders[name]}" for name in self.fits[label] if name in holders
             )
             return _Failure(f"no module is left that fits: {taken}", True)
         by_name = {name: max(self.nearest(taken, name, takes)[0] for taken in ready) for name in free}
         name = min(by_name, key=by_name.__getitem__)
         within = max(taken.within for taken in ready)
         off = f"{by_name[name]:.2g} off, where rounding explains {within:.1g}"
-        called = _called(name)
+        called = module_name(name)
         what = f"{called} comes nearest, {off}" if isfinite(by_name[name]) else "none takes a tensor of that shape"
         before = frozenset().union(*(taken.before for taken in ready))
         last = before.difference(*(self.parts[other].before - {other} for other in before))
-        places = [f"{other} ({_called(matched[other])})" for other in self.parts if other in last]
+        places = [f"{other} ({module_name(matched[other])})" for other in self.parts if other in last]
         look = f"{', '.join(places)} and what follows" if places else "what the twin does to its input"
         problem = "no module takes what it takes"
         if label in matched:
@@ -622,10 +368,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * largest(a)
 
 
-# --- What the reader gets -------------------------------------------------------------------------------------------
-
-
-def _faults(parts: dict[str, _Part], fits: dict[str, list[str]], twin: _Copy) -> Iterator[str]:
+def _faults(parts: dict[str, Part], fits: dict[str, list[str]], twin: TwinCopy) -> Iterator[str]:
     """Yield why no mapping can be complete, before any number is looked at."""
     for label, part in parts.items():
         if not fits[label]:
@@ -647,7 +390,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _name_faults(
-    parts: dict[str, _Part], fits: dict[str, list[str]], twin: _Copy, fixed: Mapping[str, str]
+    parts: dict[str, Part], fits: dict[str, list[str]], twin: TwinCopy, fixed: Mapping[str, str]
 ) -> Iterator[str]:
     count = Counter(fixed.values())
     for label, name in fixed.items():
@@ -661,7 +404,7 @@ def _name_faults(
             yield f"names: {name} is given to {label} and to another"
 
 
-def _left_over(found: _Found, twin: _Copy) -> list[str]:
+def _left_over(found: _Found, twin: TwinCopy) -> list[str]:
     """Return the modules that no layer may have, if every layer has one."""
     if any(None in options for options in found.options.values()):
         return []
@@ -685,7 +428,7 @@ def _equal_names(found: _Found) -> dict[str, str]:
     return {label: name for label, name in named.items() if count[name] == 1}
 
 
-def _proposal(parts: dict[str, _Part], twin: _Copy, found: _Found, by_name: dict[str, str]) -> Proposal:
+def _proposal(parts: dict[str, Part], twin: TwinCopy, found: _Found, by_name: dict[str, str]) -> Proposal:
     order = list(twin.tensors)
     decided = {label: next(iter(modules)) for label, modules in found.options.items() if len(modules) == 1}
     owner = {name: parts[label] for label, name in decided.items() if name is not None}

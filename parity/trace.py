@@ -4,21 +4,15 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
-from parity.alongside import (
-    CHANNELS_FIRST_FEATURES,
-    KEPT,
-    TIMES_NOISE,
-    Inputs,
-    Run,
-    Seen,
-    TwinInputs,
-    run_both,
-    views,
-)
-from parity.causes import CAUSES, Case, Cause, causes_before, causes_here, other_settings
+from parity.alongside import KEPT, Run, Seen, run_both
+from parity.arguments import Inputs, TwinInputs
+from parity.case import CAUSES, Case, Cause
+from parity.causes import causes_before, causes_here
+from parity.causes_of_settings import other_settings
 from parity.graph import Step
 from parity.in_training import FROZEN, GRADIENT, RATE, STATISTICS, training_faults
 from parity.layouts import find_layout
+from parity.overlay import CHANNELS_FIRST_FEATURES, TIMES_NOISE, views
 
 import keras
 import numpy as np
@@ -202,7 +196,7 @@ def diagnose(
 
     Returns:
         The layer, and each cause that makes it agree: undone, the twin's layer returns what Keras's does; or done to
-        Keras's numbers, it gives the twin's. ``parity.causes.CAUSES`` lists the causes that are known.
+        Keras's numbers, it gives the twin's. ``parity.case.CAUSES`` lists the causes that are known.
     """
     run, traced = _traced(keras_model, torch_model, x, mapping, torch_x, training)
     divergence = first_divergence(traced)

@@ -3,7 +3,7 @@
 import functools
 from typing import NamedTuple
 
-from parity.causes import CAUSES
+from parity.case import CAUSES
 from parity.trace import diagnose, first_divergence, trace
 
 import pandas as pd

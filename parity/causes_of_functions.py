@@ -1,0 +1,187 @@
+"""Activations, merges, and orders of axes that a layer and its twin may not share."""
+
+from collections.abc import Iterator
+from itertools import chain, combinations, permutations, product
+from typing import Any
+
+from parity.case import Case, Cause, agree_within, known_cause, other_orders, padded, run_modules
+from parity.graph import activation_name, run_step
+from parity.overlay import as_tensor, largest, views
+
+import keras
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def activations(value: Tensor) -> Iterator[tuple[str, Any]]:
+    """Yield known activations that change a tensor (batch, ..., channels), by name."""
+    names = "relu relu6 elu selu celu silu mish sigmoid hard_sigmoid tanh softplus softsign hard_silu exponential"
+    functions = {name: keras.activations.get(name) for name in names.split()}
+    for name, function in functions.items():
+        yield name, lambda x, f=function: as_tensor(f(x.numpy()))
+    yield "gelu", F.gelu
+    yield "gelu by tanh", lambda x: F.gelu(x, approximate="tanh")
+    for slope in (0.01, 0.1, 0.2, 0.3):
+        yield f"leaky_relu with slope {slope}", lambda x, s=slope: F.leaky_relu(x, s)
+    for axis in range(value.ndim):
+        yield f"softmax along axis {axis}", lambda x, a=axis: x.softmax(a)
+
+
+def by_function(case: Case) -> Iterator[Cause]:
+    """Yield the function with which the layer's input, or what precedes its activation, gives what the twin has."""
+    if case.step is None or len(case.inputs) != 1:
+        return
+    layer, x = case.step.layer, case.inputs[0]
+    is_activation = case.step.is_activation or isinstance(layer, keras.layers.Activation)
+    own = activation_name(layer) if is_activation else type(layer).__name__.lower()
+    known = is_activation or isinstance(
+        layer,
+        (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.PReLU, keras.layers.Softmax),
+    )
+    if known and x.shape == case.value.shape:
+        if case.explains(x):
+            yield known_cause("activation missing", own)
+            return
+        slope = _slope(case)
+        for name, function in activations(x):
+            if not case.explains(function(x)):
+                continue
+            if "softmax" in own and "softmax" in name:
+                yield known_cause("axis", name)
+            elif slope and "leaky" in name and own in ("leakyrelu", "leaky_relu", "prelu", "relu"):
+                yield known_cause("another slope", f"{slope:g}")
+            else:
+                yield known_cause("another activation", f"{name}, not {own}")
+            return
+        if slope is not None:
+            yield known_cause("another slope", f"{slope:g}")
+        return
+    if isinstance(layer, keras.layers.LayerNormalization | keras.layers.GroupNormalization):
+        yield from _by_axis(case)
+
+
+def _slope(case: Case) -> float | None:
+    """Return the slope for negative numbers, if the twin is the identity for others and has one slope."""
+    for view, twin, _ in views(case.inputs[0], case.twin, None, None):
+        negative = view < 0
+        if not bool(negative.any()) or largest((view - twin)[~negative]) > case.within:
+            continue
+        ratios = twin[negative] / view[negative]
+        slope = float(ratios.median())
+        if largest(twin[negative] - slope * view[negative]) <= case.within:
+            return slope
+    return None
+
+
+def _by_axis(case: Case) -> Iterator[Cause]:
+    """Yield the axes along which a normalization gives what the twin has."""
+    layer, x = case.step.layer, case.inputs[0]
+    by_name = {path.rpartition("/")[2]: weight for path, weight in case.weights.items() if path in case.actual}
+    gamma, beta = by_name.get("gamma", torch.ones(())), by_name.get("beta", torch.zeros(()))
+    axes = range(1, x.ndim)
+    for several in chain.from_iterable(combinations(axes, n) for n in range(1, x.ndim)):
+        mean, variance = x.mean(several, keepdim=True), x.var(several, correction=0, keepdim=True)
+        normal = (x - mean) / (variance + layer.epsilon).sqrt()
+        for axis in axes:
+            if gamma.ndim and gamma.numel() != x.shape[axis]:
+                continue
+            shape = [-1 if other == axis else 1 for other in range(x.ndim)]
+            scale, offset = (v.reshape(shape) if v.ndim else v for v in (gamma, beta))
+            if case.explains(normal * scale + offset):
+                yield known_cause("axis", f"it normalizes along {several}")
+                return
+
+
+def by_merging(case: Case) -> Iterator[Cause]:
+    """Yield other inputs, or another order of them, with which a merging layer gives what the twin has."""
+    if case.step is None or len(case.inputs) < 2:
+        return
+    merge = _merge(case)
+    for order in permutations(range(len(case.inputs))):
+        if list(order) != sorted(order) and case.explains(merge([case.inputs[i] for i in order])):
+            yield known_cause("another skip", f"its inputs are in the order {tuple(i + 1 for i in order)}")
+            return
+    for number, x in enumerate(case.inputs):
+        if case.explains(x):
+            yield known_cause("another skip", f"only its input {number + 1} is used")
+            return
+        for name, other in case.others.items():
+            changed = [*case.inputs[:number], other, *case.inputs[number + 1 :]]
+            if other.shape == x.shape and case.explains(merge(changed)):
+                yield known_cause("another skip", f"its input {number + 1} is the output of {name}")
+                return
+    for axis in range(1, case.value.ndim):
+        if all(x.shape == case.inputs[0].shape for x in case.inputs):
+            y = torch.cat(case.inputs, axis)
+            if y.shape == case.value.shape and case.explains(y):
+                yield known_cause("axis", f"joined along axis {axis}")
+                return
+
+
+def _merge(case: Case) -> Any:
+    def merge(values: list[Tensor]) -> Tensor | None:
+        try:
+            node = case.step.node
+            tensors = [keras.ops.convert_to_tensor(value.numpy()) for value in values]
+            ids = [id(tensor) for tensor in node.input_tensors]
+            args, kwargs = node.arguments.fill_in(dict(zip(ids, tensors, strict=True)))
+            return as_tensor(case.step.layer(*args, **kwargs))
+        except (ValueError, TypeError):
+            return None
+
+    return merge
+
+
+def by_order(case: Case) -> Iterator[Cause]:
+    """Yield the order of axes in which a layer that only reorders gives what the twin has."""
+    if case.step is None or case.step.is_activation or len(case.inputs) != 1:
+        return
+    layer, x = case.step.layer, case.inputs[0]
+    if isinstance(layer, keras.layers.Flatten | keras.layers.Reshape):
+        for order, other in other_orders(x):
+            if case.explains(other.reshape(case.value.shape)):
+                yield known_cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
+                return
+    if type(layer).__name__.startswith("ZeroPadding") and case.twin.ndim == case.value.ndim:
+        sizes = x.shape[1:-1]
+        more = [total - size for total, size in zip(case.twin.shape[2:], sizes, strict=True)]
+        for starts in product(*(range(m + 1) for m in more if m >= 0)):
+            if len(starts) != len(more):
+                return
+            pads = [(start, m - start) for start, m in zip(starts, more, strict=True)]
+            for value in (0.0, float("-inf")):
+                y = padded(x.movedim(-1, 1), pads, value=value).movedim(1, -1)
+                if agree_within(y, case.twin, case.within):
+                    due = [tuple(pair) for pair in layer.padding]
+                    same = pads == due
+                    cause = ("padding value", f"{value}") if same else ("padding", f"{pads}, not {due}")
+                    yield known_cause(*cause)
+                    return
+
+
+def by_channels(case: Case) -> Iterator[Cause]:
+    """Yield the order of the channels in which a layer's twin has to be fed to agree."""
+    if len(case.twin_inputs) != 1 or case.twin_inputs[0].ndim < 3:
+        return
+    x = case.twin_inputs[0]
+    if case.agrees(run_modules(case.modules, [x.flip(1)])):
+        yield known_cause("channels reversed", "the last channel first")
+    groups = getattr(case.step.layer, "groups", 1) if case.step else 1
+    for parts in ((groups, -1), (-1, groups)) if groups > 1 else ():
+        if case.agrees(run_modules(case.modules, [x.unflatten(1, parts).transpose(1, 2).flatten(1, 2)])):
+            yield known_cause("groups", "it takes its channels in another order")
+            return
+
+
+def by_other_input(case: Case) -> Iterator[Cause]:
+    """Yield another tensor with which the layer gives what the twin has, where the twin's input was not seen."""
+    if case.step is None or case.twin_inputs or len(case.inputs) != 1:
+        return
+    for name, other in case.others.items():
+        if other.shape != case.inputs[0].shape:
+            continue
+        value = run_step(case.step, [keras.ops.convert_to_tensor(other.numpy())])[0]
+        if case.explains(as_tensor(value)):
+            yield known_cause("another skip", f"it takes the output of {name}")
+            return

@@ -1,0 +1,133 @@
+"""What may have been done to the weights of a layer on their way into the twin."""
+
+import copy
+from collections.abc import Iterator
+from itertools import chain, combinations, permutations
+from math import prod
+
+from parity.case import Case, Cause, equal, known_cause, other_orders, run_modules
+
+import torch
+from torch import Tensor
+
+
+def by_weights(case: Case) -> Iterator[Cause]:
+    """Yield what was done to the weights, if the layer agrees with the right ones."""
+    if not case.actual or not case.modules:
+        return
+    different: list[tuple[str, Tensor, Tensor]] = []
+    repaired = copy.deepcopy(case.modules)
+    filled = set()
+    for path, (module, name) in case.actual.items():
+        # A shared layer whose second call is another module has its weights in the first.
+        at = next((i for i, other in enumerate(case.modules) if other is module), 0)
+        due = _due(case, path)
+        filled.add((at, name))
+        tensor = dict(repaired[at].named_parameters()) | dict(repaired[at].named_buffers())
+        if name not in tensor or tensor[name].shape != due.shape:
+            continue
+        actual = tensor[name].detach().clone()
+        if not torch.equal(actual, due.to(actual.dtype)):
+            different.append((path, actual, due.to(actual.dtype)))
+            with torch.no_grad():
+                tensor[name].copy_(due)
+    extra: dict[str, Tensor] = {}
+    for at, module in enumerate(repaired):
+        for name, parameter in module.named_parameters():
+            neutral = 1.0 if name == "weight" else 0.0
+            if (at, name) not in filled and not bool((parameter == neutral).all()):
+                extra[name] = parameter.detach().clone()
+                with torch.no_grad():
+                    parameter.fill_(neutral)
+    if not (different or extra) or not case.agrees(run_modules(repaired, case.twin_inputs)):
+        return
+    values = [actual for _, actual, _ in different] + list(extra.values())
+    misplaced = [one for one in different if any(equal(one[1], due) for _, _, due in different)]
+    if misplaced and all(any(equal(value, due) for value in values) for _, _, due in different):
+        # All the right values are there, at other places; what is at the place left over is no second mistake.
+        different, extra = misplaced, {}
+    seen = set()
+    for path, actual, due in different:
+        cause = _name_of(case, path, actual, due)
+        if cause.cause not in seen:
+            seen.add(cause.cause)
+            yield cause
+    if extra:
+        yield known_cause("weights not moved", f"{', '.join(extra)}: Keras has none, and the twin's are not neutral")
+
+
+def _due(case: Case, path: str) -> Tensor:
+    """Return what a weight should be in the twin, given the order of the features that the twin takes."""
+    due = case.weights[path]
+    if case.flattened and case.channels_first and due.shape[-1] == prod(case.flattened):
+        return _channels_first_features(due, case.flattened)
+    return due
+
+
+def _channels_first_features(weight: Tensor, flattened: tuple[int, ...]) -> Tensor:
+    *spatial, channels = range(len(flattened))
+    features = weight.reshape(-1, *flattened)
+    return features.permute(0, channels + 1, *(axis + 1 for axis in spatial)).reshape(weight.shape)
+
+
+def _name_of(case: Case, path: str, actual: Tensor, due: Tensor) -> Cause:
+    """Return what was done to a weight that the twin has otherwise than it should."""
+    short = path.rpartition("/")[2]
+    own = {other: _due(case, other) for other in case.actual if other != path}
+    if short in ("moving_mean", "moving_variance") and bool((actual == (short == "moving_variance")).all()):
+        return known_cause("statistics left at 0 and 1", f"{short} is {int(short == 'moving_variance')} throughout")
+    for other, value in own.items():
+        if torch.equal(actual, value.to(actual.dtype)) and short not in ("kernel", "bias"):
+            return known_cause("BatchNormalization vectors exchanged", f"{short} holds {other.rpartition('/')[2]}")
+    for dtype in (torch.float16, torch.bfloat16):
+        if torch.equal(actual, due.to(dtype).to(actual.dtype)):
+            return known_cause("precision", f"{short} rounded to {str(dtype).removeprefix('torch.')}")
+    wrong = (actual != due).nonzero()[:, 0].unique()
+    if short in ("bias", "beta") and bool((actual[actual != due] == 0).all()):
+        return known_cause("bias missing", f"{short} is 0 in {_some(wrong, due)}")
+    for other, value in case.weights.items():
+        if other not in case.actual and value.shape == actual.shape and torch.equal(actual, value.to(actual.dtype)):
+            return known_cause("weights of another layer", f"{short} is {other}")
+    if due.ndim > 1 and equal(actual[wrong], due[wrong].flip(1)):
+        return known_cause("channels reversed", f"{short} takes the last channel first")
+    rank = due.ndim
+    for axes in chain.from_iterable(combinations(range(2, rank), n) for n in range(1, rank - 1)):
+        if torch.equal(actual[wrong], due[wrong].flip(axes)):
+            return known_cause("kernel flipped", f"along its axes {axes}, in {_some(wrong, due)}")
+    for order in permutations(range(2, rank)):
+        if list(order) != list(range(2, rank)) and equal(actual, due.permute(0, 1, *order)):
+            return known_cause("height and width exchanged", "in the kernel")
+    return _name_of_order(case, short, actual, due)
+
+
+def _name_of_order(case: Case, short: str, actual: Tensor, due: Tensor) -> Cause:
+    """Return in what other order a weight has the right numbers."""
+    if case.flattened and due.shape[-1] == prod(case.flattened):
+        path = next(path for path in case.actual if path.endswith(f"/{short}"))
+        plain = case.weights[path].reshape(-1, *case.flattened)
+        for order, other in other_orders(plain, all_orders=True):
+            if equal(actual, other.reshape(due.shape)):
+                count = range(len(order))
+                due = (count[-1], *count[:-1]) if case.channels_first else tuple(count)
+                return known_cause("flatten order", f"{short} has its features in the order {order}, the twin in {due}")
+    if due.ndim == 2 and equal(actual, due.T):
+        return known_cause("kernel not transposed", f"{tuple(due.shape)} either way")
+    layer = case.step.layer if case.step else None
+    if due.ndim > 2 and due.shape[1] == 1 and "epthwise" in type(layer).__name__ + short:
+        inputs = getattr(layer, "depthwise_kernel", getattr(layer, "kernel", None)).shape[-2]
+        if equal(actual, due.unflatten(0, (inputs, -1)).transpose(0, 1).flatten(0, 1)):
+            return known_cause("depthwise order", "channels and multiplier are in the other order")
+    groups = getattr(layer, "groups", 1)
+    if groups > 1 and due.shape[0] % groups == 0:
+        for parts in ((groups, -1), (due.shape[0] // groups, -1)):
+            if equal(actual, due.unflatten(0, parts).transpose(0, 1).flatten(0, 1)):
+                return known_cause("groups", "the outputs of the groups are interleaved")
+    for order in permutations(range(due.ndim)):
+        if equal(actual, due.permute(order).reshape(due.shape)):
+            return known_cause("kernel axes permuted", "its axes are in another order, or reshaped instead of permuted")
+    wrong = (actual != due).nonzero()[:, 0].unique()
+    return known_cause("weights not moved", f"{short} holds other numbers in {_some(wrong, due)}")
+
+
+def _some(wrong: Tensor, due: Tensor) -> str:
+    return f"{len(wrong)} of {due.shape[0]}"

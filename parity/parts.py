@@ -1,0 +1,144 @@
+"""The Keras layers that become modules, and what each of them takes."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+from parity.graph import Graph, Value, walk
+from parity.layouts import Place, covered_layers, find_layout
+from parity.overlay import TIMES_NOISE, as_tensor, follow_order, noise_of
+
+import keras
+import torch
+from torch import Tensor
+
+# Layers that may stand behind a Flatten and whose weights can be brought into another order of features.
+_ON_FEATURES = (
+    keras.layers.Dense,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.PReLU,
+)
+
+
+class Taken(NamedTuple):
+    """What a layer takes in one of its calls.
+
+    Attributes:
+        value: The input (batch, *spatial, channels).
+        within: The largest difference that rounding explains.
+        flattened: The shape (*spatial, channels) that its features were flattened from, if any.
+        before: The parts whose weights it depends on.
+    """
+
+    value: Tensor
+    within: float
+    flattened: tuple[int, ...] | None
+    before: frozenset[str]
+
+
+class Part(NamedTuple):
+    """What becomes one module: a Keras layer with weights, or one of the two convolutions of a SeparableConv.
+
+    Attributes:
+        label: The path of its weights, less the last part; for a SeparableConv, with the name of the convolution.
+        layer: The layer that has the weights.
+        weights: By the name of the PyTorch tensor: the Keras weight and where it goes.
+        taken: What it takes, call by call.
+    """
+
+    label: str
+    layer: keras.Layer
+    weights: dict[str, tuple[keras.Variable, Place]]
+    taken: list[Taken]
+
+    @property
+    def before(self) -> frozenset[str]:
+        """Return the parts that any of its calls depends on."""
+        return frozenset().union(*(taken.before for taken in self.taken))
+
+    def value(self, name: str, flattened: tuple[int, ...] | None = None) -> Tensor:
+        """Return the weight for a PyTorch tensor, in PyTorch's layout and the order of features of the twin.
+
+        Args:
+            name: Name of the PyTorch tensor.
+            flattened: The shape (*spatial, channels) of the features, if the twin flattens them channels first.
+        """
+        variable, place = self.weights[name]
+        value = torch.from_numpy(keras.ops.convert_to_numpy(variable))
+        if flattened and (variable.name == "kernel" or not isinstance(self.layer, keras.layers.Dense)):
+            last = len(flattened) - 1
+            value = value.unflatten(0, flattened).movedim(last, 0).flatten(0, last)
+        return place.view(value)
+
+
+def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], list[str]]:
+    """Run the Keras model; return its parts by label, in the order of the data flow, and faults."""
+    parts: dict[str, Part] = {}
+    faults: dict[str, None] = {}
+    before: dict[int, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
+    flattened: dict[int, tuple[int, ...]] = {}
+    for step, inputs, outputs in walk(graph, arrays):
+        if step is None:
+            continue
+        behind = frozenset().union(*(before[number] for number in step.inputs))
+        if getattr(step.layer, "weights", []) and not step.is_activation:
+            new, more = _parts_of(step.layer)
+            faults |= dict.fromkeys(more)
+            for part in new:
+                known = parts.setdefault(part.label, part)
+                if known.layer is not part.layer:
+                    faults[f"{part.label}: two layers of the Keras model have this path; rename one"] = None
+                order = flattened.get(step.inputs[0]) if isinstance(part.layer, _ON_FEATURES) else None
+                known.taken.append(_taken(part, inputs[0], order, behind))
+                behind |= {part.label}
+        before |= dict.fromkeys(step.outputs, behind)
+        follow_order(step, inputs, outputs, flattened)
+    if not parts and not faults:
+        faults["the Keras model has no weights"] = None
+    return parts, list(faults)
+
+
+def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
+    """Return what a layer with weights consists of, not run yet, and faults."""
+    owners = {id(variable): inner for inner in layer._flatten_layers() for variable in inner.weights}
+    inner = {id(owner): owner for owner in owners.values()}
+    owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
+    path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
+    layout = find_layout(owner)
+    if layout is None:
+        return [], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"]
+    parts: dict[str, Part] = {}
+    faults = []
+    for variable in owner.weights:
+        place = layout.get(variable.name)
+        if place is None:
+            faults.append(f"{path}: a {kind} has no weight {variable.name} that can be moved")
+            continue
+        label = f"{path}/{place.part}" if place.part else path
+        part = parts.setdefault(label, Part(label, owner, {}, []))
+        part.weights[place.tensor] = (variable, place)
+    return list(parts.values()), faults
+
+
+def _taken(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> Taken:
+    if any(place.part == "pointwise" for _, place in part.weights.values()):
+        value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.shaken))
+    exact, shaken = as_tensor(value.exact), as_tensor(value.shaken)
+    if not exact.is_floating_point():
+        return Taken(exact, 0.0, None, before)
+    within = TIMES_NOISE * noise_of(exact, shaken)
+    return Taken(exact, within if isfinite(within) else 0.0, flattened, before)
+
+
+def _depthwise(layer: keras.Layer, x: Any) -> Any:
+    """Return what a SeparableConv computes first: (batch, *spatial, channels) convolved channel by channel."""
+    return keras.ops.depthwise_conv(
+        x, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
+    )
+
+
+def keras_dtype(model: keras.Model) -> torch.dtype:
+    """Return the floating-point dtype of a Keras model's weights."""
+    kinds = [keras.backend.standardize_dtype(variable.dtype) for variable in model.weights]
+    return getattr(torch, next((kind for kind in kinds if "float" in kind), "float32"))
