@@ -52,6 +52,12 @@ def first_column_in_08(header):
     return dict(re.match(r"(.*?)  +(\S+)", line).groups() for line in lines)
 
 
+def test_no_table_is_torn():
+    """A blank line in a table makes text of the rows after it."""
+    for block in re.findall(r"(?:^\|.*\n)+", README, flags=re.MULTILINE):
+        assert re.fullmatch(r"[|: -]+", block.splitlines()[1]), block
+
+
 def test_every_notebook_is_in_the_table():
     assert [row[0] for row in notebook_rows().values()] == [f"[{p.name[:2]}](notebooks/{p.name})" for p in SERIES]
 
