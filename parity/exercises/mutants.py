@@ -137,7 +137,7 @@ class Pair:
                 copy.deepcopy(port).double(),
                 [x.astype("float64") if x.dtype.kind == "f" else x for x in inputs],
             )
-        torch.manual_seed(0)  # for a port that draws noise
+        torch.default_generator.manual_seed(0)  # for a port that draws noise
         with torch.no_grad():
             y = port(*map(torch_input, inputs))
         return self.keras(kind, size, exact), _listed(y)
@@ -150,23 +150,26 @@ class Pair:
     def both_trained(self, port: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return what one training step makes of the Keras model and of a port, in float64.
 
-        Both run in training mode on ``inputs("images")``. First the dropout rates are noted, then dropout is switched
-        off, as the frameworks draw different noise. The loss is the sum of the outputs times fixed random factors.
+        Both run in training mode on ``inputs("images")``. Dropout is switched off, as the frameworks draw different
+        noise; its rates are noted. The loss is the sum of the outputs times fixed random factors.
 
         Returns:
-            For each: the dropout rates, sorted; the outputs; the gradients of what is trained ("gradient conv.weight")
-            and the running means ("bn.running_mean"), with PyTorch's names and layout. The running variances are left
-            out: PyTorch's are others on purpose.
+            For each: the dropout rates, one for each call, sorted; the outputs; the gradients of what is trained
+            ("gradient conv.weight") and the running means ("bn.running_mean"), with PyTorch's names and layout. The
+            running variances are left out: PyTorch's are others on purpose.
         """
         expected, factors = self._trained()
         port = copy.deepcopy(port).double().train()
-        dropouts = [module for module in port.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
-        made = {"dropout rates": np.sort([module.p for module in dropouts])}
-        for module in dropouts:
-            module.p = 0.0
+        rates: list[float] = []
+        for module in port.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                # Noted at the call: a dropout that no input goes through does nothing.
+                module.register_forward_pre_hook(lambda _, __, rate=module.p: rates.append(rate))
+                module.p = 0.0
         y = port(*map(torch_input, _exact_inputs(self.inputs("images"))))
         y = [channels_last(output) for output in (y if isinstance(y, tuple) else (y,))]
         sum((output * torch.from_numpy(factor)).sum() for output, factor in zip(y, factors, strict=True)).backward()
+        made = {"dropout rates": np.sort(rates)}
         made |= {f"output {number}": output.detach().numpy() for number, output in enumerate(y)}
         gradients = {name: p.grad for name, p in port.named_parameters() if p.grad is not None}
         return expected, made | self._named(gradients, dict(port.named_buffers()))
