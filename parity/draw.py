@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from io import BytesIO
 
+from parity.overlay import TIMES_NOISE
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -172,7 +174,7 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
     left, right = noise.min() / 30, 10 * max(finite.max(), noise.max())
     axes.set_xscale("log")
     axes.set_xlim(left, right)
-    axes.barh(rows, 32 * noise.fillna(left), left=left, color="#dddddd", height=0.9, label="rounding")
+    axes.barh(rows, TIMES_NOISE * noise.fillna(left), left=left, color="#dddddd", height=0.9, label="rounding")
     traces = ((before, "x", DARK, "before"), (after, "s", PALE, "after"))
     for traced, marker, color, label in traces:
         if traced is None:
@@ -180,7 +182,10 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
         compared = traced[traced.noise.notna()].set_index("layer")
         outputs = compared.outputs.reindex(before.layer).clip(left * 2, right / 2)
         edge = {"markeredgewidth": 2} if marker == "x" else {"markeredgecolor": "black"}
-        axes.plot(outputs, rows, marker, color=color, markersize=7, label=label, **edge)
+        # A cross shows on a square, a square hides a cross.
+        axes.plot(
+            outputs, rows, marker, color=color, markersize=7, label=label, zorder=3 if marker == "x" else 2, **edge
+        )
     starts = before.verdict.str.startswith(("DIVERGES", "TAKES"))
     if starts.any():
         first = int(starts.idxmax())

@@ -50,6 +50,8 @@ class Divergence(NamedTuple):
             return f"{' and '.join([self.layer, *self.others])} are each other's: each has the output of the other"
         if self.verdict == BEFORE:
             return f"{self.layer} ({self.twin}) takes another input than what the layers before it return"
+        if self.twin == "-":
+            return f"{self.layer} (not found in the twin): its inputs agree, its outputs do not"
         return f"{self.layer} ({self.twin}): its inputs agree, its outputs do not"
 
 

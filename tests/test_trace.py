@@ -475,6 +475,15 @@ def test_a_mistake_is_located_and_named(model, plant, said):
     assert state(model, twin) == before
 
 
+def test_a_layer_that_the_twin_lacks_is_said_to_be_lacking(model):
+    twin, mapping = ported(model, residual_twin(plain), *NAMES)
+    twin.run = lambda t, x: t.out((F.relu(t.first(x)) + t.second(F.relu(t.norm(F.relu(t.first(x)))))).mean((2, 3)))
+    said = (
+        "out activation (not found in the twin): its inputs agree, its outputs do not\n  activation missing (sigmoid)"
+    )
+    assert said in str(diagnose(model, twin, X, mapping))
+
+
 def test_readable_and_the_picture_show_where_it_starts(model):
     twin, mapping = ported(model, residual_twin(plain), *NAMES)
     right = trace(model, twin, X, mapping)
