@@ -1,8 +1,9 @@
-"""What nbval leaves undone: unrun cells fail, the summary says how long each notebook took and which was left out."""
+"""What nbval leaves undone: unrun cells fail, final checks must be able to fail, times are listed by notebook."""
 
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from parity.official import at_hand
 
@@ -27,6 +28,72 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a notebook's code cell that has no execution count: its missing output would be compared with nothing."""
     if isinstance(item, IPyNbCell) and item.cell.execution_count is None and item.cell.source.strip():
         pytest.fail(f"{item.nodeid}: this cell was saved without having been run; see CONTRIBUTING.md", pytrace=False)
+
+
+# Runs in a notebook's kernel, and leaves its names and random numbers as they were.
+_PLANT = """
+def _plant_naive(check):
+    import random, sys, traceback
+    from functools import partial
+    names = get_ipython().user_ns
+    before = dict(names)
+    draws = [(random.setstate, random.getstate())]
+    if torch := sys.modules.get("torch"):
+        draws.append((torch.set_rng_state, torch.get_rng_state()))
+    if numpy := sys.modules.get("numpy"):
+        draws.append((numpy.random.set_state, numpy.random.get_state()))
+        for value in before.values():
+            if isinstance(value, numpy.random.Generator):
+                draws.append((partial(setattr, value.bit_generator, "state"), value.bit_generator.state))
+    names["fixed"] = names["naive"]
+    try:
+        exec(compile(check, "final check", "exec"), names)
+    except AssertionError as error:
+        if traceback.extract_tb(error.__traceback__)[-1].filename != "final check":
+            raise
+    else:
+        raise AssertionError("the final check passes the naive port")
+    finally:
+        for name in names.keys() - before.keys():
+            del names[name]
+        names.update(before)
+        for restore, state in draws:
+            restore(state)
+_plant_naive({check!r})
+del _plant_naive
+"""
+
+
+class NaiveCheck(pytest.Item):
+    """The final check of a notebook, with the naive port in place of the mended one: an assertion of its own must fail.
+
+    It runs in the notebook's kernel right after the check itself.
+    """
+
+    def __init__(self, *, check: str, **more: Any) -> None:
+        super().__init__(**more)
+        self.check = check
+
+    def runtest(self) -> None:
+        """Plant the naive port."""
+        reply = self.parent.kernel.kc.execute_interactive(
+            _PLANT.format(check=self.check),
+            silent=True,
+            allow_stdin=False,
+            stop_on_error=False,
+            timeout=self.config.option.nbval_cell_timeout,
+            output_hook=lambda message: None,
+        )
+        if reply["content"]["status"] != "ok":
+            pytest.fail("\n".join(reply["content"].get("traceback", ["the kernel gave up"])), pytrace=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a ``NaiveCheck`` follow each final check."""
+    for at, item in reversed(list(enumerate(items))):
+        if isinstance(item, IPyNbCell) and "final-check" in item.cell.metadata.get("tags", ()):
+            name = f"{item.name}, with the naive port"
+            items.insert(at + 1, NaiveCheck.from_parent(item.parent, name=name, check=item.cell.source))
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

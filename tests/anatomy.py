@@ -80,6 +80,9 @@ def page_faults(notebook: NotebookNode, path: Path) -> Iterator[str]:
         yield "folds: an answer and a hint are expected"
     if not re.search(rf"Read: \d+ minutes\. {'Practise' if practised else 'Run'}: \d+", prose):
         yield "no minutes to read and to practise"
+    tagged = sum("final-check" in cell.metadata.get("tags", ()) for cell in code)
+    if tagged != 1:
+        yield f"{tagged} cells are tagged final-check"
     if "**For the cheat sheet:**" not in prose:
         yield "no line for the cheat sheet"
     if practised and not any("not attempted yet" in output.get("text", "") for cell in code for output in cell.outputs):

@@ -95,26 +95,42 @@ def test_broken_pages_are_seen(find, replace, fault):
     assert any(fault in found for found in page_faults(notebook, SERIES[0]))
 
 
+def test_a_missing_final_check_is_seen():
+    notebook = copy.deepcopy(read(SERIES[0]))
+    for cell in notebook.cells:
+        cell.metadata.pop("tags", None)
+    assert any("final-check" in found for found in page_faults(notebook, SERIES[0]))
+
+
 def test_dead_links_are_seen():
     faults = list(link_faults("[a](nowhere.md) [b](http://example.org) [c](https://example.org)", ROOT))
     assert len(faults) == 2
 
 
 def test_strict_nbval_fails_what_it_should(tmp_path):
-    """Run pytest on planted notebooks: one sound, one with a cell that never ran, one with another stored output."""
+    """Run pytest on planted notebooks: a cell never ran, an output is another, a final check cannot fail."""
 
-    def plant(name, count, text):
+    def plant(name, count, text, check="assert fixed == 4"):
         cell = new_code_cell("print(1 + 1)", execution_count=count)
         cell.outputs = [new_output("stream", name="stdout", text=text)] if text else []
+        ports = new_code_cell("naive, fixed = 3, 4", execution_count=2)
+        check = new_code_cell(check, execution_count=3, metadata={"tags": ["final-check"]})
+        restored = new_code_cell("assert fixed == 4", execution_count=4)
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(new_notebook(cells=[cell], metadata=kernel), tmp_path / f"{name}.ipynb")
+        notebook = new_notebook(cells=[cell, ports, check, restored], metadata=kernel)
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
 
     plant("sound", 1, "2\n")
     plant("unrun", None, "")
     plant("stale", 1, "3\n")
+    plant("weak", 1, "2\n", "assert fixed > 2")
+    plant("broken", 1, "2\n", "assert int('4' if fixed == 4 else 'x')")
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-n0", "-rA", "-c", str(ROOT / "pyproject.toml")]
     result = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     found = re.findall(r"^(PASSED|FAILED|ERROR) \S*?(\w+)\.ipynb", result.stdout, flags=re.MULTILINE)
     outcomes = {name: outcome for outcome, name in found}
-    assert outcomes == {"sound": "PASSED", "unrun": "ERROR", "stale": "FAILED"}, result.stdout
+    assert outcomes == {"sound": "PASSED", "unrun": "ERROR", "stale": "FAILED", "weak": "FAILED", "broken": "FAILED"}, (
+        result.stdout
+    )
+    assert "the final check passes the naive port" in result.stdout
     assert "saved without having been run" in result.stdout
