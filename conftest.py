@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     """Print how long each notebook took, its kernel's start included, the slowest first."""
     seconds: Counter[str] = Counter()
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            name = Path(getattr(report, "fspath", ""))
-            if name.suffix == ".ipynb" and hasattr(report, "duration"):
-                seconds[name.as_posix()] += report.duration
+    said: list[tuple[str, str]] = []
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        name = Path(getattr(report, "fspath", ""))
+        if name.suffix == ".ipynb" and hasattr(report, "duration"):
+            seconds[name.as_posix()] += report.duration
+        if getattr(report, "when", "") == "call":
+            said += report.user_properties
     if seconds:
         terminalreporter.section("notebooks")
         if not at_hand():
@@ -114,8 +117,6 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     for name, duration in seconds.most_common():
         terminalreporter.write_line(f"{duration:5.1f}s {name}")
     # What a test has to say, such as the table of the mutants; what it prints is lost in its process.
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, text in getattr(report, "user_properties", []) if getattr(report, "when", "") == "call" else []:
-                terminalreporter.section(name)
-                terminalreporter.write_line(text)
+    for name, text in said:
+        terminalreporter.section(name)
+        terminalreporter.write_line(text)

@@ -5,18 +5,18 @@ the layer in question. So a large model needs little more memory than to run it 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
 from parity.arguments import Inputs, TwinInputs, held_modules, keras_inputs, modules_by_layer, twin_inputs, unchanged
 from parity.calls import Call, number_of, record
-from parity.graph import Graph, Value, keras_graph, shaken_tensor, walk
+from parity.graph import Graph, Step, Value, keras_graph, walk
 from parity.overlay import BORDERS, TIMES_NOISE, as_tensor, distance, follow_order, noise_of, views
 from parity.pairing import Pairing, Spot, pair
 
 import keras
-import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
@@ -33,12 +33,14 @@ class Seen(NamedTuple):
         within: The largest difference that rounding explains.
         way: What the change of layout was, if it was more than moving the axis of the channels.
         shape: The twin's shape.
+        spot: Where in the twin it is.
     """
 
     difference: float
     within: float
     way: str
     shape: tuple[int, ...]
+    spot: Spot
 
     @property
     def agrees(self) -> bool:
@@ -46,7 +48,8 @@ class Seen(NamedTuple):
         return self.difference <= self.within
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """Both models as they ran.
 
     Attributes:
@@ -69,15 +72,15 @@ class Run(NamedTuple):
     graph: Graph
     calls: list[Call]
     pairing: Pairing
-    taken: dict[tuple[int, int], Seen]
-    made: dict[int, Seen]
-    shapes: dict[int, tuple[int, ...]]
-    flattened: dict[int, tuple[int, ...]]
-    noise: dict[int, float]
-    kept: dict[int, tuple[Tensor, Tensor]]
-    returned: dict[int, tuple[Tensor, Tensor]]
-    inputs: dict[int, tuple[list[Tensor], list[Tensor]]]
-    others: dict[int, Tensor]
+    taken: dict[tuple[int, int], Seen] = field(default_factory=dict)
+    made: dict[int, Seen] = field(default_factory=dict)
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    flattened: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    noise: dict[int, float] = field(default_factory=dict)
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    returned: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    inputs: dict[int, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
+    others: dict[int, Tensor] = field(default_factory=dict)
 
 
 def run_both(
@@ -117,12 +120,13 @@ def run_both(
         with unchanged(keras_model, torch_model, training):
             # How the twin is made up shows with a few examples; two, because in training one may be too few.
             calls, returned, _ = record(torch_model, [tensor[:2].clone() for tensor in tensors], held, keys=graph.keys)
-        pairing, noise = pair(graph, calls, returned, modules), None
+        run = Run(graph, calls, pair(graph, calls, returned, modules))
+        steps = walk(graph, arrays, training)
     else:
-        calls, pairing, noise = before.calls, before.pairing, before.noise
+        run = Run(graph, before.calls, before.pairing, noise=before.noise)
+        steps = walk(graph, arrays, training, shake=None)
     with unchanged(keras_model, torch_model, training):
-        runner = _Runner(graph, calls, pairing, arrays, training, noise, keep, others)
-        return runner.run(torch_model, tensors, held)
+        return _Runner(run, steps, training, keep, others).run(torch_model, tensors, held)
 
 
 class _Runner:
@@ -130,22 +134,19 @@ class _Runner:
 
     def __init__(
         self,
-        graph: Graph,
-        calls: list[Call],
-        pairing: Pairing,
-        x: Sequence[np.ndarray],
+        run: Run,
+        steps: Iterator[tuple[Step | None, list[Value], list[Value]]],
         training: bool,
-        noise: dict[int, float] | None,
         keep: str | None,
         others: Collection[int],
     ) -> None:
-        self.graph = graph
+        self.run_ = run
+        self.graph = graph = run.graph
+        pairing = run.pairing
+        self.steps = steps
         self.training = training
-        self.walk = walk(graph, x, training, shaken_tensor if noise is None else None)
-        self.noise = noise
         self.others = others
         self.wanted = next((index for index, step in enumerate(graph.steps) if step.name == keep), None)
-        self.run_ = Run(graph, calls, pairing, {}, {}, {}, {}, {}, {}, {}, {}, {})
         self.values: dict[int, Tensor] = {}
         # What to compare at each call of the twin: a Keras tensor, the position of the twin's, and who takes it.
         self.due: dict[tuple[int, str], list[tuple[int, int, tuple[int, int] | None]]] = defaultdict(list)
@@ -179,7 +180,7 @@ class _Runner:
 
         A twin may merge two axes into one, or return more from a module than it uses.
         """
-        taken, made, steps = self.run_.taken, self.run_.made, self.graph.steps
+        taken, made, steps, pairing = self.run_.taken, self.run_.made, self.graph.steps, self.run_.pairing
         takers: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for index, numbers in enumerate([*(step.inputs for step in steps), self.graph.outputs]):
             for slot, number in enumerate(numbers):
@@ -191,7 +192,7 @@ class _Runner:
 
         for number in sorted(made, reverse=True):  # of several in a row, the last first
             # What a layer without a twin returns is looked for in what the next takes, which may be a part of that one.
-            guessed = number in self.run_.pairing.seen and not made[number].agrees
+            guessed = number in {*pairing.seen, *pairing.guessed} and not made[number].agrees
             if made[number].way == _MISFIT or guessed:
                 takes = [taken[taker] for taker in takers[number] if taker in taken]
                 same = [seen for seen in takes if seen.agrees and seen.way not in BORDERS]
@@ -207,18 +208,15 @@ class _Runner:
         for number, position, taker in self.due.pop((call, when), []):
             while number not in self.values and self.advance():
                 pass
-            self.compare(number, tensors[position], when, taker, self.module(call, taker))
+            self.compare(number, tensors[position], Spot(call, when, position), taker)
             self.pending[number] -= 1
             if not self.pending[number]:
                 del self.values[number]
 
-    def module(self, call: int, taker: tuple[int, int] | None) -> nn.Module | None:
-        return self.run_.calls[call].module if call < len(self.run_.calls) else None
-
     def advance(self) -> bool:
         """Compute the Keras model's next step; tell whether there was one."""
         try:
-            step, inputs, outputs = next(self.walk)
+            step, inputs, outputs = next(self.steps)
         except StopIteration:
             return False
         numbers = self.graph.inputs if step is None else step.outputs
@@ -231,23 +229,21 @@ class _Runner:
     def note(self, number: int, value: Value) -> None:
         tensor = as_tensor(value.exact)
         self.run_.shapes[number] = tuple(tensor.shape)
-        known = self.noise is not None
-        self.run_.noise[number] = self.noise[number] if known else noise_of(tensor, as_tensor(value.shaken))
+        if number not in self.run_.noise:
+            self.run_.noise[number] = noise_of(tensor, as_tensor(value.shaken))
         if number in self.others:
             self.run_.others[number] = tensor
         if self.pending[number]:
             self.values[number] = tensor
 
-    def compare(
-        self, number: int, twin: Tensor, when: str, taker: tuple[int, int] | None, module: nn.Module | None
-    ) -> None:
+    def compare(self, number: int, twin: Tensor, spot: Spot, taker: tuple[int, int] | None) -> None:
         value = self.values[number]
         # What one layer returns the next takes; the version tells whether the tensor was overwritten in between.
         known = -1 if twin.is_inference() else number_of(twin)
         key = (number, known, twin._version if known >= 0 else 0)
         best = self.agreed.get(key)
         if best is None:
-            best = self.closest(number, twin, module, window=when == "in")
+            best = self.closest(number, twin, spot)
             if best.agrees and known >= 0:
                 self.agreed[key] = best
         if taker is not None:
@@ -266,11 +262,13 @@ class _Runner:
             if wanted or (not best.agrees and room and self.came_right(number)):
                 self.run_.kept[number] = (value, twin.clone())
 
-    def closest(self, number: int, twin: Tensor, module: nn.Module | None, window: bool) -> Seen:
+    def closest(self, number: int, twin: Tensor, spot: Spot) -> Seen:
         """Compare a Keras tensor and the twin's in each way that one can be laid over the other; return the best."""
         within = TIMES_NOISE * self.run_.noise[number]
-        best = Seen(inf, within, _MISFIT, tuple(twin.shape))
-        for view, candidate, way in views(self.values[number], twin, module, self.run_.flattened.get(number), window):
+        best = Seen(inf, within, _MISFIT, tuple(twin.shape), spot)
+        module = self.run_.calls[spot.call].module if spot.call < len(self.run_.calls) else None
+        flattened, window = self.run_.flattened.get(number), spot.when == "in"
+        for view, candidate, way in views(self.values[number], twin, module, flattened, window):
             difference = distance(view, candidate)
             if best.way == _MISFIT or difference < best.difference:
                 best = best._replace(difference=difference, way=way)

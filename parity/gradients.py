@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from parity.calls import Call, record
+from parity.alongside import Run
+from parity.calls import record
 from parity.faults import ParityError
 from parity.graph import Graph, shaken_tensor, walk
-from parity.pairing import Pairing, Spot
+from parity.overlay import views
+from parity.pairing import Spot
 
 import keras
 import numpy as np
@@ -102,11 +104,8 @@ def twin_gradients(
     model: nn.Module,
     inputs: Sequence[Tensor],
     held: Sequence[nn.Module],
-    graph: Graph,
-    calls: Sequence[Call],
-    pairing: Pairing,
+    run: Run,
     keras_side: KerasGradients,
-    lay: Any,
 ) -> tuple[dict[int, Tensor | None], dict[str, Tensor | None]]:
     """Return the gradients of a twin with respect to the tensors that have a place in it, and to its parameters.
 
@@ -114,18 +113,13 @@ def twin_gradients(
         model: The twin.
         inputs: Its inputs.
         held: The modules that hold weights.
-        graph: The Keras model.
-        calls: What the twin calls.
-        pairing: Where each Keras tensor can be seen.
+        run: Both models as they ran: it tells where each Keras tensor is seen.
         keras_side: The Keras model's outputs, and the factors to weigh them with.
-        lay: Takes a Keras tensor and the twin's and yields ways to lay one over the other.
     """
     spots: dict[Spot, list[int]] = {}
-    for number, spot in pairing.made.items():
-        spots.setdefault(spot, []).append(number)
-    for number, several in pairing.seen.items():
-        spots.setdefault(several[0], []).append(number)
-    seen: dict[int, Tensor | None] = {number: None for several in spots.values() for number in several}
+    for number, made in run.made.items():
+        spots.setdefault(made.spot, []).append(number)
+    seen: dict[int, Tensor | None] = dict.fromkeys(run.made)
 
     def watch(call: int, when: str, tensors: list[Tensor]) -> None:
         for position, tensor in enumerate(tensors):
@@ -140,11 +134,12 @@ def twin_gradients(
         for parameter in frozen:  # Keras's gradients, too, go through layers that are not trained
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            _, _, outputs = record(model, inputs, held, watch, dropout=False, expected=calls, keys=graph.keys)
-            watch(len(calls), "in", outputs)
+            expected, keys = run.calls, run.graph.keys
+            _, _, outputs = record(model, inputs, held, watch, dropout=False, expected=expected, keys=keys)
+            watch(len(expected), "in", outputs)
             terms = []
             for value, output, factor in zip(keras_side.outputs, outputs, keras_side.factors, strict=False):
-                way = next(iter(lay(value, output)), None)
+                way = next(views(value, output, None, None), None)
                 if way is not None and way[0].shape == factor.shape:
                     terms.append((way[1] * factor).sum())
             if len(terms) < len(keras_side.factors):  # without one of the outputs, every gradient is another

@@ -174,13 +174,9 @@ def functional(model: Any) -> Any:
     own_call = next((kind for kind in type(model).__mro__ if "call" in vars(kind)), object)
     if not isinstance(model, keras.Model) or not own_call.__module__.startswith("keras."):
         return None
-    return (
-        model._functional
-        if isinstance(model, keras.Sequential)
-        else model
-        if hasattr(model, "_nodes_by_depth")
-        else None
-    )
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if hasattr(model, "_nodes_by_depth") else None
 
 
 def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[Any]:

@@ -51,28 +51,27 @@ def training_faults(
         data flow, as gradients go backwards.
     """
     arrays = keras_inputs(keras_model, x)
-    inputs = twin_inputs(torch_model, arrays, torch_x)
     held = held_modules(modules_by_layer(run.graph, torch_model, mapping))
     names = dict(mapping.fillna("").astype(str).values)
     before = {w.path: w.numpy() for w in keras_model.non_trainable_variables}
-    with unchanged(keras_model, torch_model, training=True):
-        ours = keras_gradients(run.graph, arrays)
-        if ours is None:
-            return {}
-        theirs = twin_gradients(torch_model, inputs, held, run.graph, run.calls, run.pairing, ours, _lay)
-        statistics = {i: fault for i in range(len(run.graph.steps)) if (fault := _other_statistics(run, i, before))}
-    wrong = _other_gradients(run, names, ours, *theirs)
+    faults: dict[int, str] = {}
+    wrong = set(range(len(run.graph.steps)))
     # What differs by chance, as where a number is on the edge of a ReLU, does not differ each time.
-    for seed in range(1, 1 + _RETRIALS) if wrong else ():
-        moved = arrays if torch_x is not None else [_moved(array, seed) for array in arrays]
+    for trial in range(1 + _RETRIALS):
+        if not wrong:
+            break
+        moved = arrays if trial == 0 or torch_x is not None else [_moved(array, trial) for array in arrays]
         with unchanged(keras_model, torch_model, training=True):
-            other = keras_gradients(run.graph, moved, seed)
-            inputs = twin_inputs(torch_model, moved, torch_x)
-            theirs = twin_gradients(torch_model, inputs, held, run.graph, run.calls, run.pairing, other, _lay)
-        wrong &= _other_gradients(run, names, other, *theirs)
-    frozen = _frozen(run, torch_model, names, ours)
-    rates = {i: fault for i, step in enumerate(run.graph.steps) if (fault := _other_rate(run, i, step))}
-    return dict.fromkeys(_last(run, wrong), GRADIENT) | statistics | rates | frozen
+            ours = keras_gradients(run.graph, moved, trial)
+            if ours is None:
+                return {}
+            theirs = twin_gradients(torch_model, twin_inputs(torch_model, moved, torch_x), held, run, ours)
+            if trial == 0:
+                faults = _other_statistics(run, before) | _other_rates(run) | _frozen(run, torch_model, names, ours)
+        wrong &= _other_gradients(run, names, ours, *theirs)
+    # Another output has another gradient before it.
+    others = {at for at, s in enumerate(run.graph.steps) for n in s.outputs if n in run.made and not run.made[n].agrees}
+    return dict.fromkeys(wrong.intersection(_last(run, wrong | others)), GRADIENT) | faults
 
 
 def _moved(array: np.ndarray, seed: int) -> np.ndarray:
@@ -83,15 +82,15 @@ def _moved(array: np.ndarray, seed: int) -> np.ndarray:
     return (array * factors).astype(array.dtype)
 
 
-def _lay(value: Tensor, twin: Tensor) -> Iterator[tuple[Tensor, Tensor, str]]:
-    return views(value, twin, None, None)
+def _other_statistics(run: Run, before: dict[str, np.ndarray]) -> dict[int, str]:
+    return {index: STATISTICS for index in range(len(run.graph.steps)) if not _same_statistics(run, index, before)}
 
 
-def _other_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> str:
+def _same_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> bool:
     layer = run.graph.steps[index].layer
     module = run.calls[run.pairing.twins[index][1]].module if index in run.pairing.twins else None
     if not isinstance(layer, keras.layers.BatchNormalization) or getattr(module, "running_var", None) is None:
-        return ""
+        return True
     shape = run.shapes[run.graph.steps[index].inputs[0]]
     count = prod(shape) // shape[layer.axis]
     calls = sum(step.layer is layer for step in run.graph.steps)
@@ -107,8 +106,12 @@ def _other_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> st
         within += 4 * run.noise[run.graph.steps[index].inputs[0]] * max(1.0, largest(due) ** 0.5)
         ways = views(due[None], buffer[None], None, flattened)
         if all(largest(view - other) > within for view, other, _ in ways):
-            return STATISTICS
-    return ""
+            return False
+    return True
+
+
+def _other_rates(run: Run) -> dict[int, str]:
+    return {index: fault for index, step in enumerate(run.graph.steps) if (fault := _other_rate(run, index, step))}
 
 
 def _other_rate(run: Run, index: int, step: Step) -> str:

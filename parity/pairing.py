@@ -35,13 +35,16 @@ class Pairing(NamedTuple):
         taken: By the number of a step and of one of its inputs: that input as the twin's call takes it. The step after
             the last is the model's return: its inputs are the model's outputs.
         made: By the number of a Keras tensor: the same tensor as the twin's call returns it.
-        seen: By the number of a Keras tensor that no call is known to return: where its takers take it.
+        seen: By the number of a Keras tensor that no call is known for certain to return: where its takers take it.
+        guessed: Numbers of Keras tensors whose call was found by what it takes only. It may be the first of several
+            that do together what the layer does, as in ``(a + b) / 2``.
     """
 
     twins: dict[int, tuple[int, int]]
     taken: dict[tuple[int, int], Spot]
     made: dict[int, Spot]
     seen: dict[int, list[Spot]]
+    guessed: set[int]
 
 
 # Functions and modules that hand on the same numbers, in another order or with a border.
@@ -118,7 +121,7 @@ class _Pairer:
         held = {id(module) for several in modules.values() for module in several}
         self.held = {index for index, call in enumerate(self.calls) if id(call.module) in held}
         self.used = self.held | {len(calls)}
-        self.result = Pairing({}, {}, {}, {})
+        self.result = Pairing({}, {}, {}, {}, set())
         # By number of a tensor: the calls of modules with weights that it comes from directly, -1, -2, ... for the
         # inputs; None if a layer that a Keras tensor comes from has no such call.
         self.ours: dict[int, frozenset[int] | None] = {n: frozenset({-1 - at}) for at, n in enumerate(graph.inputs)}
@@ -224,11 +227,10 @@ class _Pairer:
                 self.match(index, call, call)
                 return
         # A model may return its outputs in another order: a call that takes what the step takes is the better sign.
-        if spots and all(spot.call == len(self.calls) - 1 for spot in spots) and self.pair_with_producers(index):
-            return
+        at_the_end = all(spot.call == len(self.calls) - 1 for spot in spots)
         if spots:
             self.result.seen[step.outputs[0]] = spots
-            if _names(step) & _IDENTITIES:
+            if not (at_the_end and self.pair_with_producers(index)) and _names(step) & _IDENTITIES:
                 self.result.taken[index, 0] = spots[0]
 
     def origin(self, number: int, step: Step) -> int | None:
@@ -272,6 +274,7 @@ class _Pairer:
                 continue
             if all(any(self.comes_from(number, spot.call) for number in call.inputs) for spot in made):
                 self.match(index, at, at)
+                self.result.guessed.update(step.outputs)
                 return True
         return False
 

@@ -216,7 +216,9 @@ def diagnose(
     others = _others(run, index, number)
     own = run.graph.steps[index].inputs if index < len(run.graph.steps) else ()
     wanted = {*others, *own}
-    run = run_both(keras_model, torch_model, x, mapping, torch_x, training, run, divergence.layer, wanted)
+    run = run_both(
+        keras_model, torch_model, x, mapping, torch_x, training, before=run, keep=divergence.layer, others=wanted
+    )
     case = _case(run, index, number, slot, divergence.verdict, others, torch_model, mapping)
     fault = row.verdict.partition(": ")[2]
     if training and fault.startswith((STATISTICS, RATE, FROZEN, GRADIENT)):

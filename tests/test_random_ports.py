@@ -2,12 +2,13 @@
 
 import copy
 
+from parity.layouts import torch_input
 from parity.trace import first_divergence, trace
 
 import numpy as np
 import torch
 from hypothesis import HealthCheck, assume, given, settings
-from twins import PORTS, right_ports
+from twins import PORTS, right_ports, run_twin
 
 
 @settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))
@@ -40,14 +41,10 @@ def test_a_random_port_with_one_wrong_number_is_an_alarm(port):
     assert (first_divergence(traced) is not None) >= changed
 
 
-def _inputs(port):
-    return [torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim > 2 else x.copy()) for x in port.x]
-
-
 def _trains(port):
     """Tell whether a twin can train: PyTorch takes no statistics where a channel has one number only."""
     try:
-        copy.deepcopy(port.twin).train()(*_inputs(port))
+        copy.deepcopy(port.twin).train()(*map(torch_input, port.x))
     except ValueError:
         return False
     return True
@@ -55,7 +52,5 @@ def _trains(port):
 
 def _changes(port, twin):
     """Tell whether the outputs of a twin are plainly other than those of the right one."""
-    with torch.no_grad():
-        right, wrong = port.twin(*_inputs(port)), twin(*_inputs(port))
-    pairs = zip(right, wrong, strict=True) if isinstance(right, tuple) else [(right, wrong)]
-    return any(bool(((a - b).abs() > 1e-3 * (1 + a.abs())).any()) for a, b in pairs)
+    pairs = zip(run_twin(port.twin, port.x), run_twin(twin, port.x), strict=True)
+    return any((abs(a - b) > 1e-3 * (1 + abs(a))).any() for a, b in pairs)

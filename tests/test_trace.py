@@ -348,6 +348,49 @@ def test_borders_in_a_row_are_paired_in_their_order(kinds):
     assert set(traced.verdict) == {"agree"}
 
 
+# By what a layer computes of a tensor and of another: the Keras layers, and functions that do the same, and another.
+SEVERAL = {
+    "average": (lambda a, b: L.Average(name="last")([a, b]), lambda a, b: (a + b) / 2, lambda a, b: (a + b) / 3),
+    "subtract": (lambda a, b: L.Subtract(name="last")([a, b]), lambda a, b: -(b - a), lambda a, b: b - a),
+    "silu": (lambda _, b: L.Activation("silu", name="last")(b), lambda _, b: b * b.sigmoid(), lambda _, b: b.sigmoid()),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("after", ["nothing", "functions", "a layer with weights"])
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_several_functions_may_do_together_what_one_layer_does(kind, after, training):
+    """They must not be taken for a layer that goes wrong in the first of them."""
+    layer, functions, others = SEVERAL[kind]
+
+    def layers(x):
+        first = L.Dense(4, name="first")(x)
+        x = layer(first, L.Dense(4, name="second")(first))
+        if after == "functions":
+            return L.Activation("silu", name="silu")(x)
+        return x if after == "nothing" else L.Dense(2, name="out")(x)
+
+    def twin_of(functions):
+        def run(t, x):
+            first = t.first(x)
+            x = functions(first, t.second(first))
+            if after == "functions":
+                return x * x.sigmoid()
+            return x if after == "nothing" else t.out(x)
+
+        sizes = {"first": (3, 4), "second": (4, 4)} | ({"out": (4, 2)} if after == "a layer with weights" else {})
+        modules = {name: nn.Linear(*size) for name, size in sizes.items()}
+        return ported(model, Twin(run, **modules), *modules)
+
+    model = model_of((3,), layers)
+    x = x_of(5, 3)
+    twin, mapping = twin_of(functions)
+    traced = trace(model, twin, x, mapping, training=training)
+    assert first_divergence(traced) is None, traced.to_string()
+    twin, mapping = twin_of(others)
+    assert first_divergence(trace(model, twin, x, mapping, training=training)).layer == "last"
+
+
 def test_whole_numbers_and_masks_are_not_moved_by_the_noise():
     def layers(x):
         x = L.Embedding(7, 4, mask_zero=True, name="embed")(x)

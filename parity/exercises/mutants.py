@@ -133,10 +133,7 @@ class Pair:
         """
         inputs = self.inputs(kind, size)
         if exact:
-            port, inputs = (
-                copy.deepcopy(port).double(),
-                [x.astype("float64") if x.dtype.kind == "f" else x for x in inputs],
-            )
+            port, inputs = copy.deepcopy(port).double(), _exact_inputs(inputs)
         torch.default_generator.manual_seed(0)  # for a port that draws noise
         with torch.no_grad():
             y = port(*map(torch_input, inputs))
