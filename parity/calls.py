@@ -41,8 +41,9 @@ class Call(NamedTuple):
         inputs: Numbers of the tensors that it takes, as far as the model computed them.
         outputs: Numbers of the tensors that it returns.
         shapes: Shape of each tensor it returns.
-        rate: Of dropout, or of a module of the reader's own that calls it: the share that it drops in training.
+        rate: Of dropout, or of a module of the reader's own around it: the share that it drops in training.
         overwrites: Whether it returns the very tensor that it takes, with other numbers or the same.
+        rates_inside: The rates of all dropout in a module that does more than drop.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Call(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     rate: float | None = None
     overwrites: bool = False
+    rates_inside: tuple[float, ...] = ()
 
 
 # Called with the number of a call, whether it is about to run ("in") or has run ("out"), and its tensors.
@@ -136,7 +138,7 @@ class _Recorder(TorchFunctionMode):
         self.ends = {id(module): module for module in (*ends, *whole)}
         self.calls: list[Call] = []
         self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []  # module, its inputs, their numbers
-        self.rate_inside: float | None = None
+        self.functions_inside: list[float | None] = []  # the rate of each that is dropout
         self.failed = ""
         self.of_watcher: Exception | None = None
         self.numbered: list[weakref.ref[Tensor]] = []
@@ -189,21 +191,25 @@ class _Recorder(TorchFunctionMode):
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self.inside or self.inside[-1][0] != id(module):
             return
-        rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else self.rate_inside
-        self.rate_inside = None
+        functions, self.functions_inside = self.functions_inside, []
+        rates = tuple(rate for rate in functions if rate is not None)
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            rates, functions = (module.p,), [module.p]
+        rate = rates[0] if len(rates) == len(functions) == 1 else None
         _, tensors, numbers = self.inside.pop()
         name = self.names[id(module)]
         if output is None:  # it failed, and whoever called it may go on
             self.failed = name
             return
-        self.add(name, module, tensors, numbers, _tensors_in(output), rate)
+        self.add(name, module, tensors, numbers, _tensors_in(output), rate, rates if rate is None else ())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.inside:
-            rate = _rate(func, args, kwargs)
-            self.rate_inside = self.rate_inside if rate is None else rate
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            if _tensors_in(output):
+                self.functions_inside.append(_rate(func, args, kwargs))
+            return output
         name = getattr(func, "__name__", "").strip("_")
         # x.T and the like are attributes: their function is called __get__, that of any attribute.
         name = "permute" if name == "get" else name
@@ -231,6 +237,7 @@ class _Recorder(TorchFunctionMode):
         numbers: tuple[int, ...],
         outputs: list[Tensor],
         rate: float | None,
+        rates_inside: tuple[float, ...] = (),
     ) -> None:
         if self.expected is not None and name != self.due():
             raise self.fault(_OTHER_CALLS)
@@ -238,7 +245,7 @@ class _Recorder(TorchFunctionMode):
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
         overwrites = any(output is tensor for output in outputs for tensor in inputs)
         returned = tuple(map(self.number, outputs))
-        self.calls.append(Call(name, module, numbers, returned, shapes, rate, overwrites))
+        self.calls.append(Call(name, module, numbers, returned, shapes, rate, overwrites, rates_inside))
 
     def notify(self, when: str, tensors: list[Tensor]) -> None:
         if self.watch is not None:

@@ -107,7 +107,7 @@ def twin_gradients(
     run: Run,
     keras_side: KerasGradients,
 ) -> tuple[dict[int, Tensor | None], dict[str, Tensor | None]]:
-    """Return the gradients of a twin with respect to the tensors that have a place in it, and to its parameters.
+    """Return the gradients of a twin with respect to the tensors that its calls return, and to its parameters.
 
     Args:
         model: The twin.
@@ -118,8 +118,10 @@ def twin_gradients(
     """
     spots: dict[Spot, list[int]] = {}
     for number, made in run.made.items():
-        spots.setdefault(made.spot, []).append(number)
-    seen: dict[int, Tensor | None] = dict.fromkeys(run.made)
+        # What a call takes may be the same numbers as of another layer, as before dropout, with other takers.
+        if made.spot.when == "out" or made.spot.call == len(run.calls):
+            spots.setdefault(made.spot, []).append(number)
+    seen: dict[int, Tensor | None] = {number: None for several in spots.values() for number in several}
 
     def watch(call: int, when: str, tensors: list[Tensor]) -> None:
         for position, tensor in enumerate(tensors):

@@ -119,7 +119,11 @@ def _other_rate(run: Run, index: int, step: Step) -> str:
         return ""
     twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
     if twin is None:
-        return f"{RATE}: {step.layer.rate:g} in Keras, no dropout in the twin" if run.pairing.seen else ""
+        inside = [rate for call in run.calls for rate in call.rates_inside]
+        if step.outputs[0] not in run.pairing.seen or any(abs(rate - step.layer.rate) <= 1e-6 for rate in inside):
+            return ""
+        theirs = " or ".join(f"{rate:g}" for rate in dict.fromkeys(inside)) or "no dropout"
+        return f"{RATE}: {step.layer.rate:g} in Keras, {theirs} in the twin"
     if twin.rate is not None and abs(twin.rate - step.layer.rate) > 1e-6:
         return f"{RATE}: {step.layer.rate:g} in Keras, {twin.rate:g} in the twin"
     return ""

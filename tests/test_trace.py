@@ -597,6 +597,53 @@ def test_what_only_training_shows(plant, layer, said):
     assert state(model, twin) == before
 
 
+class DropAndAverage(nn.Module):
+    """A module of the reader's own that has no modules in it and does what four Keras layers do."""
+
+    def __init__(self, rate=0.5, parts=2):
+        super().__init__()
+        self.rate, self.parts = rate, parts
+
+    def forward(self, x):
+        """Drop, in training, and average with the input."""
+        return (F.dropout(F.dropout(F.relu(x), 0.25, self.training), self.rate, self.training) + x) / self.parts
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("more", "layer", "verdict"),
+    [
+        ({}, None, "agree"),
+        ({"rate": 0.4}, "drop", "DIVERGES HERE: another dropout rate: 0.5 in Keras, 0.25 or 0.4 in the twin"),
+        ({"parts": 3}, "average", "DIVERGES HERE"),
+    ],
+    ids=["right", "rate", "divisor"],
+)
+def test_dropout_in_a_module_that_does_more_is_no_mere_dropout(more, layer, verdict, training):
+    """Taken for one that hands on what it takes, the layers in it would be looked for before it."""
+
+    def layers(x):
+        x = L.Dense(4, name="first")(x)
+        x = L.Multiply(name="square")([x, x])
+        y = L.Dropout(0.5, name="drop")(L.Dropout(0.25, name="other")(L.ReLU(name="relu")(x)))
+        return L.Dense(2, name="out")(L.Average(name="average")([y, x]))
+
+    def run(t, x):
+        x = t.first(x)
+        return t.out(t.block(x * x))
+
+    model = model_of((3,), layers)
+    modules = {"first": nn.Linear(3, 4), "out": nn.Linear(4, 2)}
+    twin, mapping = ported(model, Twin(run, block=DropAndAverage(**more), **modules), *modules)
+    traced = trace(model, twin, x_of(5, 3), mapping, training=training)
+    found = first_divergence(traced)
+    if layer is None or (layer == "drop" and not training):
+        assert found is None
+    else:
+        assert found.layer == layer
+        assert verdicts(traced)[layer].startswith(verdict)
+
+
 def test_a_part_that_is_not_trained_raises_no_alarm():
     base = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3, name="conv"), L.BatchNormalization(name="inner")])
     base.trainable = False
