@@ -7,12 +7,13 @@ the layer in question. So a large model needs little more memory than to run it 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from math import inf
 from typing import NamedTuple
 
 from parity.arguments import Inputs, TwinInputs, held_modules, keras_inputs, modules_by_layer, twin_inputs, unchanged
 from parity.calls import Call, number_of, record
-from parity.graph import Graph, Step, Value, keras_graph, walk
+from parity.graph import Graph, Step, Value, chooses, keras_graph, walk
 from parity.overlay import BORDERS, TIMES_NOISE, as_tensor, distance, follow_order, noise_of, views
 from parity.pairing import Pairing, Spot, pair
 
@@ -186,9 +187,13 @@ class _Runner:
             for slot, number in enumerate(numbers):
                 takers[number].append((index, slot))
 
+        @cache
         def right(index: int) -> bool:
-            seen = [made[number] for number in steps[index].outputs if number in made] if index < len(steps) else []
-            return bool(seen) and all(one.agrees for one in seen)
+            """Tell whether a step's outputs agree, or if nobody saw them, those of the steps that take them."""
+            outputs = steps[index].outputs if index < len(steps) else ()
+            seen = [made[number] for number in outputs if number in made]
+            after = [taker for number in outputs for taker, _ in takers[number]]
+            return all(one.agrees for one in seen) if seen else bool(after) and all(map(right, after))
 
         for number in sorted(made, reverse=True):  # of several in a row, the last first
             # What a layer without a twin returns is looked for in what the next takes, which may be a part of that one.
@@ -222,6 +227,10 @@ class _Runner:
         numbers = self.graph.inputs if step is None else step.outputs
         for number, value in zip(numbers, outputs, strict=True):
             self.note(number, value)
+        if step is not None and chooses(step):
+            # The choice may be another in the twin, although it was not in the one draw of other rounding errors.
+            least = max(self.run_.noise[number] for number in step.inputs)
+            self.run_.noise.update({number: max(least, self.run_.noise[number]) for number in numbers})
         if step is not None:
             follow_order(step, inputs, outputs, self.run_.flattened)
         return True

@@ -33,6 +33,16 @@ _WITH_ACTIVATION = (
 # in gelu, the weights of an interpolation.
 _FLOAT32_ACTIVATIONS = frozenset({"leaky_relu", "gelu"})
 _WITH_FLOAT32_CONSTANTS = (keras.layers.LeakyReLU, keras.layers.UpSampling2D)
+# What hands on some of the numbers that it takes, or a share of them, and chooses by their size.
+_CHOOSING_ACTIVATIONS = frozenset({"relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid", "soft_shrink"})
+_CHOOSING = (
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    *(kind for name, kind in vars(keras.layers).items() if "MaxPool" in name),
+)
 # Layers whose output is random in training, so that two frameworks cannot agree on it.
 RANDOM_IN_TRAINING = (
     keras.layers.Dropout,
@@ -308,6 +318,16 @@ def has_float32_constants(step: Step) -> bool:
     if isinstance(step.layer, keras.layers.ReLU):
         return bool(step.layer.negative_slope or step.layer.threshold or step.layer.max_value)
     return isinstance(step.layer, _WITH_FLOAT32_CONSTANTS)
+
+
+def chooses(step: Step) -> bool:
+    """Tell whether a step hands on some of the numbers that it takes, or a share of them, and chooses by their size.
+
+    What it returns has an error as large as what it takes, or none, as the choice falls.
+    """
+    if step.is_activation or isinstance(step.layer, keras.layers.Activation):
+        return activation_name(step.layer) in _CHOOSING_ACTIVATIONS
+    return isinstance(step.layer, _CHOOSING)
 
 
 def _terms(step: Step, inputs: Sequence[Value], outputs: Sequence[Any], training: bool) -> float:

@@ -119,10 +119,15 @@ def _other_rate(run: Run, index: int, step: Step) -> str:
         return ""
     twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
     if twin is None:
-        inside = [rate for call in run.calls for rate in call.rates_inside]
-        if step.outputs[0] not in run.pairing.seen or any(abs(rate - step.layer.rate) <= 1e-6 for rate in inside):
+        steps, twins = run.graph.steps, run.pairing.twins
+        others = {
+            call for at, both in twins.items() if isinstance(steps[at].layer, RANDOM_IN_TRAINING) for call in both
+        }
+        calls = [call for number, call in enumerate(run.calls) if number not in others]
+        rates = [rate for call in calls for rate in (call.rate, *call.rates_inside) if rate is not None]
+        if any(abs(rate - step.layer.rate) <= 1e-6 for rate in rates):
             return ""
-        theirs = " or ".join(f"{rate:g}" for rate in dict.fromkeys(inside)) or "no dropout"
+        theirs = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "no dropout"
         return f"{RATE}: {step.layer.rate:g} in Keras, {theirs} in the twin"
     if twin.rate is not None and abs(twin.rate - step.layer.rate) > 1e-6:
         return f"{RATE}: {step.layer.rate:g} in Keras, {twin.rate:g} in the twin"

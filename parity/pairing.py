@@ -37,7 +37,7 @@ class Pairing(NamedTuple):
         made: By the number of a Keras tensor: the same tensor as the twin's call returns it.
         seen: By the number of a Keras tensor that no call is known for certain to return: where its takers take it.
         guessed: Numbers of Keras tensors whose call was found by what it takes only. It may be the first of several
-            that do together what the layer does, as in ``(a + b) / 2``.
+            that do together what the layer does, as in ``(a + b) / 2``, or another layer's.
     """
 
     twins: dict[int, tuple[int, int]]
@@ -184,6 +184,10 @@ class _Pairer:
                 yield 0, 0
             return
         free = [position for position, number in enumerate(numbers) if number >= 0]
+        if 1 < len(set(inputs)) > len(free):
+            # A module that does more than the step, or the last of several calls: which of the inputs it takes, and
+            # whether it takes any, cannot be told.
+            return
         left = []
         for slot, number in enumerate(inputs):
             same = [at for at in free if self.held_behind(numbers[at]) == self.ours[number]]
@@ -266,11 +270,12 @@ class _Pairer:
     def pair_with_producers(self, index: int) -> bool:
         """Pair a step with the first free call of its kind that takes what it takes; tell whether there is one."""
         step = self.steps[index]
-        made = [self.result.made.get(number) for number in step.inputs]
+        inputs = set(step.inputs)
+        made = [self.result.made.get(number) for number in inputs]
         if None in made or not any(_names(step) & _FAMILIES[family] for family in _WHOLE_FAMILIES):
             return False
         for at, call in enumerate(self.calls):
-            if at in self.used or not _fit(step, call):
+            if at in self.used or not _fit(step, call) or sum(number >= 0 for number in call.inputs) < len(inputs):
                 continue
             if all(any(self.comes_from(number, spot.call) for number in call.inputs) for spot in made):
                 self.match(index, at, at)

@@ -140,7 +140,8 @@ def table(run: Run, faults: dict[int, str]) -> pd.DataFrame:
     """
     verdicts = _verdicts(run)
     for index, fault in faults.items():
-        if verdicts[index].startswith(AGREE):
+        # Every rate in the twin is known, that of a layer which is not paired, too.
+        if verdicts[index].startswith((AGREE, UNSEEN) if fault.startswith(RATE) else AGREE):
             verdicts[index] = f"{HERE}: {fault}"
     rows = [_row(run, index, verdict) for index, verdict in enumerate(verdicts)]
     rows += [_output_row(run, slot) for slot in range(len(run.graph.outputs))]

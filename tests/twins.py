@@ -651,6 +651,13 @@ _ACTIVATIONS = {
 }
 _MERGES = {"Add": lambda _, a, b: a + b, "Multiply": lambda _, a, b: a * b, "Subtract": lambda _, a, b: a - b}
 _MERGES |= {"Maximum": lambda _, a, b: torch.maximum(a, b), "Average": lambda _, a, b: (a + b) / 2}
+_MERGES_OF_THREE: list[tuple[str, Callable[..., Tensor]]] = [
+    ("Add", lambda a, b, c: a + b + c),
+    ("Add", lambda a, b, c: a + (b + c)),
+    ("Add", lambda a, b, c: torch.stack([a, b, c]).sum(0)),
+    ("Maximum", lambda a, b, c: torch.maximum(torch.maximum(a, b), c)),
+    ("Average", lambda a, b, c: (a + b + c) / 3),
+]
 
 
 def _activations(channels: int) -> list[str]:
@@ -917,9 +924,13 @@ class _Recipe:
         return Value(layer(x.keras), self.step(run, x))
 
     def residual(self, x: Value) -> Value:
-        """Add one or two layers beside a shortcut."""
+        """Add one or two layers beside a shortcut, or two branches beside one."""
         y = self.keeping(x)
         y = self.keeping(y) if self.draw(st.booleans()) else y
+        if self.draw(st.integers(0, 3)) == 0:
+            kind, way = self.one_of(*_MERGES_OF_THREE)
+            several = self.draw(st.permutations([x, y, self.keeping(self.one_of(x, y))]))
+            return Value(self.layer(kind)([v.keras for v in several]), self.step(lambda _, *v: way(*v), *several))
         kind = self.one_of(*_MERGES)
         a, b = (x, y) if self.draw(st.booleans()) else (y, x)
         return Value(self.layer(kind)([a.keras, b.keras]), self.step(_MERGES[kind], a, b))
