@@ -81,7 +81,7 @@ def test_the_difference_is_absolute_and_the_largest():
     values=st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9)), min_size=1, max_size=6),
     columns=st.booleans(),
 )
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None)
 def test_the_difference_is_that_of_the_pair_furthest_apart(values, columns):
     a, b = (np.array([pair[i] for pair in values]).reshape((-1, 1) if columns else -1) for i in (0, 1))
     assert largest_difference(a, b) == max(abs(x - y) for x, y in values)

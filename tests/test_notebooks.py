@@ -110,27 +110,25 @@ def test_dead_links_are_seen():
 def test_strict_nbval_fails_what_it_should(tmp_path):
     """Run pytest on planted notebooks: a cell never ran, an output is another, a final check cannot fail."""
 
-    def plant(name, count, text, check="assert fixed == 4"):
-        cell = new_code_cell("print(1 + 1)", execution_count=count)
-        cell.outputs = [new_output("stream", name="stdout", text=text)] if text else []
-        ports = new_code_cell("naive, fixed = 3, 4", execution_count=2)
-        check = new_code_cell(check, execution_count=3, metadata={"tags": ["final-check"]})
-        restored = new_code_cell("assert fixed == 4", execution_count=4)
+    def plant(name, check, *prints):
+        cells = [new_code_cell("naive, fixed = 3, 4", execution_count=1)]
+        cells.append(new_code_cell(check, execution_count=2, metadata={"tags": ["final-check"]}))
+        cells.append(new_code_cell("assert fixed == 4", execution_count=3))
+        for count, text in prints:
+            cells.append(new_code_cell("print(1 + 1)", execution_count=count))
+            cells[-1].outputs = [new_output("stream", name="stdout", text=text)] if text else []
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        notebook = new_notebook(cells=[cell, ports, check, restored], metadata=kernel)
-        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / f"{name}.ipynb")
 
-    plant("sound", 1, "2\n")
-    plant("unrun", None, "")
-    plant("stale", 1, "3\n")
-    plant("weak", 1, "2\n", "assert fixed > 2")
-    plant("broken", 1, "2\n", "assert int('4' if fixed == 4 else 'x')")
+    plant("right", "assert fixed == 4", (4, "2\n"), (5, "3\n"), (None, ""), (7, "2\n"))
+    plant("weak", "assert fixed > 2")
+    plant("broken", "assert int('4' if fixed == 4 else 'x')")
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-n0", "-rA", "-c", str(ROOT / "pyproject.toml")]
     result = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
-    found = re.findall(r"^(PASSED|FAILED|ERROR) \S*?(\w+)\.ipynb", result.stdout, flags=re.MULTILINE)
-    outcomes = {name: outcome for outcome, name in found}
-    assert outcomes == {"sound": "PASSED", "unrun": "ERROR", "stale": "FAILED", "weak": "FAILED", "broken": "FAILED"}, (
-        result.stdout
-    )
+    found = re.findall(r"^(PASSED|FAILED|ERROR) \S*?(\w+)\.ipynb::Cell (\d)", result.stdout, flags=re.MULTILINE)
+    outcomes = {(name, int(cell)): outcome for outcome, name, cell in found}
+    right = {("right", cell): "PASSED" for cell in (0, 1, 2, 3, 6)} | {("right", 4): "FAILED", ("right", 5): "ERROR"}
+    others = {(name, cell): "FAILED" if cell == 1 else "PASSED" for name in ("weak", "broken") for cell in range(3)}
+    assert outcomes == right | others, result.stdout
     assert "the final check passes the naive port" in result.stdout
     assert "saved without having been run" in result.stdout

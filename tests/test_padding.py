@@ -27,7 +27,7 @@ from torch import nn
 
 
 def examples(number):
-    return settings(max_examples=number, deadline=None, derandomize=True, database=None)
+    return settings(max_examples=number, deadline=None)
 
 
 def each_axis(rank, largest):

@@ -164,7 +164,7 @@ def test_the_small_networks_are_found_whole(name):
     assert passes(model, twin, x, proposal)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(right_ports())
 def test_no_row_is_a_guess(port):
     proposal = propose_mapping(port.keras_model, port.twin, port.x)

@@ -5,15 +5,17 @@ import copy
 from parity.layouts import torch_input
 from parity.trace import first_divergence, trace
 
-import numpy as np
 import torch
 from hypothesis import HealthCheck, assume, given, settings
-from twins import PORTS, right_ports, run_twin
+from twins import PORTS, Probe, right_ports, run_keras, run_twin
 
 
 @settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(right_ports())
 def test_no_alarm_on_random_right_ports(port):
+    for expected, y in zip(run_keras(Probe(port.keras_model, port.x)), run_twin(port.twin, port.x), strict=True):
+        assert expected.shape == y.shape
+        assert abs(expected - y).max() < port.within * max(1, abs(expected).max())
     traced = trace(port.keras_model, port.twin, port.x, port.mapping)
     assert first_divergence(traced) is None, traced.to_string()
 
@@ -26,19 +28,17 @@ def test_no_alarm_on_random_right_ports_in_training(port):
     assert first_divergence(traced) is None, traced.to_string()
 
 
-@settings(max_examples=PORTS // 5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=PORTS // 10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(right_ports())
 def test_a_random_port_with_one_wrong_number_is_an_alarm(port):
     """A trace that finds nothing in right ports must find something in wrong ones of the same kind."""
     twin = copy.deepcopy(port.twin)
     parameters = [parameter for parameter in twin.parameters() if parameter.numel()]
-    if not parameters or all(np.ptp(x) == 0 for x in port.x):
-        return
+    assume(parameters)
     with torch.no_grad():
         parameters[-1].add_(0.5)
-    traced = trace(port.keras_model, twin, port.x, port.mapping)
-    changed = _changes(port, twin)
-    assert (first_divergence(traced) is not None) >= changed
+    assume(_differ(port, twin))
+    assert first_divergence(trace(port.keras_model, twin, port.x, port.mapping)) is not None
 
 
 def _trains(port):
@@ -50,7 +50,7 @@ def _trains(port):
     return True
 
 
-def _changes(port, twin):
+def _differ(port, twin):
     """Tell whether the outputs of a twin are plainly other than those of the right one."""
     pairs = zip(run_twin(port.twin, port.x), run_twin(twin, port.x), strict=True)
     return any((abs(a - b) > 1e-3 * (1 + abs(a))).any() for a, b in pairs)
