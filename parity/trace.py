@@ -173,10 +173,12 @@ class Diagnosis(NamedTuple):
     Attributes:
         divergence: The first layer that diverges, None if none does.
         causes: The known causes that explain it; none if it is another.
+        traced: What ``trace`` returns.
     """
 
     divergence: Divergence | None
     causes: list[Cause]
+    traced: pd.DataFrame
 
     def __str__(self) -> str:
         if self.divergence is None:
@@ -199,19 +201,20 @@ def diagnose(
 
     Returns:
         The layer, and each cause that makes it agree: undone, the twin's layer returns what Keras's does; or done to
-        Keras's numbers, it gives the twin's. ``parity.case.CAUSES`` lists the causes that are known.
+        Keras's numbers, it gives the twin's. ``parity.case.CAUSES`` lists the causes that are known. With them, the
+        table that ``trace`` returns.
     """
     run, traced = _traced(keras_model, torch_model, x, mapping, torch_x, training)
     divergence = first_divergence(traced)
     if divergence is None:
-        return Diagnosis(None, [])
+        return Diagnosis(None, [], traced)
     names = [step.name for step in run.graph.steps]
     index = names.index(divergence.layer) if divergence.layer in names else len(names)
     if divergence.others:
         heads = index == len(names) or _leads_out(run, index)
         cause = "heads exchanged" if heads else "weights of another layer"
         detail = f"{', '.join([divergence.layer, *divergence.others])}"
-        return Diagnosis(divergence, [Cause(cause, detail, CAUSES[cause])])
+        return Diagnosis(divergence, [Cause(cause, detail, CAUSES[cause])], traced)
     row = traced[traced.layer == divergence.layer].iloc[0]
     number, slot = _differing(run, index, divergence)
     others = _others(run, index, number)
@@ -223,8 +226,9 @@ def diagnose(
     case = _case(run, index, number, slot, divergence.verdict, others, torch_model, mapping)
     fault = row.verdict.partition(": ")[2]
     if training and fault.startswith((STATISTICS, RATE, FROZEN, GRADIENT)):
-        return Diagnosis(divergence, list(_training_causes(case, fault)))
-    return Diagnosis(divergence, list(causes_here(case) if divergence.verdict == HERE else causes_before(case)))
+        return Diagnosis(divergence, list(_training_causes(case, fault)), traced)
+    causes = causes_here(case) if divergence.verdict == HERE else causes_before(case)
+    return Diagnosis(divergence, list(causes), traced)
 
 
 def _training_causes(case: Case, fault: str) -> Iterator[Cause]:
