@@ -36,8 +36,9 @@ class Pairing(NamedTuple):
             the last is the model's return: its inputs are the model's outputs.
         made: By the number of a Keras tensor: the same tensor as the twin's call returns it.
         seen: By the number of a Keras tensor that no call is known for certain to return: where its takers take it.
-        guessed: Numbers of Keras tensors whose call was found by what it takes only. It may be the first of several
-            that do together what the layer does, as in ``(a + b) / 2``, or another layer's.
+        guessed: Numbers of Keras tensors whose call may be another. It was found by what it takes only, and may be the
+            first of several that do together what the layer does, as in ``(a + b) / 2``. Or it was found by what takes
+            its result, a module of the reader's own that may do what several layers do.
     """
 
     twins: dict[int, tuple[int, int]]
@@ -121,6 +122,8 @@ class _Pairer:
         held = {id(module) for several in modules.values() for module in several}
         self.held = {index for index, call in enumerate(self.calls) if id(call.module) in held}
         self.used = self.held | {len(calls)}
+        # What these take need not be what the layer takes whose result they return.
+        self.unclear = {index for index, call in enumerate(calls) if index not in self.held and _may_be_anything(call)}
         self.result = Pairing({}, {}, {}, {}, set())
         # By number of a tensor: the calls of modules with weights that it comes from directly, -1, -2, ... for the
         # inputs; None if a layer that a Keras tensor comes from has no such call.
@@ -135,12 +138,19 @@ class _Pairer:
     def pair(self) -> Pairing:
         self.pair_by_modules()
         for index in reversed(range(len(self.steps))):
-            if index not in self.result.twins:
-                self.pair_with_takers(index)
-        for index, step in enumerate(self.steps):
-            if index not in self.result.twins and step.outputs[0] not in self.result.seen:
+            if self.is_open(index):
+                self.pair_with_takers(index, clear=True)
+        for index in range(len(self.steps)):
+            if self.is_open(index):
                 self.pair_with_producers(index)
+        for index in reversed(range(len(self.steps))):
+            if self.is_open(index):
+                self.pair_with_takers(index, clear=False)
         return self.result
+
+    def is_open(self, index: int) -> bool:
+        """Tell whether a step has no twin yet, and no place where its result can be seen."""
+        return index not in self.result.twins and self.steps[index].outputs[0] not in self.result.seen
 
     def pair_by_modules(self) -> None:
         """Pair each layer with weights with the module or modules that hold them, call by call.
@@ -221,14 +231,23 @@ class _Pairer:
             number = self.calls[index].inputs[0]
         return False
 
-    def pair_with_takers(self, index: int) -> None:
-        """Pair a step with the call from which those take that take the step's result."""
+    def pair_with_takers(self, index: int, clear: bool) -> None:
+        """Pair a step with the call from which those take that take the step's result.
+
+        Args:
+            index: Number of the step.
+            clear: Whether to leave out takers of which it is not clear that they take that result.
+        """
         step = self.steps[index]
         spots = [spot for taker in self.takers[step.outputs[0]] if (spot := self.result.taken.get(taker))]
+        spots = [spot for spot in spots if not clear or spot.call not in self.unclear]
         for spot in spots:
             call = self.origin(self.calls[spot.call].inputs[spot.position], step)
             if call is not None:
                 self.match(index, call, call)
+                if spot.call in self.unclear:
+                    self.unclear.add(call)
+                    self.result.guessed.update(step.outputs)
                 return
         # A model may return its outputs in another order: a call that takes what the step takes is the better sign.
         at_the_end = all(spot.call == len(self.calls) - 1 for spot in spots)
@@ -293,10 +312,13 @@ def _fit(step: Step, call: Call) -> bool:
     names, others = _names(step), _call_names(call)
     if names & others or any(names & members and others & members for members in _FAMILIES.values()):
         return True
+    return _may_be_anything(call) and not names & (_FAMILIES["dropout"] | _FAMILIES["order"])
+
+
+def _may_be_anything(call: Call) -> bool:
+    """Tell whether a call is of a module of the reader's own whose name does not say what it does."""
     own = call.module is not None and not type(call.module).__module__.startswith("torch.nn")
-    # A module of the reader's own may be anything, unless its name says what; what it does is seen when it runs.
-    known = any(others & members for members in _FAMILIES.values())
-    return own and not known and not names & (_FAMILIES["dropout"] | _FAMILIES["order"])
+    return own and not any(_call_names(call) & members for members in _FAMILIES.values())
 
 
 def _names(step: Step) -> frozenset[str]:

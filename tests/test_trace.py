@@ -391,6 +391,62 @@ def test_several_functions_may_do_together_what_one_layer_does(kind, after, trai
     assert first_divergence(trace(model, twin, x, mapping, training=training)).layer == "last"
 
 
+class Own(nn.Module):
+    """A module of the reader's own, without modules or weights in it; its name does not say what it does."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *x):
+        """Call the function that this module was made of."""
+        return self.function(*x)
+
+
+# Two layers that one module does, with what it does, and the same with a mistake.
+IN_ONE = {
+    "two activations": (
+        lambda x: L.Activation("tanh", name="b")(L.Activation("gelu", name="a")(x)),
+        lambda x: F.gelu(x).tanh(),
+        lambda x: F.gelu(x).sigmoid(),
+    ),
+    "a shortcut": (
+        lambda x: L.Add(name="b")([x, L.LeakyReLU(0.3, name="a")(x)]),
+        lambda x: x + F.leaky_relu(x, 0.3),
+        lambda x: x + F.leaky_relu(x, 0.01),
+    ),
+    "a merge of three": (
+        lambda x: L.Add(name="b")([x, x * x, L.Activation("tanh", name="a")(x)]),
+        lambda x: x + x * x + x.tanh(),
+        lambda x: x - x * x + x.tanh(),
+    ),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("in_module", [False, True])
+@pytest.mark.parametrize("kind", IN_ONE)
+def test_what_is_around_a_module_that_does_several_layers_is_paired_right(kind, in_module, training):
+    layers, function, other = IN_ONE[kind]
+
+    def twin_of(function):
+        def run(t, x):
+            x = F.gelu(t.first(x).tanh())
+            return t.out(t.own(x) if in_module else function(x))
+
+        modules = {"first": nn.Linear(3, 4), "out": nn.Linear(4, 2)} | ({"own": Own(function)} if in_module else {})
+        return ported(model, Twin(run, **modules), "first", "out")
+
+    x = keras.Input((3,))
+    y = L.Activation("gelu", name="before")(L.Dense(4, activation="tanh", name="first")(x))
+    model = fill_scaled(keras.Model(x, L.Dense(2, name="out")(layers(y))))
+    twin, mapping = twin_of(function)
+    traced = trace(model, twin, x_of(5, 3), mapping, training=training)
+    assert first_divergence(traced) is None, traced.to_string()
+    twin, mapping = twin_of(other)
+    assert first_divergence(trace(model, twin, x_of(5, 3), mapping, training=training)).layer in ("a", "b")
+
+
 def test_whole_numbers_and_masks_are_not_moved_by_the_noise():
     def layers(x):
         x = L.Embedding(7, 4, mask_zero=True, name="embed")(x)
