@@ -66,7 +66,7 @@ class Run:
         noise: By number of a Keras tensor: the rounding noise to expect there.
         kept: By number of a Keras tensor: the tensor and the twin's, of layers that diverge and of those asked for.
         returned: By place among the model's outputs: the output and the twin's.
-        inputs: By number of a step that was asked for: its inputs, and the twin's.
+        inputs: Of the step that was asked for, by number of an input of it: the input, and the twin's.
         others: By number of a Keras tensor that was asked for: the tensor.
     """
 
@@ -80,7 +80,7 @@ class Run:
     noise: dict[int, float] = field(default_factory=dict)
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     returned: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    inputs: dict[int, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
+    inputs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     others: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -177,11 +177,13 @@ class _Runner:
         return self.run_
 
     def settle_misfits(self) -> None:
-        """Take what has no shape to compare as not seen where all layers that take it are right all the same.
+        """Take a layer as not paired where its twin is in doubt and all layers that take its result are right.
 
-        A twin may merge two axes into one, or return more from a module than it uses.
+        A twin may merge two axes into one, or return more from a module than it uses; then no shape fits. Or it has no
+        such tensor, as it computes in another order: ``a + (b + c)`` for ``(a + b) + c``.
         """
         taken, made, steps, pairing = self.run_.taken, self.run_.made, self.graph.steps, self.run_.pairing
+        producers = {number: index for index, step in enumerate(steps) for number in step.outputs}
         takers: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for index, numbers in enumerate([*(step.inputs for step in steps), self.graph.outputs]):
             for slot, number in enumerate(numbers):
@@ -195,9 +197,16 @@ class _Runner:
             after = [taker for number in outputs for taker, _ in takers[number]]
             return all(one.agrees for one in seen) if seen else bool(after) and all(map(right, after))
 
-        for number in sorted(made, reverse=True):  # of several in a row, the last first
+        def in_doubt(number: int) -> bool:
             # What a layer without a twin returns is looked for in what the next takes, which may be a part of that one.
-            guessed = number in {*pairing.seen, *pairing.guessed} and not made[number].agrees
+            if number in pairing.seen or number in pairing.guessed:
+                return True
+            index = producers[number]
+            inputs = [seen for slot in range(len(steps[index].inputs)) if (seen := taken.get((index, slot)))]
+            return not steps[index].weights and not all(seen.agrees for seen in inputs)
+
+        for number in sorted(made, reverse=True):  # of several in a row, the last first
+            guessed = not made[number].agrees and in_doubt(number)
             if made[number].way == _MISFIT or guessed:
                 takes = [taken[taker] for taker in takers[number] if taker in taken]
                 same = [seen for seen in takes if seen.agrees and seen.way not in BORDERS]
@@ -205,6 +214,8 @@ class _Runner:
                     made[number] = same[0]
                 elif all(right(index) for index, _ in takers[number]):
                     del made[number]
+                    if guessed:
+                        pairing.twins.pop(producers[number], None)
         for index, slot in list(taken):
             if taken[index, slot].way == _MISFIT and right(index):
                 del taken[index, slot]
@@ -260,9 +271,7 @@ class _Runner:
             if taker[0] == len(self.graph.steps):
                 self.run_.returned[taker[1]] = (value, twin.clone())
             if taker[0] == self.wanted:
-                ours, theirs = self.run_.inputs.setdefault(taker[0], ([], []))
-                ours.append(value)
-                theirs.append(twin.clone())
+                self.run_.inputs[taker[1]] = (value, twin.clone())
             return
         if number not in self.run_.made or best.difference < self.run_.made[number].difference:
             self.run_.made[number] = best

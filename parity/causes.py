@@ -8,10 +8,20 @@ from collections.abc import Iterator
 from itertools import permutations
 
 from parity.case import Case, Cause, known_cause, other_orders
-from parity.causes_of_functions import activations, by_channels, by_function, by_merging, by_order, by_other_input
+from parity.causes_of_functions import (
+    activations,
+    by_channels,
+    by_function,
+    by_global_pooling,
+    by_merging,
+    by_numbers,
+    by_order,
+    by_other_input,
+    by_scaling,
+    other_channels,
+)
 from parity.causes_of_settings import by_mode, by_padding, by_pooling, by_settings, dropped
 from parity.causes_of_weights import by_weights
-from parity.overlay import largest, views
 
 import keras
 
@@ -21,11 +31,13 @@ _ATTEMPTS = (
     by_settings,
     by_padding,
     by_pooling,
+    by_global_pooling,
     by_function,
     by_merging,
     by_order,
     by_channels,
     by_other_input,
+    by_numbers,
 )
 
 
@@ -64,8 +76,9 @@ def causes_before(case: Case) -> Iterator[Cause]:
                 return
             yield known_cause("input axes exchanged", f"in the order {order}")
             return
-    if rank > 2 and case.explains(value.flip(-1)):
-        yield known_cause("channels reversed", "the last channel first")
+    reordered = other_channels(case)
+    if reordered:
+        yield reordered
         return
     if case.flattened:
         for order, other in other_orders(value.unflatten(1, case.flattened)):
@@ -75,9 +88,7 @@ def causes_before(case: Case) -> Iterator[Cause]:
     if case.twin.dtype != value.dtype and case.explains(value.to(case.twin.dtype)):
         yield known_cause("precision", f"the twin computes in {str(case.twin.dtype).removeprefix('torch.')}")
         return
-    scaled = _scale(case)
-    if scaled:
-        yield known_cause("input scaled", scaled)
+    yield from by_scaling(case)
 
 
 def _overwritten(case: Case) -> str:
@@ -95,19 +106,4 @@ def _overwritten(case: Case) -> str:
             if "dropout" not in names and "identity" not in names:
                 return call.name
             number = call.inputs[0]
-    return ""
-
-
-def _scale(case: Case) -> str:
-    """Return with what factor and offset the twin takes the tensor, or nothing."""
-    for view, twin, _ in views(case.value, case.twin, None, None):
-        x, y = view.double().flatten(), twin.double().flatten()
-        spread = (x - x.mean()).square().sum()
-        if not bool(spread > 0) or not bool(y.isfinite().all()):
-            continue
-        factor = float(((x - x.mean()) * (y - y.mean())).sum() / spread)
-        offset = float(y.mean() - factor * x.mean())
-        bound = max(case.within, 1e-6 * largest(y))
-        if factor and largest(factor * x + offset - y) <= bound:
-            return f"{factor:.4g} times it" + (f" plus {offset:.4g}" if abs(offset) > bound else "")
     return ""

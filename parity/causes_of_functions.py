@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import chain, combinations, permutations, product
+from math import prod
 from typing import Any
 
 from parity.case import Case, Cause, agree_within, known_cause, other_orders, padded, run_modules
@@ -16,16 +17,22 @@ from torch import Tensor
 
 def activations(value: Tensor) -> Iterator[tuple[str, Any]]:
     """Yield known activations that change a tensor (batch, ..., channels), by name."""
-    names = "relu relu6 elu selu celu silu mish sigmoid hard_sigmoid tanh softplus softsign hard_silu exponential"
+    if not value.is_floating_point():
+        return
+    names = "relu relu6 elu selu celu silu mish sigmoid hard_sigmoid log_sigmoid tanh hard_tanh softplus softsign "
+    names += "hard_silu exponential"
     functions = {name: keras.activations.get(name) for name in names.split()}
     for name, function in functions.items():
         yield name, lambda x, f=function: as_tensor(f(x.numpy()))
+    yield "hard_sigmoid as in Keras 2", lambda x: (0.2 * x + 0.5).clamp(0, 1)
     yield "gelu", F.gelu
     yield "gelu by tanh", lambda x: F.gelu(x, approximate="tanh")
+    yield "gelu by a sigmoid", lambda x: x * (1.702 * x).sigmoid()
     for slope in (0.01, 0.1, 0.2, 0.3):
         yield f"leaky_relu with slope {slope}", lambda x, s=slope: F.leaky_relu(x, s)
     for axis in range(value.ndim):
         yield f"softmax along axis {axis}", lambda x, a=axis: x.softmax(a)
+        yield f"log_softmax along axis {axis}", lambda x, a=axis: x.log_softmax(a)
 
 
 def by_function(case: Case) -> Iterator[Cause]:
@@ -47,7 +54,7 @@ def by_function(case: Case) -> Iterator[Cause]:
         for name, function in activations(x):
             if not case.explains(function(x)):
                 continue
-            if "softmax" in own and "softmax" in name:
+            if name.startswith(f"{own} along"):
                 yield known_cause("axis", name)
             elif slope and "leaky" in name and own in ("leakyrelu", "leaky_relu", "prelu", "relu"):
                 yield known_cause("another slope", f"{slope:g}")
@@ -150,14 +157,23 @@ def by_order(case: Case) -> Iterator[Cause]:
             if len(starts) != len(more):
                 return
             pads = [(start, m - start) for start, m in zip(starts, more, strict=True)]
-            for value in (0.0, float("-inf")):
-                y = padded(x.movedim(-1, 1), pads, value=value).movedim(1, -1)
-                if agree_within(y, case.twin, case.within):
+            for value, y in _bordered(x.movedim(-1, 1), pads, case.twin):
+                if agree_within(y.movedim(1, -1), case.twin, case.within):
                     due = [tuple(pair) for pair in layer.padding]
                     same = pads == due
-                    cause = ("padding value", f"{value}") if same else ("padding", f"{pads}, not {due}")
+                    cause = ("padding value", value) if same else ("padding", f"{pads}, not {due}")
                     yield known_cause(*cause)
                     return
+
+
+def _bordered(x: Tensor, pads: list[tuple[int, int]], twin: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield (batch, channels, *spatial) with a border of each kind, and the name of what is in it."""
+    corners = [float(twin.flatten()[0]), float(twin.flatten()[-1])]
+    for value in dict.fromkeys([0.0, float("-inf"), *corners]):
+        yield f"{value:.4g}", padded(x, pads, value=value)
+    for mode in ("reflect", "replicate", "circular"):
+        if all(max(pair) < size for pair, size in zip(pads, x.shape[2:], strict=True)):
+            yield mode, padded(x, pads, mode)
 
 
 def by_channels(case: Case) -> Iterator[Cause]:
@@ -171,6 +187,83 @@ def by_channels(case: Case) -> Iterator[Cause]:
     for parts in ((groups, -1), (-1, groups)) if groups > 1 else ():
         if case.agrees(run_modules(case.modules, [x.unflatten(1, parts).transpose(1, 2).flatten(1, 2)])):
             yield known_cause("groups", "it takes its channels in another order")
+            return
+
+
+def other_channels(case: Case) -> Cause | None:
+    """Return in what other order the twin has the channels of a tensor (batch, ..., channels)."""
+    channels = case.value.shape[-1]
+    if case.value.ndim < 3:
+        return None
+    if case.explains(case.value.flip(-1)):
+        return known_cause("channels reversed", "the last channel first")
+    for groups in range(2, channels):
+        if channels % groups == 0 and case.explains(case.value.unflatten(-1, (groups, -1)).mT.flatten(-2)):
+            return known_cause("groups", f"its channels are taken in turn from {groups} groups of them")
+    for order in permutations(range(channels)) if channels < 5 else ():
+        if order != tuple(range(channels)) and case.explains(case.value[..., list(order)]):
+            return known_cause("channels reversed", f"in the order {order}")
+    return None
+
+
+def by_scaling(case: Case) -> Iterator[Cause]:
+    """Yield with what factor and offset the twin has the tensor, for all of it or for each channel."""
+    for view, twin, _ in views(case.value, case.twin, None, None):
+        for axes in (None, tuple(range(view.ndim - 1))):
+            fitted = _line(view.double(), twin.double(), axes, case.within)
+            if fitted is None:
+                continue
+            factor, offset = fitted
+            words = (
+                f"{float(factor):.4g} times it" if axes is None else "each channel by a factor and an offset of its own"
+            )
+            if axes is None and abs(float(offset)) > case.within:
+                words += f" plus {float(offset):.4g}"
+            yield known_cause("input scaled", words)
+            return
+
+
+def _line(x: Tensor, y: Tensor, axes: tuple[int, ...] | None, within: float) -> tuple[Tensor, Tensor] | None:
+    """Return factor and offset with which one tensor gives another, along some axes or all; None if they do not."""
+    axes = tuple(range(x.ndim)) if axes is None else axes
+    if not axes or not bool(y.isfinite().all()) or prod(x.shape[axis] for axis in axes) < 3:
+        return None
+    from_mean, other = x - x.mean(axes, keepdim=True), y - y.mean(axes, keepdim=True)
+    spread = from_mean.square().sum(axes, keepdim=True)
+    if not bool((spread > 0).all()):
+        return None
+    factor = (from_mean * other).sum(axes, keepdim=True) / spread
+    offset = y.mean(axes, keepdim=True) - factor * x.mean(axes, keepdim=True)
+    bound = max(within, 1e-6 * largest(y))
+    same = largest(factor - 1) < 1e-6 and largest(offset) <= bound
+    fits = largest(factor * x + offset - y) <= bound
+    return (factor, offset) if fits and not same and bool((factor != 0).all()) else None
+
+
+def by_numbers(case: Case) -> Iterator[Cause]:
+    """Yield another scale or order of channels of a layer that only scales."""
+    if case.step is None or not isinstance(case.step.layer, keras.layers.Rescaling | keras.layers.Normalization):
+        return
+    reordered = other_channels(case)
+    if reordered:
+        yield reordered
+    else:
+        yield from by_scaling(case)
+
+
+def by_global_pooling(case: Case) -> Iterator[Cause]:
+    """Yield another way to make one number of all pixels that gives what the twin has."""
+    layer = case.step.layer if case.step else None
+    if not type(layer).__name__.startswith("Global") or len(case.inputs) != 1:
+        return
+    x = case.inputs[0]
+    axes = tuple(range(1, x.ndim - 1))
+    ways = {"average": x.mean(axes), "maximum": x.amax(axes), "sum": x.sum(axes), "minimum": x.amin(axes)}
+    pixels = x.flatten(1, -2)
+    ways |= {"the first": pixels[:, 0], "the last": pixels[:, -1], "the middle one": pixels[:, pixels.shape[1] // 2]}
+    for name, pooled in ways.items():
+        if case.explains(pooled.reshape(case.value.shape)):
+            yield known_cause("another pooling", f"{name} of all pixels")
             return
 
 

@@ -86,6 +86,11 @@ class Step(NamedTuple):
         return type(self.layer).__name__
 
     @property
+    def weights(self) -> list[Any]:
+        """Return the weights that the step computes with."""
+        return [] if self.is_activation else getattr(self.layer, "weights", [])
+
+    @property
     def has_activation(self) -> bool:
         """Tell whether a step with the layer's activation follows."""
         return not self.is_activation and _has_activation(self.layer)

@@ -139,7 +139,7 @@ def _frozen(run: Run, model: nn.Module, names: dict[str, str], ours: KerasGradie
     parameters = dict(model.named_parameters())
     for index, step in enumerate(run.graph.steps):
         frozen: dict[str, list[str]] = {"Keras": [], "the twin": []}
-        for weight in [] if step.is_activation else getattr(step.layer, "weights", []):
+        for weight in step.weights:
             parameter = parameters.get(names.get(weight.path, ""))
             trained = ours.weights.get(weight.path) is not None
             if parameter is not None and trained != parameter.requires_grad:
@@ -157,19 +157,24 @@ def _other_gradients(
     of_tensors: dict[int, Tensor | None],
     of_weights: dict[str, Tensor | None],
 ) -> set[int]:
-    """Return the steps with another gradient, of what they return or of a weight."""
+    """Return the steps with another gradient, of what they return or of a weight.
+
+    A twin may compute a tensor twice, as with ``relu(x) + f(relu(x))``, and each has a part of the gradient. So the
+    gradient of a tensor is right if those are that follow from it: of the step's weights, or of what it takes.
+    """
+    right: dict[int, bool | None] = dict.fromkeys(run.graph.inputs)  # by number of a tensor; None if nothing is known
     found: set[int] = set()
     coarse = any(map(has_float32_constants, run.graph.steps))
     for index, step in enumerate(run.graph.steps):
-        wrong = any(
-            # Where all is 0, a gradient may be one of several: which element is the largest of equals?
-            ours.sizes.get(number, 0) > 0
-            and number in ours.tensors
-            and number in of_tensors
-            and not _same(ours.tensors[number], of_tensors[number], run.flattened.get(number), coarse)
+        by_outputs = [
+            _same(ours.tensors[number], of_tensors[number], run.flattened.get(number), coarse)
             for number in step.outputs
-        )
-        for weight in [] if step.is_activation else getattr(step.layer, "weights", []):
+            # Where all is 0, a gradient may be one of several: which element is the largest of equals?
+            if ours.sizes.get(number, 0) > 0 and number in ours.tensors and number in of_tensors
+        ]
+        following = [right[number] for number in step.inputs if right[number] is not None]
+        by_weights = []
+        for weight in step.weights:
             pair, key = ours.weights.get(weight.path), names.get(weight.path, "")
             place = (find_layout(step.layer) or {}).get(weight.name)
             # What else a module holds, such as the parts of a parametrization, has another gradient.
@@ -178,8 +183,11 @@ def _other_gradients(
             before = ours.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
             terms = float(before.abs().sum()) * max(1.0, *(ours.sizes.get(number, 1.0) for number in step.inputs))
             moved = tuple(place.view(one) for one in pair)
-            wrong = wrong or not _same(moved, of_weights[key], run.flattened.get(step.inputs[0]), coarse, terms)
-        if wrong:
+            by_weights.append(_same(moved, of_weights[key], run.flattened.get(step.inputs[0]), coarse, terms))
+        known = by_weights or following
+        agrees = all(by_weights) and (all(by_outputs) or (bool(known) and all(known)))
+        right.update(dict.fromkeys(step.outputs, agrees if by_outputs or known else None))
+        if not agrees and (by_outputs or by_weights):
             found.add(index)
     return found
 

@@ -38,7 +38,8 @@ class Pairing(NamedTuple):
         seen: By the number of a Keras tensor that no call is known for certain to return: where its takers take it.
         guessed: Numbers of Keras tensors whose call may be another. It was found by what it takes only, and may be the
             first of several that do together what the layer does, as in ``(a + b) / 2``. Or it was found by what takes
-            its result, a module of the reader's own that may do what several layers do.
+            its result, a module of the reader's own that may do what several layers do. Or it is arithmetic, which may
+            be done in another order.
     """
 
     twins: dict[int, tuple[int, int]]
@@ -78,6 +79,7 @@ _FAMILIES = {
         "scale": "rescaling normalization mul multiply div truediv sub add imul itruediv normalize",
     }.items()
 }
+_ARITHMETIC = frozenset({*_FAMILIES["merge"], *_FAMILIES["scale"], *["where", "maximum", "minimum", "clamp", "clip"]})
 _HANDING_ON = frozenset(_SAME_NUMBERS.split())
 # In evaluation, these return what they take.
 _IDENTITIES = frozenset({*_FAMILIES["dropout"], "identity", "activityregularization", "masking"})
@@ -244,17 +246,33 @@ class _Pairer:
         for spot in spots:
             call = self.origin(self.calls[spot.call].inputs[spot.position], step)
             if call is not None:
+                call = self.of_the_same_modules(step) or call
                 self.match(index, call, call)
                 if spot.call in self.unclear:
                     self.unclear.add(call)
+                if call in self.unclear or _call_names(self.calls[call]) & _ARITHMETIC:
                     self.result.guessed.update(step.outputs)
                 return
         # A model may return its outputs in another order: a call that takes what the step takes is the better sign.
         at_the_end = all(spot.call == len(self.calls) - 1 for spot in spots)
         if spots:
             self.result.seen[step.outputs[0]] = spots
-            if not (at_the_end and self.pair_with_producers(index)) and _names(step) & _IDENTITIES:
+            call = self.of_the_same_modules(step)
+            if call is not None:
+                self.match(index, call, call)
+                self.result.guessed.update(step.outputs)
+            elif not (at_the_end and self.pair_with_producers(index)) and _names(step) & _IDENTITIES:
                 self.result.taken[index, 0] = spots[0]
+
+    def of_the_same_modules(self, step: Step) -> int | None:
+        """Return the one free call of a fitting kind that takes what comes from the same modules as a step's inputs."""
+        each = [self.ours[number] for number in step.inputs]
+        if None in each:
+            return None
+        behind = frozenset().union(*each)
+        calls = [(at, call) for at, call in enumerate(self.calls) if at not in self.used and _fit(step, call)]
+        same = [at for at, call in calls if self.held_behind(*call.inputs) == behind]
+        return same[0] if len(same) == 1 else None
 
     def origin(self, number: int, step: Step) -> int | None:
         """Return the free call of a fitting kind that a tensor comes from, perhaps in another order.

@@ -1,12 +1,12 @@
 """Where does a twin part from its Keras model? A table of all layers, and the first that diverges."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
 from parity.alongside import KEPT, Run, Seen, run_both
 from parity.arguments import Inputs, TwinInputs
-from parity.case import CAUSES, Case, Cause
+from parity.case import Case, Cause, known_cause
 from parity.causes import causes_before, causes_here
 from parity.causes_of_settings import other_settings
 from parity.graph import Step
@@ -38,21 +38,22 @@ class Divergence(NamedTuple):
         verdict: HERE if its inputs agree and its outputs do not; BEFORE if the twin takes another input than what the
             layers before it return.
         others: Layers that have this one's output, as this one has theirs.
+        in_training: What is wrong although the outputs agree, and after a colon, what is known of it.
     """
 
     layer: str
     twin: str
     verdict: str
     others: tuple[str, ...] = ()
+    in_training: str = ""
 
     def __str__(self) -> str:
         if self.others:
             return f"{' and '.join([self.layer, *self.others])} are each other's: each has the output of the other"
         if self.verdict == BEFORE:
             return f"{self.layer} ({self.twin}) takes another input than what the layers before it return"
-        if self.twin == "-":
-            return f"{self.layer} (not found in the twin): its inputs agree, its outputs do not"
-        return f"{self.layer} ({self.twin}): its inputs agree, its outputs do not"
+        fault = self.in_training.partition(": ")[0] or "its inputs agree, its outputs do not"
+        return f"{self.layer} ({self.twin if self.twin != '-' else 'not found in the twin'}): {fault}"
 
 
 def trace(
@@ -163,7 +164,8 @@ def first_divergence(traced: pd.DataFrame) -> Divergence | None:
         verdict, _, more = row.verdict.partition(": ")
         if verdict in (HERE, BEFORE):
             others = tuple(more.removeprefix(_EXCHANGED).split(", ")) if more.startswith(_EXCHANGED) else ()
-            return Divergence(row.layer, row.twin, verdict, others)
+            in_training = more if more.startswith((STATISTICS, RATE, FROZEN, GRADIENT)) else ""
+            return Divergence(row.layer, row.twin, verdict, others, in_training)
     return None
 
 
@@ -212,10 +214,13 @@ def diagnose(
     index = names.index(divergence.layer) if divergence.layer in names else len(names)
     if divergence.others:
         heads = index == len(names) or _leads_out(run, index)
-        cause = "heads exchanged" if heads else "weights of another layer"
+        weights = index < len(names) and run.graph.steps[index].weights
+        cause = "heads exchanged" if heads else "weights of another layer" if weights else "another skip"
         detail = f"{', '.join([divergence.layer, *divergence.others])}"
-        return Diagnosis(divergence, [Cause(cause, detail, CAUSES[cause])], traced)
-    row = traced[traced.layer == divergence.layer].iloc[0]
+        return Diagnosis(divergence, [known_cause(cause, detail)], traced)
+    for fault, cause in ((RATE, "dropout rate"), (FROZEN, "layer frozen"), (GRADIENT, "gradient stopped")):
+        if divergence.in_training.startswith(fault):
+            return Diagnosis(divergence, [known_cause(cause, divergence.in_training.partition(": ")[2])], traced)
     number, slot = _differing(run, index, divergence)
     others = _others(run, index, number)
     own = run.graph.steps[index].inputs if index < len(run.graph.steps) else ()
@@ -224,28 +229,19 @@ def diagnose(
         keras_model, torch_model, x, mapping, torch_x, training, before=run, keep=divergence.layer, others=wanted
     )
     case = _case(run, index, number, slot, divergence.verdict, others, torch_model, mapping)
-    fault = row.verdict.partition(": ")[2]
-    if training and fault.startswith((STATISTICS, RATE, FROZEN, GRADIENT)):
-        return Diagnosis(divergence, list(_training_causes(case, fault)), traced)
+    if divergence.in_training:
+        settings = other_settings(case)
+        details = ["momentum is {1:g}, not {0:g}".format(*settings["momentum"])] if "momentum" in settings else []
+        return Diagnosis(divergence, [known_cause("momentum", detail) for detail in details], traced)
     causes = causes_here(case) if divergence.verdict == HERE else causes_before(case)
     return Diagnosis(divergence, list(causes), traced)
-
-
-def _training_causes(case: Case, fault: str) -> Iterator[Cause]:
-    detail = fault.partition(": ")[2]
-    if fault.startswith(STATISTICS) and "momentum" in other_settings(case):
-        due, actual = other_settings(case)["momentum"]
-        yield Cause("momentum", f"momentum is {actual:g}, not {due:g}", CAUSES["momentum"])
-    for start, cause in ((RATE, "dropout rate"), (FROZEN, "layer frozen"), (GRADIENT, "gradient stopped")):
-        if fault.startswith(start):
-            yield Cause(cause, detail, CAUSES[cause])
 
 
 def _leads_out(run: Run, index: int) -> bool:
     """Tell whether a step's output becomes one of the model's through layers without weights only."""
     numbers = set(run.graph.steps[index].outputs)
     for step in run.graph.steps[index + 1 :]:
-        if numbers & set(step.inputs) and (step.is_activation or not getattr(step.layer, "weights", [])):
+        if numbers & set(step.inputs) and not step.weights:
             numbers |= set(step.outputs)
     return bool(numbers & set(run.graph.outputs))
 
@@ -285,14 +281,12 @@ def _case(
         mapping: Which Keras weight fills which PyTorch tensor.
     """
     step = run.graph.steps[index] if index < len(run.graph.steps) else None
-    seen_inputs, twin_inputs = run.inputs.get(index, ([], []))
     if step is None:
         value, twin = run.returned[slot]
     elif verdict == HERE:
         value, twin = run.kept[number]
     else:
-        position = [s for s in range(len(step.inputs)) if (index, s) in run.taken].index(slot)
-        value, twin = seen_inputs[position], twin_inputs[position]
+        value, twin = run.inputs[slot]
     taken = number if step is None or verdict == BEFORE else step.inputs[0]
     seen = run.taken.get((index, 0)) or run.made.get(taken)
     weights, actual = _weights(run, step, torch_model, mapping)
@@ -304,7 +298,7 @@ def _case(
         step=step,
         modules=modules,
         inputs=[run.others[at] for at in step.inputs] if step is not None else [],
-        twin_inputs=twin_inputs,
+        twin_inputs=[twin for _, (_, twin) in sorted(run.inputs.items())],
         value=value,
         twin=twin,
         within=TIMES_NOISE * run.noise[number],
@@ -324,7 +318,7 @@ def _weights(
     weights, actual = {}, {}
     for other in run.graph.steps:
         layout = find_layout(other.layer) or {}
-        for variable in [] if other.is_activation else getattr(other.layer, "weights", []):
+        for variable in other.weights:
             if variable.name not in layout or variable.path not in names:
                 continue
             value = torch.from_numpy(variable.numpy().copy())

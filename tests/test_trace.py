@@ -7,7 +7,6 @@ from parity import draw
 from parity.faults import ParityError
 from parity.layouts import torch_input
 from parity.trace import TRACE_COLUMNS, diagnose, first_divergence, readable, trace
-from parity.transfer import transfer
 
 import keras
 import matplotlib.pyplot as plt
@@ -17,50 +16,11 @@ import torch
 import torch.nn.functional as F
 from keras import layers as L
 from keras import ops
-from networks import draw as numbers
 from networks import in_float64, snapshot, table
+from small import Twin, model_of, norm, ported, verdicts, x_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from twins import fill_scaled, pair_up
-
-
-class Twin(nn.Module):
-    """A twin made of modules and of one function, which takes the twin and its inputs."""
-
-    def __init__(self, run, **modules):
-        super().__init__()
-        self.run = run
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *x, **more):
-        """Call the function that this twin was made of."""
-        return self.run(self, *x, **more)
-
-
-def norm(channels, kind=nn.BatchNorm2d):
-    return kind(channels, eps=1e-3, momentum=0.01)
-
-
-def x_of(*shape, seed=0):
-    return numbers(*shape, seed=seed).astype("float32")
-
-
-def model_of(shape, function, dtype=None):
-    """Return the Keras model that a function makes of one input, with random weights."""
-    x = keras.Input(shape, dtype=dtype)
-    return fill_scaled(keras.Model(x, function(x)))
-
-
-def ported(model, twin, *names, **renamed):
-    """Give a twin the weights of a Keras model; return the twin and the mapping."""
-    mapping = pair_up(model, twin, dict.fromkeys(names) | {name: name for name in names} | renamed)
-    transfer(model, twin, mapping)
-    return twin.eval(), mapping
-
-
-def verdicts(traced):
-    return dict(zip(traced.layer, traced.verdict, strict=True))
+from twins import fill_scaled
 
 
 def state(model, twin):
@@ -303,7 +263,7 @@ def test_layers_that_are_not_covered_do_not_hide_what_follows():
             traced = trace(model, twin, x_of(2, 5, 4), mapping, training=training)
             assert first_divergence(traced) is None
             assert (verdicts(traced)["conv"], verdicts(traced)["out"]) == ("agree", "agree")
-            assert "lstm (LSTM)" in set(traced.twin)
+            assert "lstm" in set(traced.twin)
 
 
 @pytest.mark.parametrize(
@@ -346,105 +306,6 @@ def test_borders_in_a_row_are_paired_in_their_order(kinds):
     traced = trace(model, twin, x_of(2, 3, 2), mapping)
     assert list(traced.twin[:3]) == [f"pads.{i}" if kind == "m" else "pad()" for i, kind in enumerate(kinds)]
     assert set(traced.verdict) == {"agree"}
-
-
-# By what a layer computes of a tensor and of another: the Keras layers, and functions that do the same, and another.
-SEVERAL = {
-    "average": (lambda a, b: L.Average(name="last")([a, b]), lambda a, b: (a + b) / 2, lambda a, b: (a + b) / 3),
-    "subtract": (lambda a, b: L.Subtract(name="last")([a, b]), lambda a, b: -(b - a), lambda a, b: b - a),
-    "silu": (lambda _, b: L.Activation("silu", name="last")(b), lambda _, b: b * b.sigmoid(), lambda _, b: b.sigmoid()),
-}
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("after", ["nothing", "functions", "a layer with weights"])
-@pytest.mark.parametrize("kind", SEVERAL)
-def test_several_functions_may_do_together_what_one_layer_does(kind, after, training):
-    """They must not be taken for a layer that goes wrong in the first of them."""
-    layer, functions, others = SEVERAL[kind]
-
-    def layers(x):
-        first = L.Dense(4, name="first")(x)
-        x = layer(first, L.Dense(4, name="second")(first))
-        if after == "functions":
-            return L.Activation("silu", name="silu")(x)
-        return x if after == "nothing" else L.Dense(2, name="out")(x)
-
-    def twin_of(functions):
-        def run(t, x):
-            first = t.first(x)
-            x = functions(first, t.second(first))
-            if after == "functions":
-                return x * x.sigmoid()
-            return x if after == "nothing" else t.out(x)
-
-        sizes = {"first": (3, 4), "second": (4, 4)} | ({"out": (4, 2)} if after == "a layer with weights" else {})
-        modules = {name: nn.Linear(*size) for name, size in sizes.items()}
-        return ported(model, Twin(run, **modules), *modules)
-
-    model = model_of((3,), layers)
-    x = x_of(5, 3)
-    twin, mapping = twin_of(functions)
-    traced = trace(model, twin, x, mapping, training=training)
-    assert first_divergence(traced) is None, traced.to_string()
-    twin, mapping = twin_of(others)
-    assert first_divergence(trace(model, twin, x, mapping, training=training)).layer == "last"
-
-
-class Own(nn.Module):
-    """A module of the reader's own, without modules or weights in it; its name does not say what it does."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *x):
-        """Call the function that this module was made of."""
-        return self.function(*x)
-
-
-# Two layers that one module does, with what it does, and the same with a mistake.
-IN_ONE = {
-    "two activations": (
-        lambda x: L.Activation("tanh", name="b")(L.Activation("gelu", name="a")(x)),
-        lambda x: F.gelu(x).tanh(),
-        lambda x: F.gelu(x).sigmoid(),
-    ),
-    "a shortcut": (
-        lambda x: L.Add(name="b")([x, L.LeakyReLU(0.3, name="a")(x)]),
-        lambda x: x + F.leaky_relu(x, 0.3),
-        lambda x: x + F.leaky_relu(x, 0.01),
-    ),
-    "a merge of three": (
-        lambda x: L.Add(name="b")([x, x * x, L.Activation("tanh", name="a")(x)]),
-        lambda x: x + x * x + x.tanh(),
-        lambda x: x - x * x + x.tanh(),
-    ),
-}
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("in_module", [False, True])
-@pytest.mark.parametrize("kind", IN_ONE)
-def test_what_is_around_a_module_that_does_several_layers_is_paired_right(kind, in_module, training):
-    layers, function, other = IN_ONE[kind]
-
-    def twin_of(function):
-        def run(t, x):
-            x = F.gelu(t.first(x).tanh())
-            return t.out(t.own(x) if in_module else function(x))
-
-        modules = {"first": nn.Linear(3, 4), "out": nn.Linear(4, 2)} | ({"own": Own(function)} if in_module else {})
-        return ported(model, Twin(run, **modules), "first", "out")
-
-    x = keras.Input((3,))
-    y = L.Activation("gelu", name="before")(L.Dense(4, activation="tanh", name="first")(x))
-    model = fill_scaled(keras.Model(x, L.Dense(2, name="out")(layers(y))))
-    twin, mapping = twin_of(function)
-    traced = trace(model, twin, x_of(5, 3), mapping, training=training)
-    assert first_divergence(traced) is None, traced.to_string()
-    twin, mapping = twin_of(other)
-    assert first_divergence(trace(model, twin, x_of(5, 3), mapping, training=training)).layer in ("a", "b")
 
 
 def test_whole_numbers_and_masks_are_not_moved_by_the_noise():
@@ -651,53 +512,6 @@ def test_what_only_training_shows(plant, layer, said):
     assert said in str(found)
     assert (found.divergence and found.divergence.layer) == layer
     assert state(model, twin) == before
-
-
-class DropAndAverage(nn.Module):
-    """A module of the reader's own that has no modules in it and does what four Keras layers do."""
-
-    def __init__(self, rate=0.5, parts=2):
-        super().__init__()
-        self.rate, self.parts = rate, parts
-
-    def forward(self, x):
-        """Drop, in training, and average with the input."""
-        return (F.dropout(F.dropout(F.relu(x), 0.25, self.training), self.rate, self.training) + x) / self.parts
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(
-    ("more", "layer", "verdict"),
-    [
-        ({}, None, "agree"),
-        ({"rate": 0.4}, "drop", "DIVERGES HERE: another dropout rate: 0.5 in Keras, 0.25 or 0.4 in the twin"),
-        ({"parts": 3}, "average", "DIVERGES HERE"),
-    ],
-    ids=["right", "rate", "divisor"],
-)
-def test_dropout_in_a_module_that_does_more_is_no_mere_dropout(more, layer, verdict, training):
-    """Taken for one that hands on what it takes, the layers in it would be looked for before it."""
-
-    def layers(x):
-        x = L.Dense(4, name="first")(x)
-        x = L.Multiply(name="square")([x, x])
-        y = L.Dropout(0.5, name="drop")(L.Dropout(0.25, name="other")(L.ReLU(name="relu")(x)))
-        return L.Dense(2, name="out")(L.Average(name="average")([y, x]))
-
-    def run(t, x):
-        x = t.first(x)
-        return t.out(t.block(x * x))
-
-    model = model_of((3,), layers)
-    modules = {"first": nn.Linear(3, 4), "out": nn.Linear(4, 2)}
-    twin, mapping = ported(model, Twin(run, block=DropAndAverage(**more), **modules), *modules)
-    traced = trace(model, twin, x_of(5, 3), mapping, training=training)
-    found = first_divergence(traced)
-    if layer is None or (layer == "drop" and not training):
-        assert found is None
-    else:
-        assert found.layer == layer
-        assert verdicts(traced)[layer].startswith(verdict)
 
 
 def test_a_part_that_is_not_trained_raises_no_alarm():
