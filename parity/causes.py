@@ -7,9 +7,10 @@ twin's. Nothing is changed: modules are copied before anything is tried on them.
 from collections.abc import Iterator
 from itertools import permutations
 
-from parity.case import Case, Cause, known_cause, other_orders
+from parity.case import Case, Cause, agree_within, known_cause, other_orders
 from parity.causes_of_functions import (
     activations,
+    by_bias,
     by_channels,
     by_function,
     by_global_pooling,
@@ -32,6 +33,7 @@ _ATTEMPTS = (
     by_padding,
     by_pooling,
     by_global_pooling,
+    by_bias,
     by_function,
     by_merging,
     by_order,
@@ -76,6 +78,13 @@ def causes_before(case: Case) -> Iterator[Cause]:
                 return
             yield known_cause("input axes exchanged", f"in the order {order}")
             return
+    if (
+        rank > 2
+        and value.shape != case.twin.shape
+        and agree_within(value.flatten(1), case.twin.flatten(1), case.within)
+    ):
+        yield known_cause("input axes exchanged", "reshaped, where its axes should be permuted")
+        return
     reordered = other_channels(case)
     if reordered:
         yield reordered
@@ -88,7 +97,8 @@ def causes_before(case: Case) -> Iterator[Cause]:
     if case.twin.dtype != value.dtype and case.explains(value.to(case.twin.dtype)):
         yield known_cause("precision", f"the twin computes in {str(case.twin.dtype).removeprefix('torch.')}")
         return
-    yield from by_scaling(case)
+    first = case.step is not None and set(case.step.inputs) <= set(case.run.graph.inputs)
+    yield from by_scaling(case, by_channel=first)
 
 
 def _overwritten(case: Case) -> str:

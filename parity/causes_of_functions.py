@@ -33,6 +33,8 @@ def activations(value: Tensor) -> Iterator[tuple[str, Any]]:
     for axis in range(value.ndim):
         yield f"softmax along axis {axis}", lambda x, a=axis: x.softmax(a)
         yield f"log_softmax along axis {axis}", lambda x, a=axis: x.log_softmax(a)
+    if value.ndim > 3:
+        yield "softmax along all pixels", lambda x: x.flatten(1, -2).softmax(1).reshape(x.shape)
 
 
 def by_function(case: Case) -> Iterator[Cause]:
@@ -206,10 +208,10 @@ def other_channels(case: Case) -> Cause | None:
     return None
 
 
-def by_scaling(case: Case) -> Iterator[Cause]:
-    """Yield with what factor and offset the twin has the tensor, for all of it or for each channel."""
+def by_scaling(case: Case, by_channel: bool) -> Iterator[Cause]:
+    """Yield with what factor and offset the twin has the tensor, all of it or, if asked for, each channel."""
     for view, twin, _ in views(case.value, case.twin, None, None):
-        for axes in (None, tuple(range(view.ndim - 1))):
+        for axes in (None, tuple(range(view.ndim - 1))) if by_channel else (None,):
             fitted = _line(view.double(), twin.double(), axes, case.within)
             if fitted is None:
                 continue
@@ -248,7 +250,23 @@ def by_numbers(case: Case) -> Iterator[Cause]:
     if reordered:
         yield reordered
     else:
-        yield from by_scaling(case)
+        yield from by_scaling(case, by_channel=True)
+
+
+def by_bias(case: Case) -> Iterator[Cause]:
+    """Yield that a function of the twin adds no bias, or adds it twice."""
+    bias = next(
+        (weight for path, weight in case.weights.items() if path in case.actual and path.endswith("/bias")), None
+    )
+    if bias is None or bias.shape != case.value.shape[-1:] or not bool(bias.any()):
+        return
+    for sign, cause, detail in (
+        (-1, "bias missing", "it is not added"),
+        (1, "weights not moved", "the bias is added twice"),
+    ):
+        if case.explains(case.value + sign * bias.to(case.value.dtype)):
+            yield known_cause(cause, detail)
+            return
 
 
 def by_global_pooling(case: Case) -> Iterator[Cause]:
@@ -262,7 +280,9 @@ def by_global_pooling(case: Case) -> Iterator[Cause]:
     pixels = x.flatten(1, -2)
     ways |= {"the first": pixels[:, 0], "the last": pixels[:, -1], "the middle one": pixels[:, pixels.shape[1] // 2]}
     for name, pooled in ways.items():
-        if case.explains(pooled.reshape(case.value.shape)):
+        # The larger the numbers, the larger their rounding errors.
+        within = case.within * max(1.0, largest(pooled) / max(largest(case.value), 1e-30))
+        if agree_within(pooled.reshape(case.value.shape), case.twin, within, window=True):
             yield known_cause("another pooling", f"{name} of all pixels")
             return
 

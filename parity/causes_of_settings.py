@@ -226,6 +226,15 @@ def by_pooling(case: Case) -> Iterator[Cause]:
             return
     if getattr(case.modules[0], "ceil_mode", False) if case.modules else False:
         yield known_cause("padding", "ceil_mode adds a window at the end")
+    elif not case.modules:
+        for other, step in product(range(2, max(kernel) + 2), range(1, max(stride) + 2)):
+            for pads in (due, [(0, 0)] * len(kernel), [(other // 2, other // 2)] * len(kernel)):
+                if any(n + sum(pair) < other for n, pair in zip(case.inputs[0].shape[1:-1], pads, strict=True)):
+                    continue
+                for name, y in _pooled(case, (other,) * len(kernel), (step,) * len(kernel), pads):
+                    if ("max" in name) == is_max and case.twin.shape == y.shape and case.explains(_channels_last(y)):
+                        yield known_cause("stride or dilation", f"windows of {other} in steps of {step}")
+                        return
 
 
 def _pooled(case: Case, kernel: Any, stride: Any, pads: list[tuple[int, int]]) -> Iterator[tuple[str, Tensor]]:

@@ -79,10 +79,19 @@ _FAMILIES = {
         "scale": "rescaling normalization mul multiply div truediv sub add imul itruediv normalize",
     }.items()
 }
-_ARITHMETIC = frozenset({*_FAMILIES["merge"], *_FAMILIES["scale"], *["where", "maximum", "minimum", "clamp", "clip"]})
+# What the same kind of pooling is called.
+_KINDS = tuple(
+    frozenset(names.split())
+    for names in (
+        "averagepooling globalaveragepooling avgpool avg_pool adaptiveavgpool adaptive_avg_pool mean",
+        "maxpooling globalmaxpooling maxpool max_pool adaptivemaxpool adaptive_max_pool amax max",
+    )
+)
+_ARITHMETIC = frozenset({*_FAMILIES["merge"], *_FAMILIES["scale"], "where", "maximum", "minimum", "clamp", "clip"})
 _HANDING_ON = frozenset(_SAME_NUMBERS.split())
 # In evaluation, these return what they take.
 _IDENTITIES = frozenset({*_FAMILIES["dropout"], "identity", "activityregularization", "masking"})
+_SCALES = frozenset({"rescaling", "normalization"})
 # One of these functions by itself does what the Keras layer of that name does; others may be a part of it.
 _WHOLE_FAMILIES = ("activation", "merge", "order", "border", "dropout")
 
@@ -203,6 +212,7 @@ class _Pairer:
         left = []
         for slot, number in enumerate(inputs):
             same = [at for at in free if self.held_behind(numbers[at]) == self.ours[number]]
+            same.sort(key=lambda at, number=number: not self.is_of_the_kind(numbers[at], number))
             if same:
                 free.remove(same[0])
                 yield slot, same[0]
@@ -210,6 +220,14 @@ class _Pairer:
                 left.append(slot)
         if len(left) == len(free) and (len(inputs) > 1 or (left and self.may_come_from(numbers[free[0]], inputs[0]))):
             yield from zip(left, free, strict=True)
+
+    def is_of_the_kind(self, number: int, keras_number: int) -> bool:
+        """Tell whether a tensor of the twin comes from a call of just the kind of the step of a Keras tensor."""
+        step, source = self.producer.get(keras_number), self.source.get(number)
+        if step is None or source is None:
+            return False
+        names = _names(self.steps[step]) - {"activation"} | {self.steps[step].kind.split(" ")[-1]}
+        return any(names & kinds and _call_names(self.calls[source[0]]) & kinds for kinds in (*_KINDS, names))
 
     def may_come_from(self, number: int, keras_number: int) -> bool:
         """Tell whether a tensor of the twin may be a Keras tensor, although they come from different modules."""
@@ -247,7 +265,7 @@ class _Pairer:
             call = self.origin(self.calls[spot.call].inputs[spot.position], step)
             if call is not None:
                 call = self.of_the_same_modules(step) or call
-                self.match(index, call, call)
+                self.match(index, self.first_of_several(step, call), call)
                 if spot.call in self.unclear:
                     self.unclear.add(call)
                 if call in self.unclear or _call_names(self.calls[call]) & _ARITHMETIC:
@@ -257,12 +275,27 @@ class _Pairer:
         at_the_end = all(spot.call == len(self.calls) - 1 for spot in spots)
         if spots:
             self.result.seen[step.outputs[0]] = spots
-            call = self.of_the_same_modules(step)
+            sources = [self.source.get(self.calls[spot.call].inputs[spot.position]) for spot in spots]
+            others = all(source is not None and source[0] in self.used for source in sources)  # another step's, then
+            call = self.of_the_same_modules(step) if others else None
             if call is not None:
                 self.match(index, call, call)
                 self.result.guessed.update(step.outputs)
             elif not (at_the_end and self.pair_with_producers(index)) and _names(step) & _IDENTITIES:
                 self.result.taken[index, 0] = spots[0]
+
+    def first_of_several(self, step: Step, call: int) -> int:
+        """Return the first of the functions in a row that scale as one step does; one by itself is the last, too."""
+        before = self.producer.get(step.inputs[0]) if step.inputs else None
+        names = _FAMILIES["scale"]
+        if not _names(step) & _SCALES or (before is not None and _names(self.steps[before]) & _SCALES):
+            return call
+        while (source := self.source.get(self.calls[call].inputs[0])) is not None:
+            other = self.calls[source[0]]
+            if source[0] in self.used or other.module is not None or not _call_names(other) & names:
+                break
+            call = source[0]
+        return call
 
     def of_the_same_modules(self, step: Step) -> int | None:
         """Return the one free call of a fitting kind that takes what comes from the same modules as a step's inputs."""

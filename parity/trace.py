@@ -222,7 +222,7 @@ def diagnose(
         if divergence.in_training.startswith(fault):
             return Diagnosis(divergence, [known_cause(cause, divergence.in_training.partition(": ")[2])], traced)
     number, slot = _differing(run, index, divergence)
-    others = _others(run, index, number)
+    others = _others(run, index, number, divergence.verdict)
     own = run.graph.steps[index].inputs if index < len(run.graph.steps) else ()
     wanted = {*others, *own}
     run = run_both(
@@ -329,7 +329,7 @@ def _weights(
     return weights, actual
 
 
-def _others(run: Run, index: int, number: int) -> dict[int, str]:
+def _others(run: Run, index: int, number: int, verdict: str) -> dict[int, str]:
     """Return the names of other tensors with the shape of what a Keras layer takes, or of another tensor, by number.
 
     Of a large model, these are the nearest.
@@ -338,11 +338,13 @@ def _others(run: Run, index: int, number: int) -> dict[int, str]:
         run: Both models as they ran.
         index: Number of the layer's step.
         number: The tensor whose shape is wanted, too.
+        verdict: What the trace says of the layer; if it takes another input, that may be one of its other inputs.
     """
     steps = run.graph.steps
     own = steps[index].inputs if index < len(steps) else ()
     shapes = {run.shapes[n] for n in (*own, number)}
-    not_others = {number, *own, *(steps[index].outputs if index < len(steps) else ())}
+    outputs = steps[index].outputs if index < len(steps) else ()
+    not_others = {number, *outputs, *(own if verdict == HERE else ())}
     fitting = [at for at, shape in run.shapes.items() if shape in shapes and at not in not_others]
     fitting.sort(key=lambda at: abs(at - number))
     sizes = np.cumsum([prod(run.shapes[at]) for at in fitting])

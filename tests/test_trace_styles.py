@@ -3,6 +3,7 @@
 from parity.trace import diagnose, first_divergence, trace
 
 import keras
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -282,3 +283,95 @@ def test_dropout_that_the_twin_lacks_is_named_although_nobody_sees_it():
         "drop (not found in the twin): another dropout rate\n"
         "  dropout rate (0.5 in Keras, no dropout in the twin): notebook 12"
     )
+
+
+def pooled_both_ways(x):
+    return L.Concatenate(name="join")([L.GlobalMaxPooling2D(name="max")(x), L.GlobalAveragePooling2D(name="mean")(x)])
+
+
+def squeezed(x):
+    return L.Multiply(name="scale")([x, L.GlobalAveragePooling2D(keepdims=True, name="squeeze")(x)])
+
+
+# The Keras layers, after a convolution "stem" unless they scale; the twin with a mistake; what is said of it.
+NAMED = {
+    "input not scaled": (
+        lambda x: L.Rescaling(0.5, -1.0, name="scale")(x),
+        lambda t, x: x,
+        "scale (not found in the twin): its inputs agree, its outputs do not\n  input scaled (2 times it plus 2)",
+    ),
+    "input reversed before it is scaled": (
+        lambda x: L.Rescaling(0.5, -1.0, name="scale")(x),
+        lambda t, x: x.flip(1) / 2 - 1,
+        "scale (div(), sub()) takes another input than what the layers before it return\n  channels reversed",
+    ),
+    "two channels exchanged": (
+        lambda x: L.Rescaling(0.5, name="scale")(x),
+        lambda t, x: x[:, [1, 0, 2, 3]] / 2,
+        "channels reversed (in the order (1, 0, 2, 3))",
+    ),
+    "sum of all pixels": (
+        squeezed,
+        lambda t, x: (y := t.stem(x)) * y.sum((2, 3), keepdim=True),
+        "squeeze (sum()): its inputs agree, its outputs do not\n  another pooling (sum of all pixels)",
+    ),
+    "branches joined in another order": (
+        pooled_both_ways,
+        lambda t, x: torch.cat([(y := t.stem(x)).mean((2, 3)), y.amax((2, 3))], 1),
+        "join (cat()): its inputs agree, its outputs do not\n  another skip (its inputs are in the order (2, 1))",
+    ),
+    "twice the same": (
+        lambda x: L.Add(name="sum")([x, conv("c")(x)]),
+        lambda t, x: (y := t.stem(x)) + (y, t.c(y))[0],
+        "another skip (it takes the output of stem)",
+    ),
+    "bias not added": (
+        lambda x: conv("c")(x),
+        lambda t, x: F.conv2d(t.stem(x), t.c.weight, padding=1),
+        "c (conv2d()): its inputs agree, its outputs do not\n  bias missing",
+    ),
+    "window of pooling": (
+        lambda x: L.MaxPooling2D(3, strides=1, name="pool")(conv("c")(x)),
+        lambda t, x: F.max_pool2d(t.c(t.stem(x))[..., 1:, 1:], 2, 1),
+        "pool (max_pool2d())",
+    ),
+    "softmax over the pixels": (
+        lambda x: L.Softmax(name="softmax")(x),
+        lambda t, x: t.stem(x).flatten(2).softmax(2).unflatten(2, x.shape[2:]),
+        "axis (softmax along all pixels)",
+    ),
+    "border of another value": (
+        lambda x: L.ZeroPadding2D(1, name="border")(x),
+        lambda t, x: F.pad(t.stem(x), (1, 1, 1, 1), value=-1),
+        "border (pad()): its inputs agree, its outputs do not\n  padding value (-1)",
+    ),
+    "reshaped": (
+        lambda x: conv("c", 3)(x),
+        lambda t, x: t.c(t.stem(x).movedim(1, -1).reshape(x.shape)),
+        "c (c) takes another input than what the layers before it return\n  input axes exchanged",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", NAMED)
+def test_a_mistake_outside_of_modules_is_named(mistake):
+    layers, run, said = NAMED[mistake]
+    x = keras.Input((6, 5, 4))
+    model = fill_scaled(keras.Model(x, layers(x if "scale (" in said or "1, 0, 2" in said else conv("stem")(x))))
+    if not model.weights:
+        model = fill_scaled(keras.Model(x, conv("c")(model(x))))
+        function, run = run, lambda t, x: t.c(function(t, x))
+    sizes = {layer.name: layer.kernel.shape for layer in model.layers if isinstance(layer, L.Conv2D)}
+    modules = {name: nn.Conv2d(i, o, k, padding=1) for name, (k, _, i, o) in sizes.items()}
+    twin, mapping = ported(model, Twin(run, **modules), *modules)
+    assert said in str(diagnose(model, twin, x_of(3, 6, 5, 4), mapping))
+
+
+def test_words_shifted_by_one_are_located():
+    """No activation is tried on whole numbers."""
+    x = keras.Input((7,), dtype="int32")
+    model = fill_scaled(keras.Model(x, L.Dense(2, name="out")(L.Embedding(9, 4, name="embed")(x))))
+    modules = {"embed": nn.Embedding(9, 4), "out": nn.Linear(4, 2)}
+    twin, mapping = ported(model, Twin(lambda t, x: t.out(t.embed(x + 1)), **modules), *modules)
+    words = np.arange(7, dtype="int32")[None]
+    assert str(diagnose(model, twin, words, mapping)).startswith("embed (embed) takes another input")
