@@ -29,6 +29,7 @@ class KerasGradients(NamedTuple):
         weights: By path of a weight: likewise; None for a weight that is not trained.
         outputs: The model's outputs, as PyTorch tensors in Keras's order of axes.
         factors: The random numbers, of the same shapes.
+        gains: By number of a tensor that a BatchNormalization returns: by how much it magnifies what it takes, at most.
     """
 
     tensors: dict[int, tuple[Tensor, Tensor]]
@@ -36,6 +37,7 @@ class KerasGradients(NamedTuple):
     weights: dict[str, tuple[Tensor, Tensor] | None]
     outputs: list[Tensor]
     factors: list[Tensor]
+    gains: dict[int, float]
 
 
 def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> KerasGradients | None:
@@ -53,9 +55,12 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
     trained: dict[str, Any] = {w.path: w for step in graph.steps for w in getattr(step.layer, "trainable_weights", [])}
     every = {w.path for step in graph.steps for w in getattr(step.layer, "weights", [])}
     values: dict[int, Any] = {}
+    gains: dict[int, float] = {}
     with tf.GradientTape(persistent=True) as tape:
-        for step, _, outputs in walk(graph, x, training=True, shake=partial(_shaken_both_ways, seed)):
+        for step, inputs, outputs in walk(graph, x, training=True, shake=partial(_shaken_both_ways, seed)):
             values.update(zip(graph.inputs if step is None else step.outputs, outputs, strict=True))
+            if step is not None and isinstance(step.layer, keras.layers.BatchNormalization):
+                gains[step.outputs[0]] = _gain(step.layer, inputs[0].exact)
         ends = [values[number] for number in graph.outputs]
         rng = np.random.default_rng(0)
         real = [at for at, end in enumerate(ends) if end.exact.dtype.is_floating]
@@ -84,7 +89,13 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
             weights[path] = _dense(exact), _dense(shaken)
     sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
     outputs = [_dense(end.exact) for end in ends]
-    return KerasGradients(tensors, sizes, weights, outputs, list(map(_dense, factors)))
+    return KerasGradients(tensors, sizes, weights, outputs, list(map(_dense, factors)), gains)
+
+
+def _gain(layer: Any, x: Any) -> float:
+    axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
+    scale = keras.ops.abs(layer.gamma) if layer.scale else 1.0
+    return float(keras.ops.max(scale / keras.ops.sqrt(keras.ops.var(x, axes) + layer.epsilon)))
 
 
 def _shaken_both_ways(first_seed: int, tensor: Any, seed: int, *how: Any) -> Any:

@@ -162,6 +162,7 @@ def _other_gradients(
     A twin may compute a tensor twice, as with ``relu(x) + f(relu(x))``, and each has a part of the gradient. So the
     gradient of a tensor is right if those are that follow from it: of the step's weights, or of what it takes.
     """
+    lost = _lost(run, ours)
     right: dict[int, bool | None] = dict.fromkeys(run.graph.inputs)  # by number of a tensor; None if nothing is known
     found: set[int] = set()
     coarse = any(map(has_float32_constants, run.graph.steps))
@@ -170,11 +171,11 @@ def _other_gradients(
             _same(ours.tensors[number], of_tensors[number], run.flattened.get(number), coarse)
             for number in step.outputs
             # Where all is 0, a gradient may be one of several: which element is the largest of equals?
-            if ours.sizes.get(number, 0) > 0 and number in ours.tensors and number in of_tensors
+            if ours.sizes.get(number, 0) > 0 and number in ours.tensors and number in of_tensors and number not in lost
         ]
         following = [right[number] for number in step.inputs if right[number] is not None]
         by_weights = []
-        for weight in step.weights:
+        for weight in step.weights if not lost.issuperset(step.outputs) else []:
             pair, key = ours.weights.get(weight.path), names.get(weight.path, "")
             place = (find_layout(step.layer) or {}).get(weight.name)
             # What else a module holds, such as the parts of a parametrization, has another gradient.
@@ -190,6 +191,35 @@ def _other_gradients(
         if not agrees and (by_outputs or by_weights):
             found.add(index)
     return found
+
+
+def _lost(run: Run, ours: KerasGradients) -> set[int]:
+    """Return the numbers of tensors whose gradient is rounding errors only.
+
+    What BatchNormalization returns has a mean that its input has no part in. Of what uses the mean alone, such as
+    global average pooling of one example, the gradient cancels.
+    """
+    lost: set[int] = set()
+    takers: dict[int, list[tuple[int, ...]]] = {number: [()] for number in run.graph.outputs}
+    for step in reversed(run.graph.steps):
+        for number in step.outputs:
+            after = takers.get(number, [])
+            gradient = ours.tensors.get(number, (None,))[0]
+            if (
+                len(after) == 1
+                and after[0]
+                and gradient is not None
+                and set(after[0]) <= ours.gains.keys() & ours.tensors.keys()
+            ):
+                terms = sum(ours.gains[other] * largest(ours.tensors[other][0]) for other in after[0])
+                eps = torch.finfo(gradient.dtype).eps
+                if _norm(gradient) <= _TIMES_GRADIENT_NOISE * eps * terms * sqrt(gradient.numel()):
+                    lost.add(number)
+            if after and all(outputs and lost.issuperset(outputs) for outputs in after):
+                lost.add(number)
+        for number in step.inputs:
+            takers.setdefault(number, []).append(step.outputs)
+    return lost
 
 
 def _last(run: Run, wrong: set[int]) -> Iterator[int]:

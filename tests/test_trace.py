@@ -263,7 +263,7 @@ def test_layers_that_are_not_covered_do_not_hide_what_follows():
             traced = trace(model, twin, x_of(2, 5, 4), mapping, training=training)
             assert first_divergence(traced) is None
             assert (verdicts(traced)["conv"], verdicts(traced)["out"]) == ("agree", "agree")
-            assert "lstm" in set(traced.twin)
+            assert "lstm (LSTM)" in set(traced.twin)
 
 
 @pytest.mark.parametrize(
