@@ -7,6 +7,7 @@ whose result a paired neighbour takes its input, or that takes a paired neighbou
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from parity.calls import Call
@@ -264,7 +265,8 @@ class _Pairer:
         for spot in spots:
             call = self.origin(self.calls[spot.call].inputs[spot.position], step)
             if call is not None:
-                call = self.of_the_same_modules(step) or call
+                better = self.of_the_same_modules(step)
+                call = call if better is None else better
                 self.match(index, self.first_of_several(step, call), call)
                 if spot.call in self.unclear:
                     self.unclear.add(call)
@@ -303,8 +305,8 @@ class _Pairer:
         if None in each:
             return None
         behind = frozenset().union(*each)
-        calls = [(at, call) for at, call in enumerate(self.calls) if at not in self.used and _fit(step, call)]
-        same = [at for at, call in calls if self.held_behind(*call.inputs) == behind]
+        free = [(at, call) for at, call in enumerate(self.calls) if at not in self.used]
+        same = [at for at, call in free if self.held_behind(*call.inputs) == behind and _fit(step, call)]
         return same[0] if len(same) == 1 else None
 
     def origin(self, number: int, step: Step) -> int | None:
@@ -385,6 +387,7 @@ def _call_names(call: Call) -> frozenset[str]:
     return frozenset({_plain(name), *known, *(["dropout"] if call.rate is not None else [])})
 
 
+@cache
 def _plain(name: str) -> str:
     """Return a name without what tells dimensions, padding and work in place apart: MaxPool2dSame is maxpool."""
     return re.sub(r"(\d[dD])|same$|_$", "", name.lower().strip("_"))
