@@ -111,23 +111,21 @@ def _same_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> boo
 
 
 def _other_rates(run: Run) -> dict[int, str]:
-    return {index: fault for index, step in enumerate(run.graph.steps) if (fault := _other_rate(run, index, step))}
+    steps, twins = run.graph.steps, run.pairing.twins
+    paired = {call for at, both in twins.items() if isinstance(steps[at].layer, RANDOM_IN_TRAINING) for call in both}
+    free = [call for number, call in enumerate(run.calls) if number not in paired]
+    rates = [rate for call in free for rate in (call.rate, *call.rates_inside) if rate is not None]
+    return {index: fault for index, step in enumerate(steps) if (fault := _other_rate(run, index, step, rates))}
 
 
-def _other_rate(run: Run, index: int, step: Step) -> str:
+def _other_rate(run: Run, index: int, step: Step, unpaired: list[float]) -> str:
     if not isinstance(step.layer, RANDOM_IN_TRAINING) or not getattr(step.layer, "rate", 0):
         return ""
     twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
     if twin is None:
-        steps, twins = run.graph.steps, run.pairing.twins
-        others = {
-            call for at, both in twins.items() if isinstance(steps[at].layer, RANDOM_IN_TRAINING) for call in both
-        }
-        calls = [call for number, call in enumerate(run.calls) if number not in others]
-        rates = [rate for call in calls for rate in (call.rate, *call.rates_inside) if rate is not None]
-        if any(abs(rate - step.layer.rate) <= 1e-6 for rate in rates):
+        if any(abs(rate - step.layer.rate) <= 1e-6 for rate in unpaired):
             return ""
-        theirs = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "no dropout"
+        theirs = " or ".join(f"{rate:g}" for rate in dict.fromkeys(unpaired)) or "no dropout"
         return f"{RATE}: {step.layer.rate:g} in Keras, {theirs} in the twin"
     if twin.rate is not None and abs(twin.rate - step.layer.rate) > 1e-6:
         return f"{RATE}: {step.layer.rate:g} in Keras, {twin.rate:g} in the twin"

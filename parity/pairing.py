@@ -289,12 +289,11 @@ class _Pairer:
     def first_of_several(self, step: Step, call: int) -> int:
         """Return the first of the functions in a row that scale as one step does; one by itself is the last, too."""
         before = self.producer.get(step.inputs[0]) if step.inputs else None
-        names = _FAMILIES["scale"]
         if not _names(step) & _SCALES or (before is not None and _names(self.steps[before]) & _SCALES):
             return call
         while (source := self.source.get(self.calls[call].inputs[0])) is not None:
             other = self.calls[source[0]]
-            if source[0] in self.used or other.module is not None or not _call_names(other) & names:
+            if source[0] in self.used or other.module is not None or not _call_names(other) & _FAMILIES["scale"]:
                 break
             call = source[0]
         return call

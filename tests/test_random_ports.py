@@ -20,7 +20,7 @@ def test_no_alarm_on_random_right_ports(port):
     assert first_divergence(traced) is None, traced.to_string()
 
 
-@settings(max_examples=PORTS // 20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=PORTS // 10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(right_ports())
 def test_no_alarm_on_random_right_ports_in_training(port):
     assume(_trains(port))
@@ -28,7 +28,7 @@ def test_no_alarm_on_random_right_ports_in_training(port):
     assert first_divergence(traced) is None, traced.to_string()
 
 
-@settings(max_examples=PORTS // 20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=PORTS // 10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(right_ports())
 def test_a_random_port_with_one_wrong_number_is_an_alarm(port):
     """A trace that finds nothing in right ports must find something in wrong ones of the same kind."""

@@ -286,28 +286,30 @@ def test_dropout_that_the_twin_lacks_is_named_although_nobody_sees_it():
 
 
 def pooled_both_ways(x):
+    x = conv("stem")(x)
     return L.Concatenate(name="join")([L.GlobalMaxPooling2D(name="max")(x), L.GlobalAveragePooling2D(name="mean")(x)])
 
 
 def squeezed(x):
+    x = conv("stem")(x)
     return L.Multiply(name="scale")([x, L.GlobalAveragePooling2D(keepdims=True, name="squeeze")(x)])
 
 
-# The Keras layers, after a convolution "stem" unless they scale; the twin with a mistake; what is said of it.
+# The Keras layers; the twin with a mistake; what is said of it.
 NAMED = {
     "input not scaled": (
-        lambda x: L.Rescaling(0.5, -1.0, name="scale")(x),
-        lambda t, x: x,
+        lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),
+        lambda t, x: t.c(x),
         "scale (not found in the twin): its inputs agree, its outputs do not\n  input scaled (2 times it plus 2)",
     ),
     "input reversed before it is scaled": (
-        lambda x: L.Rescaling(0.5, -1.0, name="scale")(x),
-        lambda t, x: x.flip(1) / 2 - 1,
+        lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),
+        lambda t, x: t.c(x.flip(1) / 2 - 1),
         "scale (div(), sub()) takes another input than what the layers before it return\n  channels reversed",
     ),
     "two channels exchanged": (
-        lambda x: L.Rescaling(0.5, name="scale")(x),
-        lambda t, x: x[:, [1, 0, 2, 3]] / 2,
+        lambda x: conv("c")(L.Rescaling(0.5, name="scale")(x)),
+        lambda t, x: t.c(x[:, [1, 0, 2, 3]] / 2),
         "channels reversed (in the order (1, 0, 2, 3))",
     ),
     "sum of all pixels": (
@@ -321,32 +323,32 @@ NAMED = {
         "join (cat()): its inputs agree, its outputs do not\n  another skip (its inputs are in the order (2, 1))",
     ),
     "twice the same": (
-        lambda x: L.Add(name="sum")([x, conv("c")(x)]),
+        lambda x: L.Add(name="sum")([y := conv("stem")(x), conv("c")(y)]),
         lambda t, x: (y := t.stem(x)) + (y, t.c(y))[0],
         "another skip (it takes the output of stem)",
     ),
     "bias not added": (
-        lambda x: conv("c")(x),
+        lambda x: conv("c")(conv("stem")(x)),
         lambda t, x: F.conv2d(t.stem(x), t.c.weight, padding=1),
         "c (conv2d()): its inputs agree, its outputs do not\n  bias missing",
     ),
     "window of pooling": (
-        lambda x: L.MaxPooling2D(3, strides=1, name="pool")(conv("c")(x)),
-        lambda t, x: F.max_pool2d(t.c(t.stem(x))[..., 1:, 1:], 2, 1),
-        "pool (max_pool2d())",
+        lambda x: L.MaxPooling2D(3, strides=2, name="pool")(conv("stem")(x)),
+        lambda t, x: F.max_pool2d(t.stem(x), 2, 3),
+        "pool (max_pool2d()): its inputs agree, its outputs do not\n  stride or dilation (windows of 2 in steps of 3)",
     ),
     "softmax over the pixels": (
-        lambda x: L.Softmax(name="softmax")(x),
+        lambda x: L.Softmax(name="softmax")(conv("stem")(x)),
         lambda t, x: t.stem(x).flatten(2).softmax(2).unflatten(2, x.shape[2:]),
         "axis (softmax along all pixels)",
     ),
     "border of another value": (
-        lambda x: L.ZeroPadding2D(1, name="border")(x),
+        lambda x: L.ZeroPadding2D(1, name="border")(conv("stem")(x)),
         lambda t, x: F.pad(t.stem(x), (1, 1, 1, 1), value=-1),
         "border (pad()): its inputs agree, its outputs do not\n  padding value (-1)",
     ),
     "reshaped": (
-        lambda x: conv("c", 3)(x),
+        lambda x: conv("c", 3)(conv("stem")(x)),
         lambda t, x: t.c(t.stem(x).movedim(1, -1).reshape(x.shape)),
         "c (c) takes another input than what the layers before it return\n  input axes exchanged",
     ),
@@ -356,11 +358,7 @@ NAMED = {
 @pytest.mark.parametrize("mistake", NAMED)
 def test_a_mistake_outside_of_modules_is_named(mistake):
     layers, run, said = NAMED[mistake]
-    x = keras.Input((6, 5, 4))
-    model = fill_scaled(keras.Model(x, layers(x if "scale (" in said or "1, 0, 2" in said else conv("stem")(x))))
-    if not model.weights:
-        model = fill_scaled(keras.Model(x, conv("c")(model(x))))
-        function, run = run, lambda t, x: t.c(function(t, x))
+    model = model_of((6, 5, 4), layers)
     sizes = {layer.name: layer.kernel.shape for layer in model.layers if isinstance(layer, L.Conv2D)}
     modules = {name: nn.Conv2d(i, o, k, padding=1) for name, (k, _, i, o) in sizes.items()}
     twin, mapping = ported(model, Twin(run, **modules), *modules)
