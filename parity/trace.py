@@ -315,6 +315,7 @@ def _weights(
 ) -> tuple[dict[str, Tensor], dict[str, tuple[nn.Module, str]]]:
     """Return every weight in PyTorch's layout, and where in the twin those of one step are."""
     names = dict(mapping.fillna("").astype(str).values)
+    modules = dict(torch_model.named_modules(remove_duplicate=False))
     weights, actual = {}, {}
     for other in run.graph.steps:
         layout = find_layout(other.layer) or {}
@@ -325,7 +326,7 @@ def _weights(
             weights[variable.path] = layout[variable.name].view(value)
             if step is not None and not step.is_activation and other.layer is step.layer:
                 module, _, tensor = names[variable.path].rpartition(".")
-                actual[variable.path] = (torch_model.get_submodule(module), tensor)
+                actual[variable.path] = (modules[module], tensor)
     return weights, actual
 
 

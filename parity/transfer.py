@@ -172,10 +172,9 @@ def transfer(
     tensors = {k: v for k, v in torch_model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
     faults += _name_faults(rows, weights, tensors)
     known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]
+    modules = dict(torch_model.named_modules(remove_duplicate=False))
     pairs = [
-        _Pair(row, weights[row.keras], tensors[row.torch], torch_model.get_submodule(row.module))
-        for row in known
-        if row.keras
+        _Pair(row, weights[row.keras], tensors[row.torch], modules[row.module]) for row in known if row.keras
     ]
     flattened = {name: tuple(shape) for name, shape in (flatten or {}).items()}
     for pair in pairs:

@@ -11,6 +11,7 @@ from parity.parts import Part
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.utils._pytree import tree_leaves
 
 # Tensors that may be there although the Keras layer has no such weight, and what they hold then.
@@ -33,6 +34,10 @@ class TwinCopy:
         state = torch_model.state_dict(keep_vars=True)
         if meta := [key for key, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]:
             raise ParityError("proposal", [f"{key} is on the meta device: the twin cannot run" for key in meta])
+        scripted = [name or "the twin" for name, part in torch_model.named_modules() if isinstance(part, ScriptModule)]
+        if scripted:
+            fault = f"{scripted[0]} is compiled by TorchScript, and cannot be watched; use the module that it was made from"
+            raise ParityError("proposal", [fault])
         self.model = copy.deepcopy(torch_model).cpu().eval()
         own = [tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()]
         self.dtype = torch.promote_types(own[0], dtype) if own else dtype

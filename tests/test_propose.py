@@ -629,6 +629,10 @@ def test_what_cannot_be_run():
     model, x = chain()
     twin = Twin(lambda m, x: m.b(torch.relu(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 3))
     assert refuse(model, twin.to("meta"), x)[0] == "a.weight is on the meta device: the twin cannot run"
+    with pytest.warns(match="jit.script"):
+        half = Twin(twin.run, a=torch.jit.script(nn.Linear(4, 4)), b=nn.Linear(4, 3))
+    (fault,) = refuse(model, half, x)
+    assert fault.startswith("a is compiled by TorchScript")
     empty = keras.Sequential([keras.Input((3,)), L.ReLU()])
     assert refuse(empty, nn.ReLU(), draw(2, 3)) == ["the Keras model has no weights"]
     start = keras.Input((4,))

@@ -373,3 +373,15 @@ def test_words_shifted_by_one_are_located():
     twin, mapping = ported(model, Twin(lambda t, x: t.out(t.embed(x + 1)), **modules), *modules)
     words = np.arange(7, dtype="int32")[None]
     assert str(diagnose(model, twin, words, mapping)).startswith("embed (embed) takes another input")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:The .grad attribute")
+def test_a_twin_compiled_by_torchscript_is_seen_from_outside():
+    model = model_of((4,), lambda x: L.Dense(2, name="b")(L.Dense(3, name="a")(x)))
+    twin, mapping = ported(model, nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), a="0", b="1")
+    x = x_of(3, 4)
+    compiled = torch.jit.script(twin)
+    assert diagnose(model, compiled, x, mapping).divergence is None
+    with torch.no_grad():
+        twin[0].bias += 1
+    assert diagnose(model, torch.jit.script(twin), x, mapping).divergence is not None

@@ -835,6 +835,17 @@ def test_a_model_on_the_meta_device_is_refused(scene, tmp_path):
     refused(scene.model, scene.twin.to("meta"), scene.mapping(tmp_path), faults)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_model_compiled_by_torchscript_is_refused():
+    model = sequential((4,), layer("Dense", 2, name="d"))
+    compiled = torch.jit.script(nn.ModuleDict({"d": nn.Linear(4, 2)}))
+    rows = [(variable.path, f"d.{name}") for variable, name in zip(model.weights, ("weight", "bias"), strict=True)]
+    refused(model, compiled, table(*rows), [
+        "^line 2: .*/kernel goes to the weight of a Linear; d.weight is in a RecursiveScriptModule$",
+        "^line 3: .*/bias goes to the bias of a Linear; d.bias is in a RecursiveScriptModule$",
+    ])  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments"), [("LSTM", (4,)), ("GRU", (4,)), ("EinsumDense", ("abc,cd->abd", (None, 4)))]
 )
