@@ -173,9 +173,7 @@ def transfer(
     faults += _name_faults(rows, weights, tensors)
     known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]
     modules = dict(torch_model.named_modules(remove_duplicate=False))
-    pairs = [
-        _Pair(row, weights[row.keras], tensors[row.torch], modules[row.module]) for row in known if row.keras
-    ]
+    pairs = [_Pair(row, weights[row.keras], tensors[row.torch], modules[row.module]) for row in known if row.keras]
     flattened = {name: tuple(shape) for name, shape in (flatten or {}).items()}
     for pair in pairs:
         faults += [f"{pair.row.label}: {fault}" for fault in _pair_faults(pair, flattened.get(pair.weight.layer.name))]
