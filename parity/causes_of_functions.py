@@ -1,6 +1,6 @@
 """Activations, merges, and orders of axes that a layer and its twin may not share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, combinations, permutations, product
 from math import prod
 from typing import Any
@@ -53,6 +53,10 @@ def by_function(case: Case) -> Iterator[Cause]:
             yield known_cause("activation missing", own)
             return
         slope = _slope(case)
+        alpha = _slope(case, torch.expm1) if own == "elu" else None
+        if alpha:
+            yield known_cause("another slope", f"alpha {alpha:g}")
+            return
         for name, function in activations(x):
             if not case.explains(function(x)):
                 continue
@@ -61,7 +65,7 @@ def by_function(case: Case) -> Iterator[Cause]:
             elif slope and "leaky" in name and own in ("leakyrelu", "leaky_relu", "prelu", "relu"):
                 yield known_cause("another slope", f"{slope:g}")
             else:
-                yield known_cause("another activation", f"{name}, not {own}")
+                yield known_cause("another activation", f"{name}, not {_described(own, layer)}")
             return
         if slope is not None:
             yield known_cause("another slope", f"{slope:g}")
@@ -70,17 +74,30 @@ def by_function(case: Case) -> Iterator[Cause]:
         yield from _by_axis(case)
 
 
-def _slope(case: Case) -> float | None:
-    """Return the slope for negative numbers, if the twin is the identity for others and has one slope."""
+def _slope(case: Case, of: Callable[[Tensor], Tensor] = torch.clone) -> float | None:
+    """Return the slope for negative numbers, if the twin is the identity for others and has one slope.
+
+    Args:
+        case: The layer, which is an activation.
+        of: What the slope is a factor of, a function of the negative numbers.
+    """
     for view, twin, _ in views(case.inputs[0], case.twin, None, None):
         negative = view < 0
         if not bool(negative.any()) or largest((view - twin)[~negative]) > case.within:
             continue
-        ratios = twin[negative] / view[negative]
-        slope = float(ratios.median())
-        if largest(twin[negative] - slope * view[negative]) <= case.within:
+        below = of(view[negative])
+        slope = float((twin[negative] / below).median())
+        if largest(twin[negative] - slope * below) <= case.within:
             return slope
     return None
+
+
+def _described(name: str, layer: keras.Layer) -> str:
+    """Return the name of an activation with the settings of its layer that are not the usual ones."""
+    usual = {"alpha": 1, "negative_slope": 0, "max_value": None, "threshold": 0}
+    settings = {key: getattr(layer, key, value) for key, value in usual.items()}
+    given = [f"{k} {v:g}" for k, v in settings.items() if isinstance(v, int | float) and v != usual[k]]
+    return f"{name} with {' and '.join(given)}" if given else name
 
 
 def _by_axis(case: Case) -> Iterator[Cause]:

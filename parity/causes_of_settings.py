@@ -25,12 +25,15 @@ _SETTINGS = {
 
 
 def by_mode(case: Case) -> Iterator[Cause]:
-    """Yield that the twin is in training mode, if it agrees in evaluation mode."""
-    if any(module.training for module in case.modules) and case.twin_inputs:
-        modules = [module.eval() for module in copy.deepcopy(case.modules)]
-        if case.agrees(run_modules(modules, case.twin_inputs)):
-            yield known_cause("train mode", "it agrees after eval()")
-            return
+    """Yield that the twin is in training mode, if it agrees in evaluation mode, or the other way round."""
+    # Where the modules agree in the mode that they are in, the fault is between or behind them.
+    alone = case.agrees(run_modules(copy.deepcopy(case.modules), case.twin_inputs))
+    for training, how in ((False, "eval()"), (True, "train()")):
+        if not alone and any(module.training != training for module in case.modules):
+            modules = [module.train(training) for module in copy.deepcopy(case.modules)]
+            if case.agrees(run_modules(modules, case.twin_inputs)):
+                yield known_cause("train mode", f"it agrees after {how}")
+                return
     if dropped(case):
         yield known_cause("train mode", "some elements are 0, the others larger, as dropout makes them")
 

@@ -1,14 +1,16 @@
 """Twins that compute the same in another way raise no alarm, and with a mistake the layer is found all the same."""
 
 from parity.trace import diagnose, first_divergence, trace
+from parity.transfer import transfer
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from keras import layers as L
-from small import Twin, model_of, ported, verdicts, x_of
+from small import Twin, model_of, norm, ported, verdicts, x_of
 from torch import nn
 from twins import fill_scaled
 
@@ -385,3 +387,57 @@ def test_a_twin_compiled_by_torchscript_is_seen_from_outside():
     with torch.no_grad():
         twin[0].bias += 1
     assert diagnose(model, torch.jit.script(twin), x, mapping).divergence is not None
+
+
+@pytest.mark.parametrize(
+    ("layer", "function", "said"),
+    [
+        (L.ELU(alpha=0.5, name="act"), F.elu, "another slope (alpha 1)"),
+        (L.Activation("elu", name="act"), lambda x: F.elu(x, 0.25), "another slope (alpha 0.25)"),
+        (L.ELU(alpha=0.5, name="act"), torch.relu, "another activation (relu, not elu with alpha 0.5)"),
+        (L.ReLU(max_value=0.5, name="act"), torch.relu, "another activation (relu, not relu with max_value 0.5)"),
+        (L.Activation("elu", name="act"), F.selu, "another activation (selu, not elu)"),
+        (L.ELU(name="act"), F.selu, "another activation (selu, not elu)"),
+        (L.LeakyReLU(negative_slope=0.2, name="act"), F.silu, "another activation (silu, not leakyrelu with negative_"),
+    ],
+)
+def test_a_setting_of_an_activation_is_named(layer, function, said):
+    model = model_of((6,), lambda x: L.Dense(5, name="b")(layer(L.Dense(8, name="a")(x))))
+    twin = Twin(lambda t, x: t.b(function(t.a(x))), a=nn.Linear(6, 8), b=nn.Linear(8, 5))
+    twin, mapping = ported(model, twin, "a", "b")
+    assert str(diagnose(model, twin, x_of(9, 6), mapping)).splitlines()[1].strip().startswith(said)
+
+
+def test_a_part_that_is_left_in_evaluation_mode_is_named():
+    model = model_of((4,), lambda x: L.Dense(2, name="b")(L.BatchNormalization(name="bn")(x)))
+    twin = Twin(lambda t, x: t.b(t.bn(x)), bn=norm(4, nn.BatchNorm1d), b=nn.Linear(4, 2))
+    twin, mapping = ported(model, twin, "bn", "b")
+    x = x_of(9, 4)
+    assert diagnose(model, twin.train(), x, mapping, training=True).divergence is None
+    twin.bn.eval()
+    diagnosis = diagnose(model, twin, x, mapping, training=True)
+    assert diagnosis.divergence.layer == "bn"
+    assert [cause[:2] for cause in diagnosis.causes] == [("train mode", "it agrees after train()")]
+    assert twin.b.training
+    assert not twin.bn.training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_between_modules_is_no_matter_of_their_mode(training):
+    model = model_of((6, 5, 4), lambda x: L.SeparableConv2D(8, 3, padding="same", name="sep")(x))
+    depthwise, pointwise = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.Conv2d(4, 8, 1)
+    twin = Twin(lambda t, x: t.pointwise(t.depthwise(x).relu()), depthwise=depthwise, pointwise=pointwise)
+    names = [weight.path for weight in model.weights]
+    mapping = pd.DataFrame({"keras": names, "torch": ["depthwise.weight", "pointwise.weight", "pointwise.bias"]})
+    transfer(model, twin, mapping)
+    diagnosis = diagnose(model, twin.train(training), x_of(3, 6, 5, 4), mapping)
+    assert diagnosis.divergence.layer == "sep"
+    assert diagnosis.causes == []
+
+
+def test_slopes_that_are_weights_are_no_setting():
+    model = model_of((6,), lambda x: L.Dense(5, name="b")(L.PReLU(name="act")(L.Dense(8, name="a")(x))))
+    twin = Twin(lambda t, x: t.b(t.act(t.a(x))), a=nn.Linear(6, 8), act=nn.PReLU(8), b=nn.Linear(8, 5))
+    twin, mapping = ported(model, twin, "a", "act", "b")
+    twin.act.forward = F.silu
+    assert "another activation (silu, not prelu)" in str(diagnose(model, twin, x_of(9, 6), mapping))
