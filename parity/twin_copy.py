@@ -36,9 +36,7 @@ class TwinCopy:
             raise ParityError("proposal", [f"{key} is on the meta device: the twin cannot run" for key in meta])
         scripted = [name or "the twin" for name, part in torch_model.named_modules() if isinstance(part, ScriptModule)]
         if scripted:
-            fault = (
-                f"{scripted[0]} is compiled by TorchScript, and cannot be watched; use the module that it was made from"
-            )
+            fault = f"{scripted[0]} is compiled by TorchScript and cannot be watched: use what it was made from"
             raise ParityError("proposal", [fault])
         self.model = copy.deepcopy(torch_model).cpu().eval()
         own = [tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()]

@@ -1,5 +1,6 @@
 """Twins that compute the same in another way raise no alarm, and with a mistake the layer is found all the same."""
 
+from parity.graph import keras_graph, walk
 from parity.trace import diagnose, first_divergence, trace
 from parity.transfer import transfer
 
@@ -386,7 +387,9 @@ def test_a_twin_compiled_by_torchscript_is_seen_from_outside():
     assert diagnose(model, compiled, x, mapping).divergence is None
     with torch.no_grad():
         twin[0].bias += 1
-    assert diagnose(model, torch.jit.script(twin), x, mapping).divergence is not None
+    # Its modules cannot be watched: that it diverges shows, and not where.
+    diagnosis = diagnose(model, torch.jit.script(twin), x, mapping)
+    assert (diagnosis.divergence.layer, diagnosis.divergence.twin, diagnosis.causes) == ("b", "-", [])
 
 
 @pytest.mark.parametrize(
@@ -441,3 +444,18 @@ def test_slopes_that_are_weights_are_no_setting():
     twin, mapping = ported(model, twin, "a", "act", "b")
     twin.act.forward = F.silu
     assert "another activation (silu, not prelu)" in str(diagnose(model, twin, x_of(9, 6), mapping))
+
+
+def test_a_convolution_with_groups_is_computed_exactly_and_otherwise():
+    """Both are computed in one go: neither may be taken for the other, nor one example for another."""
+    model = model_of((6, 5, 4), lambda x: L.Conv2D(6, 3, groups=2, activation="relu", name="c")(x))
+    x = x_of(3, 6, 5, 4)
+    far = walk(keras_graph(model), [x], shake=lambda tensor, *how: tensor + 1)
+    _, (step, (taken,), (before,)), (last, _, (value,)) = far
+    assert step.has_activation
+    assert last.is_activation
+    conv = model.layers[1]
+    for given, y, more in ((taken.exact, before.exact, 0), (taken.shaken, before.shaken, 1)):
+        np.testing.assert_allclose(y, conv.convolution_op(given, conv.kernel) + conv.bias + more, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(value.exact, model(taken.exact), rtol=1e-5, atol=1e-5)
+    assert np.abs(taken.shaken - taken.exact).min() > 0.5
