@@ -94,7 +94,7 @@ def distances(a: Snapshot, b: Snapshot) -> pd.DataFrame:
     for part, x, y in zip(Snapshot._fields, a, b, strict=True):
         if x.shape != y.shape:
             raise ValueError(f"{part}: shapes {x.shape} and {y.shape} cannot be compared")
-        table[part] = np.abs(x - y).reshape(len(x), -1).max(axis=1)
+        table[part] = [np.abs(one - other).max() for one, other in zip(x, y, strict=True)]
     return pd.DataFrame(table, index=range(1, 1 + len(a.loss)))
 
 
@@ -128,7 +128,7 @@ def _snapshot(
 
     return Snapshot(
         np.asarray(float(loss)),
-        joined(weights, lambda name: gradients.get(name, np.zeros_like(tensors[name]))),
+        joined(weights, lambda name: gradients[name] if name in gradients else np.zeros_like(tensors[name])),
         joined(weights, tensors.__getitem__),
         joined(statistics, tensors.__getitem__),
     )
