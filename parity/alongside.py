@@ -6,7 +6,8 @@ the layer in question. So a large model needs little more memory than to run it 
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import inf
 from typing import NamedTuple
@@ -104,7 +105,8 @@ def run_both(
         mapping: Which Keras weight fills which PyTorch tensor.
         torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
         training: Run both as in training, but without dropout, whose noise they cannot share.
-        before: The same models as they ran with the same inputs: what is known of them is not measured again.
+        before: The same models as they ran with the same inputs: what is known of them is not measured again, and the
+            twin stops when what is wanted is known.
         keep: Name of a step whose inputs and outputs are wanted.
         others: Numbers of Keras tensors that are wanted.
 
@@ -122,12 +124,17 @@ def run_both(
             # How the twin is made up shows with a few examples; two, because in training one may be too few.
             calls, returned, _ = record(torch_model, [tensor[:2].clone() for tensor in tensors], held, keys=graph.keys)
         run = Run(graph, calls, pair(graph, calls, returned, modules))
-        steps = walk(graph, arrays, training)
-    else:
-        run = Run(graph, before.calls, before.pairing, noise=before.noise)
-        steps = walk(graph, arrays, training, shake=None)
+        with unchanged(keras_model, torch_model, training):
+            return _Runner(run, walk(graph, arrays, training), training, others).run(torch_model, tensors, held)
+    run = Run(graph, before.calls, before.pairing, noise=before.noise)
+    steps = walk(graph, arrays, training, shake=None)
     with unchanged(keras_model, torch_model, training):
-        return _Runner(run, steps, training, keep, others).run(torch_model, tensors, held)
+        run = _Runner(run, steps, training, others, keep).run_again(torch_model, tensors, held)
+    return replace(run, taken=before.taken, made=before.made, shapes=before.shapes, flattened=before.flattened)
+
+
+class _EnoughError(Exception):
+    """The twin need not run on: all that is wanted of it is known."""
 
 
 class _Runner:
@@ -138,8 +145,8 @@ class _Runner:
         run: Run,
         steps: Iterator[tuple[Step | None, list[Value], list[Value]]],
         training: bool,
-        keep: str | None,
         others: Collection[int],
+        keep: str | None = None,
     ) -> None:
         self.run_ = run
         self.graph = graph = run.graph
@@ -147,7 +154,9 @@ class _Runner:
         self.steps = steps
         self.training = training
         self.others = others
-        self.wanted = next((index for index, step in enumerate(graph.steps) if step.name == keep), None)
+        # The number of the step that alone is of interest, if any is; that after the last is the model's return.
+        named = (index for index, step in enumerate(graph.steps) if step.name == keep)
+        self.wanted = None if keep is None else next(named, len(graph.steps))
         self.values: dict[int, Tensor] = {}
         # What to compare at each call of the twin: a Keras tensor, the position of the twin's, and who takes it.
         self.due: dict[tuple[int, str], list[tuple[int, int, tuple[int, int] | None]]] = defaultdict(list)
@@ -164,17 +173,36 @@ class _Runner:
                 self.expect(number, spot, None)
 
     def expect(self, number: int, spot: Spot, taker: tuple[int, int] | None) -> None:
-        self.due[spot.call, spot.when].append((number, spot.position, taker))
-        self.pending[number] += 1
+        if self.wanted is None or self.is_wanted(number, taker):
+            self.due[spot.call, spot.when].append((number, spot.position, taker))
+            self.pending[number] += 1
 
     def run(self, torch_model: nn.Module, inputs: Sequence[Tensor], held: Sequence[nn.Module]) -> Run:
-        calls, keys = self.run_.calls, self.graph.keys
-        _, _, outputs = record(torch_model, inputs, held, self.watch, not self.training, expected=calls, keys=keys)
-        self.watch(len(calls), "in", outputs)
+        self.record(torch_model, inputs, held)
         while self.advance():
             pass
         self.settle_misfits()
         return self.run_
+
+    def run_again(self, torch_model: nn.Module, inputs: Sequence[Tensor], held: Sequence[nn.Module]) -> Run:
+        """Run the twin as far as the step that is wanted, and the Keras model as far as all that is."""
+        with suppress(_EnoughError):
+            self.record(torch_model, inputs, held)
+        while not self.run_.others.keys() >= set(self.others) and self.advance():
+            pass
+        return self.run_
+
+    def record(self, torch_model: nn.Module, inputs: Sequence[Tensor], held: Sequence[nn.Module]) -> None:
+        calls, keys = self.run_.calls, self.graph.keys
+        _, _, outputs = record(torch_model, inputs, held, self.watch, not self.training, expected=calls, keys=keys)
+        self.watch(len(calls), "in", outputs)
+
+    def is_wanted(self, number: int, taker: tuple[int, int] | None) -> bool:
+        """Tell whether a tensor is an input of the step that is wanted, or without a taker, an output."""
+        steps = self.graph.steps
+        if taker is not None or self.wanted is None or self.wanted == len(steps):
+            return taker is not None and taker[0] == self.wanted
+        return number in steps[self.wanted].outputs
 
     def settle_misfits(self) -> None:
         """Take a layer as not paired where its twin is in doubt and all layers that take its result are right.
@@ -228,6 +256,8 @@ class _Runner:
             self.pending[number] -= 1
             if not self.pending[number]:
                 del self.values[number]
+        if self.wanted is not None and not self.due:
+            raise _EnoughError
 
     def advance(self) -> bool:
         """Compute the Keras model's next step; tell whether there was one."""
@@ -270,14 +300,13 @@ class _Runner:
             self.run_.taken[taker] = best
             if taker[0] == len(self.graph.steps):
                 self.run_.returned[taker[1]] = (value, twin.clone())
-            if taker[0] == self.wanted:
+            elif self.is_wanted(number, taker):
                 self.run_.inputs[taker[1]] = (value, twin.clone())
             return
         if number not in self.run_.made or best.difference < self.run_.made[number].difference:
             self.run_.made[number] = best
-            wanted = self.wanted is not None and number in self.graph.steps[self.wanted].outputs
             room = sum(tensor.numel() for tensor, _ in self.run_.kept.values()) + value.numel() <= KEPT
-            if wanted or (not best.agrees and room and self.came_right(number)):
+            if self.is_wanted(number, None) or (not best.agrees and room and self.came_right(number)):
                 self.run_.kept[number] = (value, twin.clone())
 
     def closest(self, number: int, twin: Tensor, spot: Spot) -> Seen:

@@ -9,6 +9,7 @@ from parity.trace import TRACE_COLUMNS, diagnose, first_divergence, readable, tr
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from networks import draw as numbers
@@ -71,6 +72,20 @@ def test_a_row_for_each_layer_in_the_order_of_the_data_flow(models):
     assert (traced.verdict == "agree").all()
     assert first_divergence(traced) is None
     assert str(diagnose(*models)) == "no layer diverges"
+
+
+def test_the_search_for_a_cause_runs_the_twin_no_further_than_the_layer(models):
+    model, twin, x, mapping = models
+    wrong, runs = copy.deepcopy(twin), []
+    wrong.b.eps = 1e-5
+    for name, module in wrong.named_children():
+        module.register_forward_hook(lambda module, x, y, name=name: runs.append(name))
+    traced = trace(model, wrong, x, mapping)
+    count, runs[:] = runs.count("c"), []
+    diagnosis = diagnose(model, wrong, x, mapping)
+    assert [cause.cause for cause in diagnosis.causes] == ["epsilon"]
+    pd.testing.assert_frame_equal(diagnosis.traced, traced)
+    assert runs.count("c") == count < runs.count("b")
 
 
 def test_the_noise_is_that_of_rounding(models):
