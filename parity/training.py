@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from parity.layouts import find_layout
@@ -82,20 +83,27 @@ def history(snapshots: Iterable[Snapshot]) -> Snapshot:
     return Snapshot(*(np.stack(part) for part in zip(*snapshots, strict=True)))
 
 
-def distances(a: Snapshot, b: Snapshot) -> pd.DataFrame:
-    """Return the largest absolute differences of two histories: a row for each step, from 1, a column for each part.
+def distances(a: Iterable[Snapshot], b: Iterable[Snapshot]) -> pd.DataFrame:
+    """Return the largest absolute differences of two trainings: a row for each step, from 1, a column for each part.
 
-    NaN in a history gives NaN, which is within no bound.
+    NaN in a snapshot gives NaN, which is within no bound. Snapshots are compared as they come, and not kept.
+
+    Args:
+        a: The snapshots of one training, step by step.
+        b: Those of the other.
 
     Raises:
-        ValueError: If the histories have different shapes.
+        ValueError: If one training has more steps, or snapshots have different shapes.
     """
-    table = {}
-    for part, x, y in zip(Snapshot._fields, a, b, strict=True):
-        if x.shape != y.shape:
-            raise ValueError(f"{part}: shapes {x.shape} and {y.shape} cannot be compared")
-        table[part] = [np.abs(one - other).max() for one, other in zip(x, y, strict=True)]
-    return pd.DataFrame(table, index=range(1, 1 + len(a.loss)))
+    rows = {}
+    for step, (one, other) in enumerate(zip_longest(a, b), 1):
+        if one is None or other is None:
+            raise ValueError(f"step {step}: one of the trainings has ended before")
+        for part, x, y in zip(Snapshot._fields, one, other, strict=True):
+            if x.shape != y.shape:
+                raise ValueError(f"step {step}, {part}: shapes {x.shape} and {y.shape} cannot be compared")
+        rows[step] = [np.abs(x - y).max() for x, y in zip(one, other, strict=True)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=Snapshot._fields)
 
 
 def split(model: nn.Module, *patterns: str) -> list[list[nn.Parameter]]:

@@ -13,9 +13,9 @@ from parity.transfer import transfer
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from twins import Network, Probe, networks, right_ports, run_keras, run_twin
+from twins import NETWORKS, Network, Probe, load_network, run_keras, run_twin
 
-__all__ = ["CAUSES", "MUTANTS", "Mutant", "Network", "Probe", "networks", "right_ports", "run_keras", "run_twin"]
+__all__ = ["CAUSES", "MUTANTS", "NETWORKS", "Mutant", "Network", "Probe", "load_network", "run_keras", "run_twin"]
 
 CAUSES = {
     "kernel axes permuted": "01",
@@ -1035,7 +1035,7 @@ def _(twin):
 
 def transfer_without(twin: nn.Module, layer: str) -> None:
     """Fill the flat twin anew, and let one layer out of ``flatten``."""
-    network = networks()["flat"]
+    network = load_network("flat")
     flatten = {name: shape for name, shape in network.flatten.items() if name != layer}
     transfer(network.probes[0].keras_model, twin, network.mapping, flatten)
 

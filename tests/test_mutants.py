@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from anatomy import ROOT
 from mutants import CAUSES as DUE_CAUSES
-from mutants import MUTANTS, SHOWS, Mutant, networks
-from twins import PORTS
+from mutants import MUTANTS, NETWORKS, SHOWS, Mutant, load_network
+from random_ports import PORTS
 
 ROOM = 0.9  # the least share of mutants whose cause is to be named
 
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 def found(number: int) -> Found | None:
     """Return what the first probe at which a mutant diverges shows; None if it is not caught."""
     mutant = MUTANTS[number]
-    network = networks()[mutant.network]
+    network = load_network(mutant.network)
     twin = mutant.plant(network.build())
     for at, probe in enumerate(network.probes):
         diagnosis = diagnose(probe.keras_model, twin, probe.x, network.mapping, training=mutant.shows == "training")
@@ -75,7 +75,7 @@ def test_nine_in_ten_are_given_their_cause_and_no_other(record_property):
     record_property("mutants", "\n".join(lines))
     assert sum(named) >= ROOM * len(MUTANTS)
     count, located = len(MUTANTS), int(table.located.sum())
-    ports = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[len(networks())]
+    ports = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[len(NETWORKS)]
     said = (
         f"`tests/mutants.py` plants {count} single mistakes in {ports} right ports. All {len(rows)} are caught, all "
         f"{located} at the layer where they are, and {sum(named)} with their cause and no other. "
@@ -94,10 +94,10 @@ def test_the_trace_and_the_mutants_mean_the_same_causes():
     assert DUE_CAUSES.items() <= CAUSES.items()
 
 
-@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("training", [False, True], ids=["prediction", "training"])
 def test_no_alarm_on_the_networks(name, training):
-    network = networks()[name]
+    network = load_network(name)
     twin = network.build()
     for probe in network.probes:
         assert first_divergence(trace(probe.keras_model, twin, probe.x, network.mapping, training=training)) is None

@@ -8,13 +8,13 @@ from parity.layouts import torch_input
 import numpy as np
 import pytest
 import torch
-from mutants import CAUSES, MUTANTS, SHOWS, Probe, networks, run_keras, run_twin
+from mutants import CAUSES, MUTANTS, NETWORKS, SHOWS, Probe, load_network, run_keras, run_twin
 
 
 @functools.cache
 def expected(name):
     """Return the Keras outputs of all probes of a network."""
-    return [run_keras(probe) for probe in networks()[name].probes]
+    return [run_keras(probe) for probe in load_network(name).probes]
 
 
 def apart(a, b):
@@ -25,7 +25,7 @@ def apart(a, b):
 
 def seen(mutant, twin, number):
     """Tell whether a probe tells a mutant from the Keras model."""
-    network = networks()[mutant.network]
+    network = load_network(mutant.network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         y = run_twin(twin, network.probes[number].x)
@@ -46,7 +46,7 @@ def training_step(twin, x):
 @functools.cache
 def right_step(name):
     """Return what a training step of the correct twin makes."""
-    network = networks()[name]
+    network = load_network(name)
     return training_step(network.build(), network.probes[0].x)
 
 
@@ -60,7 +60,7 @@ NAMES = ["dronet", "signal", "encoder", "dense", "residual", "pooling", "flat", 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_correct_twin_agrees_at_every_size(name):
-    network = networks()[name]
+    network = load_network(name)
     twin = network.build()
     assert not any(module.training for module in twin.modules())
     for probe, y in zip(network.probes, expected(name), strict=True):
@@ -69,7 +69,7 @@ def test_the_correct_twin_agrees_at_every_size(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_probes_of_a_network_differ_in_size_alone(name):
-    first, *others = (probe.keras_model for probe in networks()[name].probes)
+    first, *others = (probe.keras_model for probe in load_network(name).probes)
     for other in others:
         assert [layer.name for layer in other._flatten_layers()] == [layer.name for layer in first._flatten_layers()]
         for a, b in zip(first.weights, other.weights, strict=True):
@@ -78,12 +78,12 @@ def test_the_probes_of_a_network_differ_in_size_alone(name):
 
 
 def test_all_networks_are_tested_here():
-    assert list(networks()) == NAMES
+    assert list(NETWORKS) == NAMES
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.network}: {mutant.name}")
 def test_a_mutant_shows_where_it_says(mutant):
-    network = networks()[mutant.network]
+    network = load_network(mutant.network)
     twin = mutant.plant(network.build())
     names = {layer.name for layer in network.probes[0].keras_model._flatten_layers()}
     assert mutant.layers <= names
@@ -111,7 +111,7 @@ def test_a_mutant_shows_where_it_says(mutant):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_training_step_of_the_correct_twin_is_always_the_same(name):
-    network = networks()[name]
+    network = load_network(name)
     right, again = right_step(name), training_step(network.build(), network.probes[0].x)
     assert all(same(right[key], again[key]) for key in right)
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from mutants import MUTANTS, networks, right_ports, run_keras, run_twin
+from mutants import MUTANTS, load_network, run_keras, run_twin
 from networks import draw, snapshot, spoil
+from random_ports import right_ports
 from torch import nn
 from twins import Probe, fill_scaled
 
@@ -153,7 +154,7 @@ def test_a_proposal_says_what_is_open():
 
 @pytest.mark.parametrize("name", ["signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested"])
 def test_the_small_networks_are_found_whole(name):
-    network = networks()[name]
+    network = load_network(name)
     model, x = network.probes[0].keras_model, network.probes[0].x
     twin = network.build()
     proposal = propose_mapping(model, twin, x)
@@ -180,13 +181,13 @@ def test_no_row_is_a_guess(port):
 
 @pytest.mark.parametrize("network", ["dense", "nested"])
 def test_a_mistake_in_the_twin_leaves_rows_out_but_makes_none_wrong(network):
-    true = rows(networks()[network].mapping)
-    model, x = networks()[network].probes[0].keras_model, networks()[network].probes[0].x
+    true = rows(load_network(network).mapping)
+    model, x = load_network(network).probes[0].keras_model, load_network(network).probes[0].x
     stops = 0
     for mutant in MUTANTS:
         if mutant.network == network:
             try:
-                proposal = propose_mapping(model, mutant.plant(networks()[network].build()), x)
+                proposal = propose_mapping(model, mutant.plant(load_network(network).build()), x)
             except ParityError:
                 continue
             assert {row for row in rows(proposal.mapping) if row[0]} <= true, mutant.name
@@ -195,7 +196,7 @@ def test_a_mistake_in_the_twin_leaves_rows_out_but_makes_none_wrong(network):
 
 
 def test_a_proposal_with_two_modules_exchanged_does_not_pass():
-    network = networks()["dense"]
+    network = load_network("dense")
     model, x, twin = network.probes[0].keras_model, network.probes[0].x, network.build()
     proposal = propose_mapping(model, twin, x)
     squares = [name for name, module in twin.named_modules() if getattr(module, "out_features", 0) == 8]
@@ -241,7 +242,7 @@ def test_weights_that_only_one_of_both_has():
 
 @pytest.mark.parametrize("value", [0, 7, float("nan")])
 def test_the_weights_that_the_twin_has_do_not_matter(value):
-    network = networks()["residual"]
+    network = load_network("residual")
     twin = network.build()
     for tensor in twin.state_dict().values():
         tensor.fill_(0 if tensor.dtype == torch.int64 else value)
@@ -251,13 +252,13 @@ def test_the_weights_that_the_twin_has_do_not_matter(value):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_twin_of_less_precision(dtype):
-    network = networks()["residual"]
+    network = load_network("residual")
     proposal = propose_mapping(network.probes[0].keras_model, network.build().to(dtype), network.probes[0].x)
     assert rows(proposal.mapping) == rows(network.mapping)
 
 
 def test_inputs_of_the_twins_own():
-    network = networks()["pooling"]
+    network = load_network("pooling")
     model, x = network.probes[0].keras_model, network.probes[0].x
     twin = Twin(lambda m, x: m.inner(x * 2), inner=network.build())
     proposal = propose_mapping(model, twin, x, torch_x=[torch_input(x[0]) / 2])
@@ -535,7 +536,7 @@ def test_features_whose_order_does_not_show():
 
 
 def test_a_layer_called_twice_whose_second_twin_takes_something_else():
-    network = networks()["nested"]
+    network = load_network("nested")
     twin = network.build()
     twin.swish = nn.ReLU()
     proposal = propose_mapping(network.probes[0].keras_model, twin, network.probes[0].x)
@@ -617,7 +618,7 @@ def test_names_that_fit_nothing(names, faults):
 
 
 def test_names_that_the_numbers_contradict():
-    network = networks()["dense"]
+    network = load_network("dense")
     model, x = network.probes[0].keras_model, network.probes[0].x
     faults = refuse(model, network.build(), x, names={"dense_b": "4"})
     assert faults[0].startswith("dense_b: by name it is 4, which does not take what it takes: 4 comes nearest, ")

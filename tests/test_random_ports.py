@@ -7,7 +7,8 @@ from parity.trace import first_divergence, trace
 
 import torch
 from hypothesis import HealthCheck, assume, given, settings
-from twins import PORTS, Probe, right_ports, run_keras, run_twin
+from random_ports import PORTS, right_ports
+from twins import Probe, run_keras, run_twin
 
 
 @settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))

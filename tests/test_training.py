@@ -53,7 +53,7 @@ def twins():
 
 
 def train(keras_model, torch_model, steps=3):
-    """Train both by plain gradient descent; return both histories."""
+    """Train both by plain gradient descent; return the snapshots of both."""
     keras_sgd = keras.optimizers.SGD(0.125)
     torch_sgd = torch.optim.SGD(torch_model.parameters(), 0.125)
     rng = np.random.default_rng(1)
@@ -71,7 +71,7 @@ def train(keras_model, torch_model, steps=3):
                 torch_step(torch_model, MAPPING, twin_loss, [torch_sgd]),
             )
         )
-    return [history(side) for side in zip(*snapshots, strict=True)]
+    return zip(*snapshots, strict=True)
 
 
 def test_equal_trainings_agree_but_for_the_running_variance(twins):
@@ -125,22 +125,38 @@ def test_weight_without_a_gradient_counts_as_zeros(twins, frozen):
     assert found.gradients[:33].any()
 
 
+def zeros(steps):
+    """Return snapshots that hold nothing but zeros."""
+    return [Snapshot(np.zeros(()), *(np.zeros(3) for _ in PARTS[1:])) for _ in range(steps)]
+
+
 def test_difference_in_one_number_of_one_step_is_found():
-    one = Snapshot(np.zeros(2), *(np.zeros((2, 3)) for _ in PARTS[1:]))
     for part in PARTS:
-        other = Snapshot(*(array.copy() for array in one))
-        getattr(other, part).flat[-1] = -0.5
+        other = zeros(2)
+        getattr(other[1], part).flat[-1] = -0.5
         expected = pd.DataFrame(0.0, index=[1, 2], columns=PARTS)
         expected.loc[2, part] = 0.5
-        pd.testing.assert_frame_equal(distances(one, other), expected)
-        getattr(other, part).flat[-1] = np.nan
-        assert not distances(one, other).loc[2, part] < 1
+        pd.testing.assert_frame_equal(distances(zeros(2), iter(other)), expected)
+        getattr(other[1], part).flat[-1] = np.nan
+        assert not distances(zeros(2), other).loc[2, part] < 1
 
 
-def test_histories_of_other_shapes_are_refused():
-    one = Snapshot(np.zeros(2), *(np.zeros((2, 3)) for _ in PARTS[1:]))
-    with pytest.raises(ValueError, match="statistics"):
-        distances(one, one._replace(statistics=np.zeros((2, 1))))
+def test_trainings_that_cannot_be_compared_are_refused():
+    one, other = zeros(2), zeros(2)
+    other[1] = other[1]._replace(statistics=np.zeros(1))
+    with pytest.raises(ValueError, match="step 2, statistics"):
+        distances(one, other)
+    for steps in (1, 3):
+        with pytest.raises(ValueError, match=f"step {min(steps, 2) + 1}: one of the trainings has ended"):
+            distances(one, zeros(steps))
+
+
+def test_history_stacks_the_snapshots_of_all_steps():
+    first, second = zeros(1)[0], zeros(1)[0]._replace(loss=np.ones(()), weights=np.full(3, 2.0))
+    found = history([first, second])
+    np.testing.assert_array_equal(found.loss, [0, 1])
+    np.testing.assert_array_equal(found.weights, [[0, 0, 0], [2, 2, 2]])
+    assert found.statistics.shape == (2, 3)
 
 
 def test_split_puts_each_parameter_in_one_list(twins):

@@ -89,8 +89,8 @@ def check_causes_of_training(answer: Iterable[str] | None) -> None:
 @cache
 def _pairs() -> dict[str, Pair]:
     """Return the small networks, which keep what Keras returned, for all checks of this process."""
-    networks = load_mutants().networks()
-    pairs = {name: Pair(networks[name]) for name in _SMALL}
+    library = load_mutants()
+    pairs = {name: Pair(library.load_network(name)) for name in _SMALL}
     for pair in pairs.values():
         pair.trace = _no_trace
     return pairs
