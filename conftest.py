@@ -18,6 +18,9 @@ from nbval.plugin import IPyNbCell
 for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
     os.environ.setdefault(_name, "1")
 
+# Keras on TensorFlow compiles a convolution with groups at each call: most of that time is spent on making it faster.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # Both frameworks make half a million objects that stay. Searching them for garbage is a sixth of the time they take to
 # load. Kernels are told by a profile of the tests' own; so nobody's start-up files run in a test, either.
 _OBJECTS = 100_000
