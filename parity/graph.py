@@ -44,6 +44,9 @@ _CHOOSING = (
     *(kind for name, kind in vars(keras.layers).items() if "MaxPool" in name),
 )
 # Layers that Keras on TensorFlow compiles anew at each call if they have groups, which takes longer than to run them.
+_ADDING = (keras.layers.Add, keras.layers.Subtract, keras.layers.Average)
+# So few numbers may all be as good as unmoved in one draw of rounding errors.
+_FEW = 8
 _COMPILED_WITH_GROUPS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 # Layers whose output is random in training, so that two frameworks cannot agree on it.
 RANDOM_IN_TRAINING = (
@@ -297,6 +300,8 @@ def walk(
         averages = shake and "Average" in type(step.layer).__name__
         least = float(keras.ops.max(keras.ops.abs(inputs[0].exact))) if averages else 0
         outputs = [value_of(*pair, coarse, terms, least) for pair in zip(exact, other, strict=True)]
+        if shake and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
+            outputs = [_moved_on(value, _usual_move(step, inputs, value)) for value in outputs]
         for number in step.inputs:
             if last_use[number] == index:
                 values.pop(number, None)
@@ -305,6 +310,35 @@ def walk(
         for number in step.outputs:
             if number not in last_use:
                 del values[number]
+
+
+def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:
+    """Return how far other rounding errors usually move what a layer with a kernel, or one that adds, returns; else 0.
+
+    A sum may be near 0 although its terms are not: its error is that of the terms, not a unit of its own size.
+    """
+    if step.is_activation or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.exact.dtype)):
+        return 0.0
+    gain = 1.0 if isinstance(step.layer, _ADDING) else 0.0
+    if hasattr(step.layer, "kernel"):
+        # The norm of the weights of one unit or filter, on average.
+        kernel = keras.ops.convert_to_numpy(keras.ops.cast(step.layer.kernel, "float32"))
+        gain = float(np.linalg.norm(kernel.ravel())) / sqrt(output.exact.shape[-1])
+    moves = [0.0]
+    for value in inputs if gain else ():
+        exact, shaken = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float64")) for x in value)
+        unit = torch.finfo(getattr(torch, keras.backend.standardize_dtype(output.exact.dtype))).eps
+        moves += [unit * np.abs(exact).max(initial=0), np.abs(shaken - exact).max(initial=0)]
+    return gain * max(moves) / 2
+
+
+def _moved_on(value: Value, least: float) -> Value:
+    """Return the value with its shaken tensor moved by so much, if by luck none of its few numbers moved as far."""
+    exact, shaken = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float64")) for x in value)
+    if not np.abs(shaken - exact).max() < least:
+        return value
+    move = keras.ops.convert_to_tensor(np.copysign(least, shaken - exact), value.shaken.dtype)
+    return value._replace(shaken=value.shaken + move)
 
 
 def _exact(step: Step, inputs: Sequence[Value], training: bool) -> list[Any]:

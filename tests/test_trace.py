@@ -380,6 +380,36 @@ def test_the_noise_is_that_of_real_rounding(size):
         assert 1 / 30 < traced.noise[name] / np.abs(values[0] - values[1]).max() < 30, name
 
 
+@pytest.mark.parametrize("ends", ["a layer", "a difference"])
+def test_one_number_near_zero_raises_no_alarm_however_the_draw_falls(ends):
+    """Its terms are of the order of 1: the errors of another order of adding up are, too, in units of rounding."""
+
+    def near(x):
+        x = L.Dense(40, activation="softplus", name="hidden")(x)
+        y = L.Dense(1, name="one")(x)
+        return y if ends == "a layer" else L.Subtract(name="apart")([L.Dense(1, name="other")(x), y])
+
+    def run(t, x):
+        x = F.softplus(t.hidden(x))
+        return t.one(x) if ends == "a layer" else t.other(x) - t.one(x)
+
+    names = ["hidden", "one"] if ends == "a layer" else ["hidden", "one", "other"]
+    model = model_of((12,), near)
+    modules = {name: nn.Linear(*shape) for name, shape in zip(names, [(12, 40), (40, 1), (40, 1)], strict=False)}
+    twin, mapping = ported(model, Twin(run, **modules), *names)
+    bias = model.get_layer("one").bias
+    sign = 1 if ends == "a layer" else -1
+    for seed in range(40):
+        x = x_of(1, 12, seed=seed)
+        bias.assign(bias.numpy() + sign * (1e-4 - model(x).numpy()[0]))
+        twin.one.bias.data = torch.from_numpy(bias.numpy())
+        traced = trace(model, twin, x, mapping)
+        assert first_divergence(traced) is None, traced.to_string()
+    with torch.no_grad():
+        twin.one.bias += 1e-4
+    assert first_divergence(trace(model, twin, x, mapping)).layer == "one"
+
+
 def test_infinities_agree_with_their_like_and_nan_does_not_pass_for_a_number():
     model = model_of((4,), lambda x: L.Dense(2, name="out")(ops.exp(ops.log(ops.relu(L.Dense(3, name="in")(x))))))
     modules = {"in": nn.Linear(4, 3), "out": nn.Linear(3, 2)}
