@@ -50,7 +50,11 @@ def exercise_at(height: int, width: int, seed: int = 0) -> tuple[keras.Model, np
         A model from (batch, height, width, 3) to (batch, 4), probabilities of four classes, that computes in float64;
         and noise of both signs, (2, height, width, 3).
     """
-    return _model(height, width), np.random.default_rng(seed).normal(size=(2, height, width, 3))
+    return _model(height, width), _images(height, width, seed)
+
+
+def _images(height: int, width: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(2, height, width, 3))
 
 
 def _model(height: int, width: int) -> keras.Model:
@@ -81,6 +85,10 @@ def _model(height: int, width: int) -> keras.Model:
     return model
 
 
+# What nobody but this module has in hand, and so nobody changes.
+_kept_model = cache(_model)
+
+
 class ExerciseTwin(nn.Module):
     """The twin of the model that ``exercise_at`` returns, less the mistakes that ``broken_twin`` makes."""
 
@@ -109,7 +117,7 @@ class ExerciseTwin(nn.Module):
 
 def exercise_mapping() -> pd.DataFrame:
     """Return which Keras weight fills which tensor of the twin, as ``parity.mapping.read_mapping`` would."""
-    rows = [(v.path, f"{_MODULES[v.path.split('/')[0]]}.{_TENSORS[v.name]}") for v in _model(9, 9).weights]
+    rows = [(v.path, f"{_MODULES[v.path.split('/')[0]]}.{_TENSORS[v.name]}") for v in _kept_model(9, 9).weights]
     rows += [("", f"{name}.num_batches_tracked") for name in ("stem_norm", "down_norm")]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -117,7 +125,7 @@ def exercise_mapping() -> pd.DataFrame:
 def broken_twin() -> ExerciseTwin:
     """Return the twin in float64, in evaluation mode, with mistakes. None raises an error."""
     twin = ExerciseTwin().double().eval()
-    transfer(_model(9, 9), twin, exercise_mapping())
+    transfer(_kept_model(9, 9), twin, exercise_mapping())
     # Who mends the twin had better not read on: from here to the end of this function are the mistakes.
     with torch.no_grad():
         norm = twin.stem_norm
@@ -156,9 +164,9 @@ def _compared(
     twin = mended()
     if twin is None:
         return None
-    model = _model(*size)
+    model = _kept_model(*size)
     # Small, common and large numbers: each activation is seen in its flat and in its steep parts.
-    x = np.concatenate([exercise_at(*size, seed)[1] * scale for seed, scale in ((1, 0.1), (2, 1.0), (3, 5.0))])
+    x = np.concatenate([_images(*size, seed) * scale for seed, scale in ((1, 0.1), (2, 1.0), (3, 5.0))])
     faults = list(_faults(trace(model, twin, x, mapping)))
     if faults:
         raise ParityError("twin", faults)
@@ -177,7 +185,7 @@ def _mended(answer: Callable[[ExerciseTwin], nn.Module | None]) -> nn.Module | N
 
 def _same(a: nn.Module, b: nn.Module) -> bool:
     """Tell whether two twins have the same modules, settings and tensors, and return the same."""
-    _, x = exercise_at(12, 10)
+    x = _images(12, 10, seed=0)
     tensors = zip(a.state_dict().values(), b.state_dict().values(), strict=False)
     if repr(a) != repr(b) or not all(map(torch.equal, *zip(*tensors, strict=True))):
         return False
