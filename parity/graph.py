@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from math import prod, sqrt
+from math import exp, log1p, prod, sqrt
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -33,6 +33,9 @@ _WITH_ACTIVATION = (
 # in gelu, the weights of an interpolation.
 _FLOAT32_ACTIVATIONS = frozenset({"leaky_relu", "gelu"})
 _WITH_FLOAT32_CONSTANTS = (keras.layers.LeakyReLU, keras.layers.UpSampling2D)
+# PyTorch's softplus returns what it takes from 20 on, and is off by so much: in float64 more than rounding.
+# https://docs.pytorch.org/docs/stable/generated/torch.nn.Softplus.html
+_SOFTPLUS_FROM, _SOFTPLUS_OFF = 20, log1p(exp(-20))
 # What hands on some of the numbers that it takes, or a share of them, and chooses by their size.
 _CHOOSING_ACTIVATIONS = frozenset({"relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid", "soft_shrink"})
 _CHOOSING = (
@@ -296,9 +299,7 @@ def walk(
         inputs = [values[number] for number in step.inputs]
         exact, other = _run_twice(step, inputs, training) if shake else 2 * [_exact(step, inputs, training)]
         coarse, terms = has_float32_constants(step), _terms(step, inputs, exact, training)
-        # The mean of numbers of both signs may be 0 in one model and as large as the errors of its terms in the other.
-        averages = shake and "Average" in type(step.layer).__name__
-        least = float(keras.ops.max(keras.ops.abs(inputs[0].exact))) if averages else 0
+        least = _least(step, inputs) if shake else 0
         outputs = [value_of(*pair, coarse, terms, least) for pair in zip(exact, other, strict=True)]
         if shake and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
             outputs = [_moved_on(value, _usual_move(step, inputs, value)) for value in outputs]
@@ -310,6 +311,18 @@ def walk(
         for number in step.outputs:
             if number not in last_use:
                 del values[number]
+
+
+def _least(step: Step, inputs: Sequence[Value]) -> float:
+    """Return the size of an element whose rounding errors an output has at the least, however small it is itself."""
+    if "Average" in type(step.layer).__name__:
+        # The mean of numbers of both signs may be 0 in one model and as large as the errors of its terms in the other.
+        return float(keras.ops.max(keras.ops.abs(inputs[0].exact)))
+    activates = step.is_activation or isinstance(step.layer, keras.layers.Activation)
+    if activates and activation_name(step.layer) == "softplus" and keras.ops.max(inputs[0].exact) > _SOFTPLUS_FROM:
+        dtype = keras.backend.standardize_dtype(inputs[0].exact.dtype)
+        return _SOFTPLUS_OFF / torch.finfo(getattr(torch, dtype)).eps
+    return 0.0
 
 
 def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:

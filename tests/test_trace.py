@@ -380,6 +380,26 @@ def test_the_noise_is_that_of_real_rounding(size):
         assert 1 / 30 < traced.noise[name] / np.abs(values[0] - values[1]).max() < 30, name
 
 
+@pytest.mark.parametrize("where", ["own", "layer"])
+def test_the_softplus_of_pytorch_which_is_the_identity_from_20_on_raises_no_alarm(where):
+    activation = "softplus" if where == "own" else None
+
+    def layers(x):
+        x = L.Dense(5, activation=activation, name="in", dtype="float64")(x)
+        x = x if activation else L.Activation("softplus", name="soft", dtype="float64")(x)
+        return L.Dense(3, name="out", dtype="float64")(x)
+
+    model = model_of((4,), layers, "float64")
+    modules = {"in": nn.Linear(4, 5).double(), "out": nn.Linear(5, 3).double()}
+    twin, mapping = ported(model, Twin(lambda t, x: t.out(F.softplus(getattr(t, "in")(x))), **modules), *modules)
+    x = 12 * np.random.default_rng(0).normal(size=(50, 4))
+    traced = trace(model, twin, x, mapping)
+    assert 1e-10 < traced.outputs.max() < 1e-8  # they do differ, and by no rounding error of float64
+    assert first_divergence(traced) is None, traced.to_string()
+    twin.run = lambda t, x: t.out(F.softplus(getattr(t, "in")(x), threshold=15))
+    assert "softplus" in first_divergence(trace(model, twin, x, mapping)).twin
+
+
 @pytest.mark.parametrize("ends", ["a layer", "a difference"])
 def test_one_number_near_zero_raises_no_alarm_however_the_draw_falls(ends):
     """Its terms are of the order of 1: the errors of another order of adding up are, too, in units of rounding."""
