@@ -29,27 +29,31 @@ _WITH_ACTIVATION = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+# Names of layers, operations and activations, as _names writes them.
 # What TensorFlow (2.21.0) computes with a constant in float32, whatever the dtype of the layer: slopes, the root of 2
 # in gelu, the weights of an interpolation.
-_FLOAT32_ACTIVATIONS = frozenset({"leaky_relu", "gelu"})
-_WITH_FLOAT32_CONSTANTS = (keras.layers.LeakyReLU, keras.layers.UpSampling2D)
+_FLOAT32_CONSTANTS = frozenset({"leakyrelu", "gelu", "upsampling2d"})
 # PyTorch's softplus returns what it takes from 20 on, and is off by so much: in float64 more than rounding.
 # https://docs.pytorch.org/docs/stable/generated/torch.nn.Softplus.html
 _SOFTPLUS_FROM, _SOFTPLUS_OFF = 20, log1p(exp(-20))
+# Below 0, TensorFlow (2.21.0) computes them as exp(x) - 1, PyTorch as expm1(x), which keeps more digits near 0.
+_EXP_MINUS_ONE = frozenset({"elu", "selu"})
+# x - tanh(x), and x (1 + erf(x / sqrt(2))) / 2: numbers of the size of x cancel, in one model more than in the other.
+_CANCELLING = frozenset({"tanhshrink", "gelu"})
 # What hands on some of the numbers that it takes, or a share of them, and chooses by their size.
-_CHOOSING_ACTIVATIONS = frozenset({"relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid", "soft_shrink"})
-_CHOOSING = (
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.Maximum,
-    keras.layers.Minimum,
-    *(kind for name, kind in vars(keras.layers).items() if "MaxPool" in name),
+_CHOOSING = frozenset(
+    {
+        *("relu", "relu6", "leakyrelu", "prelu", "hardtanh", "hardsigmoid", "softshrink", "clip"),
+        *("max", "min", "maximum", "minimum", "maxpool"),
+        *(name.lower() for name in vars(keras.layers) if "MaxPool" in name),
+    }
 )
-# Layers that Keras on TensorFlow compiles anew at each call if they have groups, which takes longer than to run them.
-_ADDING = (keras.layers.Add, keras.layers.Subtract, keras.layers.Average)
+_ADDING = frozenset({"add", "subtract", "average"})
+# The mean of numbers of both signs may be 0 in one model and as large as the errors of its terms in the other.
+_AVERAGING = frozenset({"mean", "sum", *(name.lower() for name in vars(keras.layers) if "Average" in name)})
 # So few numbers may all be as good as unmoved in one draw of rounding errors.
 _FEW = 8
+# Layers that Keras on TensorFlow compiles anew at each call if they have groups, which takes longer than to run them.
 _COMPILED_WITH_GROUPS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 # Layers whose output is random in training, so that two frameworks cannot agree on it.
 RANDOM_IN_TRAINING = (
@@ -315,24 +319,29 @@ def walk(
 
 def _least(step: Step, inputs: Sequence[Value]) -> float:
     """Return the size of an element whose rounding errors an output has at the least, however small it is itself."""
-    if "Average" in type(step.layer).__name__:
-        # The mean of numbers of both signs may be 0 in one model and as large as the errors of its terms in the other.
-        return float(keras.ops.max(keras.ops.abs(inputs[0].exact)))
-    activates = step.is_activation or isinstance(step.layer, keras.layers.Activation)
-    if activates and activation_name(step.layer) == "softplus" and keras.ops.max(inputs[0].exact) > _SOFTPLUS_FROM:
-        dtype = keras.backend.standardize_dtype(inputs[0].exact.dtype)
-        return _SOFTPLUS_OFF / torch.finfo(getattr(torch, dtype)).eps
+    names = _names(step)
+    if not names & {"softplus", *_EXP_MINUS_ONE, *_CANCELLING, *_AVERAGING}:
+        return 0.0
+    x = inputs[0].exact
+    if "softplus" in names and keras.ops.max(x, initial=0) > _SOFTPLUS_FROM:
+        return _SOFTPLUS_OFF / torch.finfo(getattr(torch, keras.backend.standardize_dtype(x.dtype))).eps
+    if names & _EXP_MINUS_ONE and keras.ops.min(x, initial=0) < 0:
+        return abs(getattr(_function(step), "alpha", 1.0))
+    if names & {*_CANCELLING, *_AVERAGING}:
+        return float(keras.ops.max(keras.ops.abs(x), initial=0))
     return 0.0
 
 
 def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:
-    """Return how far other rounding errors usually move what a layer with a kernel, or one that adds, returns; else 0.
+    """Return how far other rounding errors usually move what a layer returns that adds or chooses; of others, 0.
 
-    A sum may be near 0 although its terms are not: its error is that of the terms, not a unit of its own size.
+    A sum may be near 0 although its terms are not: its error is that of the terms, not a unit of its own size. The
+    largest of many numbers is one of them, and may by luck be one that has hardly moved.
     """
     if step.is_activation or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.exact.dtype)):
         return 0.0
-    gain = 1.0 if isinstance(step.layer, _ADDING) else 0.0
+    one_of_many = len(inputs) > 1 or (inputs and prod(inputs[0].exact.shape) > prod(output.exact.shape))
+    gain = 1.0 if _names(step) & _ADDING or (one_of_many and chooses(step)) else 0.0
     if hasattr(step.layer, "kernel"):
         # The norm of the weights of one unit or filter, on average.
         kernel = keras.ops.convert_to_numpy(keras.ops.cast(step.layer.kernel, "float32"))
@@ -379,11 +388,10 @@ def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[An
 
 def has_float32_constants(step: Step) -> bool:
     """Tell whether TensorFlow computes a step with a constant in float32, whatever the dtype."""
-    if step.is_activation or isinstance(step.layer, keras.layers.Activation):
-        return activation_name(step.layer) in _FLOAT32_ACTIVATIONS
-    if isinstance(step.layer, keras.layers.ReLU):
-        return bool(step.layer.negative_slope or step.layer.threshold or step.layer.max_value)
-    return isinstance(step.layer, _WITH_FLOAT32_CONSTANTS)
+    if _names(step) & _FLOAT32_CONSTANTS:
+        return True
+    relu = _function(step)
+    return isinstance(relu, keras.layers.ReLU) and bool(relu.negative_slope or relu.threshold or relu.max_value)
 
 
 def chooses(step: Step) -> bool:
@@ -391,9 +399,20 @@ def chooses(step: Step) -> bool:
 
     What it returns has an error as large as what it takes, or none, as the choice falls.
     """
-    if step.is_activation or isinstance(step.layer, keras.layers.Activation):
-        return activation_name(step.layer) in _CHOOSING_ACTIVATIONS
-    return isinstance(step.layer, _CHOOSING)
+    return bool(_names(step) & _CHOOSING)
+
+
+def _function(step: Step) -> Any:
+    """Return what a step computes: a layer, an operation or an activation."""
+    activates = step.is_activation or isinstance(step.layer, keras.layers.Activation)
+    return step.layer.activation if activates else step.layer
+
+
+def _names(step: Step) -> set[str]:
+    """Return the names of what a step computes, of a class also those of its bases: "leakyrelu", "maxpool2d"."""
+    function = _function(step)
+    named = [function] if hasattr(function, "__name__") else type(function).__mro__
+    return {one.__name__.lower().replace("_", "") for one in named}
 
 
 def _terms(step: Step, inputs: Sequence[Value], outputs: Sequence[Any], training: bool) -> float:

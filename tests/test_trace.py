@@ -400,6 +400,40 @@ def test_the_softplus_of_pytorch_which_is_the_identity_from_20_on_raises_no_alar
     assert "softplus" in first_divergence(trace(model, twin, x, mapping)).twin
 
 
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        (L.Activation("elu"), F.elu),
+        (ops.selu, F.selu),
+        (L.ELU(50), lambda x: F.elu(x, 50)),
+        (L.Activation(L.ELU(50)), lambda x: F.elu(x, 50)),
+        (L.Activation("tanh_shrink"), F.tanhshrink),
+        (lambda x: ops.gelu(-3 - 1e3 * x, approximate=False), lambda x: F.gelu(-3 - 1e3 * x)),
+    ],
+    ids=["elu", "selu", "ELU", "ELU as activation", "tanh_shrink", "gelu"],
+)
+def test_activations_of_small_numbers_raise_no_alarm_where_one_framework_keeps_fewer_digits(activation, function):
+    def layers(x):
+        return L.Dense(1, name="out")(activation(L.Dense(1, name="in")(x)))
+
+    model = model_of((4,), layers)
+    modules = {"in": nn.Linear(4, 1), "out": nn.Linear(1, 1)}
+    twin, mapping = ported(model, Twin(lambda t, x: t.out(function(getattr(t, "in")(x))), **modules), *modules)
+    with torch.no_grad():
+        twin.get_submodule("in").bias.zero_()
+    model.get_layer("in").bias.assign([0.0])
+    activated = keras.Model(model.input, model.get_layer("out").input)
+    units = []
+    for seed in range(20):
+        x = 1e-3 * x_of(1, 4, seed=seed)
+        traced = trace(model, twin, x, mapping)
+        assert first_divergence(traced) is None, traced.to_string()
+        units.append(traced.outputs[1] / np.spacing(abs(activated(x).numpy()[0, 0])))
+    assert max(units) > 100  # they do differ, and by far more than a unit of rounding of what they return
+    twin.run = lambda t, x: t.out(1.01 * function(getattr(t, "in")(x)))
+    assert first_divergence(trace(model, twin, x_of(20, 4), mapping)) is not None
+
+
 @pytest.mark.parametrize("ends", ["a layer", "a difference"])
 def test_one_number_near_zero_raises_no_alarm_however_the_draw_falls(ends):
     """Its terms are of the order of 1: the errors of another order of adding up are, too, in units of rounding."""
@@ -428,6 +462,26 @@ def test_one_number_near_zero_raises_no_alarm_however_the_draw_falls(ends):
     with torch.no_grad():
         twin.one.bias += 1e-4
     assert first_divergence(trace(model, twin, x, mapping)).layer == "one"
+
+
+def test_the_largest_of_several_numbers_raises_no_alarm_though_it_has_hardly_moved():
+    def layers(x):
+        x = L.Conv1D(1, 1, name="conv")(x)
+        x = L.GlobalMaxPooling1D(name="largest")(L.BatchNormalization(name="bn")(x))
+        return L.Dense(1, name="out")(x)
+
+    model = model_of((6, 9), layers)
+    modules = {"conv": nn.Conv1d(9, 1, 1), "bn": nn.BatchNorm1d(1, 1e-3, 0.01), "out": nn.Linear(1, 1)}
+    # What comes out of bn has the rounding errors of numbers that are 1000 times as large.
+    model.get_layer("conv").bias.assign([1000.0])
+    model.get_layer("bn").moving_mean.assign([1000.0])
+    twin, mapping = ported(model, Twin(lambda t, x: t.out(t.bn(t.conv(x)).amax(2)), **modules), *modules)
+    for seed in range(100):
+        traced = trace(model, twin, x_of(1, 6, 9, seed=seed), mapping)
+        assert first_divergence(traced) is None, traced.to_string()
+    with torch.no_grad():
+        twin.out.bias += 0.1
+    assert first_divergence(trace(model, twin, x_of(1, 6, 9), mapping)).layer == "out"
 
 
 def test_infinities_agree_with_their_like_and_nan_does_not_pass_for_a_number():
