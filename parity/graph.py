@@ -340,8 +340,12 @@ def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:
     """
     if step.is_activation or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.exact.dtype)):
         return 0.0
-    one_of_many = len(inputs) > 1 or (inputs and prod(inputs[0].exact.shape) > prod(output.exact.shape))
-    gain = 1.0 if _names(step) & _ADDING or (one_of_many and chooses(step)) else 0.0
+    names, gain = _names(step), 0.0
+    shares = prod(inputs[0].exact.shape) / max(1, prod(output.exact.shape)) if inputs else 0
+    if names & _ADDING or (chooses(step) and (len(inputs) > 1 or shares > 1)):
+        gain = 1.0
+    elif names & _AVERAGING and shares > 1:
+        gain = sqrt(shares) if "sum" in names else 1 / sqrt(shares)
     if hasattr(step.layer, "kernel"):
         # The norm of the weights of one unit or filter, on average.
         kernel = keras.ops.convert_to_numpy(keras.ops.cast(step.layer.kernel, "float32"))

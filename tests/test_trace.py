@@ -464,10 +464,19 @@ def test_one_number_near_zero_raises_no_alarm_however_the_draw_falls(ends):
     assert first_divergence(trace(model, twin, x, mapping)).layer == "one"
 
 
-def test_the_largest_of_several_numbers_raises_no_alarm_though_it_has_hardly_moved():
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        (L.GlobalMaxPooling1D, lambda x: x.amax(2)),
+        (L.GlobalAveragePooling1D, lambda x: x.mean(2)),
+        (lambda name: lambda x: ops.sum(x, 1), lambda x: x.sum(2)),
+    ],
+    ids=["largest", "mean", "sum"],
+)
+def test_one_number_from_several_raises_no_alarm_though_it_has_hardly_moved(kind, function):
     def layers(x):
         x = L.Conv1D(1, 1, name="conv")(x)
-        x = L.GlobalMaxPooling1D(name="largest")(L.BatchNormalization(name="bn")(x))
+        x = kind(name="pool")(L.BatchNormalization(name="bn")(x))
         return L.Dense(1, name="out")(x)
 
     model = model_of((6, 9), layers)
@@ -475,7 +484,7 @@ def test_the_largest_of_several_numbers_raises_no_alarm_though_it_has_hardly_mov
     # What comes out of bn has the rounding errors of numbers that are 1000 times as large.
     model.get_layer("conv").bias.assign([1000.0])
     model.get_layer("bn").moving_mean.assign([1000.0])
-    twin, mapping = ported(model, Twin(lambda t, x: t.out(t.bn(t.conv(x)).amax(2)), **modules), *modules)
+    twin, mapping = ported(model, Twin(lambda t, x: t.out(function(t.bn(t.conv(x)))), **modules), *modules)
     for seed in range(100):
         traced = trace(model, twin, x_of(1, 6, 9, seed=seed), mapping)
         assert first_divergence(traced) is None, traced.to_string()
