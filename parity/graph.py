@@ -336,17 +336,17 @@ def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:
     """Return how far other rounding errors usually move what a layer returns that adds or chooses; of others, 0.
 
     A sum may be near 0 although its terms are not: its error is that of the terms, not a unit of its own size. The
-    largest of many numbers is one of them, and may by luck be one that has hardly moved.
+    largest of many numbers is one of them, and may by luck be one that has hardly moved; ReLU may by luck hand on none.
     """
-    if step.is_activation or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.exact.dtype)):
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.exact.dtype)):
         return 0.0
     names, gain = _names(step), 0.0
     shares = prod(inputs[0].exact.shape) / max(1, prod(output.exact.shape)) if inputs else 0
-    if names & _ADDING or (chooses(step) and (len(inputs) > 1 or shares > 1)):
+    if names & _ADDING or chooses(step):
         gain = 1.0
     elif names & _AVERAGING and shares > 1:
         gain = sqrt(shares) if "sum" in names else 1 / sqrt(shares)
-    if hasattr(step.layer, "kernel"):
+    if hasattr(step.layer, "kernel") and not step.is_activation:
         # The norm of the weights of one unit or filter, on average.
         kernel = keras.ops.convert_to_numpy(keras.ops.cast(step.layer.kernel, "float32"))
         gain = float(np.linalg.norm(kernel.ravel())) / sqrt(output.exact.shape[-1])

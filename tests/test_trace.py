@@ -493,6 +493,34 @@ def test_one_number_from_several_raises_no_alarm_though_it_has_hardly_moved(kind
     assert first_divergence(trace(model, twin, x_of(1, 6, 9), mapping)).layer == "out"
 
 
+@pytest.mark.parametrize("where", ["own", "layer"])
+def test_a_relu_of_what_would_be_zero_without_rounding_raises_no_alarm(where):
+    def layers(x):
+        x = L.Dense(1, activation="relu" if where == "own" else None, name="in")(x)
+        return L.Dense(1, name="out")(x if where == "own" else L.ReLU(name="relu")(x))
+
+    model = model_of((300,), layers)
+    modules = {"in": nn.Linear(300, 1), "out": nn.Linear(1, 1)}
+    twin, mapping = ported(model, Twin(lambda t, x: t.out(getattr(t, "in")(x).relu()), **modules), *modules)
+    for name in modules:
+        model.get_layer(name).bias.assign([0.0])
+        twin.get_submodule(name).bias.data.zero_()
+    kernel = model.get_layer("in").kernel
+    differ = 0
+    for seed in range(60):
+        half = np.random.default_rng(seed).normal(size=(150, 1))
+        kernel.assign(np.concatenate([half, -half[::-1]]))
+        twin.get_submodule("in").weight.data = torch.from_numpy(kernel.numpy().T.copy())
+        x = np.tile(x_of(1, 150, seed=seed), 2)
+        x[:, 150:] = x[:, 149::-1]
+        traced = trace(model, twin, x, mapping)
+        assert first_divergence(traced) is None, traced.to_string()
+        differ += traced.outputs[1] > 0
+    assert differ > 5
+    twin.out.bias.data += 1e-3
+    assert first_divergence(trace(model, twin, x, mapping)).layer == "out"
+
+
 def test_infinities_agree_with_their_like_and_nan_does_not_pass_for_a_number():
     model = model_of((4,), lambda x: L.Dense(2, name="out")(ops.exp(ops.log(ops.relu(L.Dense(3, name="in")(x))))))
     modules = {"in": nn.Linear(4, 3), "out": nn.Linear(3, 2)}
