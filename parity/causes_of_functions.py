@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from parity.case import Case, Cause, agree_within, known_cause, other_orders, padded, run_modules
-from parity.graph import activation_name, run_step
+from parity.graph import activates, activation_name, run_step
 from parity.overlay import as_tensor, largest, views
 
 import keras
@@ -42,9 +42,8 @@ def by_function(case: Case) -> Iterator[Cause]:
     if case.step is None or len(case.inputs) != 1:
         return
     layer, x = case.step.layer, case.inputs[0]
-    is_activation = case.step.is_activation or isinstance(layer, keras.layers.Activation)
-    own = activation_name(layer) if is_activation else type(layer).__name__.lower()
-    known = is_activation or isinstance(
+    own = activation_name(layer) if activates(case.step) else type(layer).__name__.lower()
+    known = activates(case.step) or isinstance(
         layer,
         (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.PReLU, keras.layers.Softmax),
     )

@@ -249,10 +249,9 @@ def shaken_tensor(
         terms: How many numbers were added up into each element, one by one.
         least: The errors are at least those of a tensor with an element of this size.
     """
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    if not keras.backend.is_float_dtype(dtype):
+    if not _is_float(tensor):
         return tensor
-    unit = torch.finfo(getattr(torch, dtype)).eps
+    dtype, unit = keras.backend.standardize_dtype(tensor.dtype), _eps(tensor)
     unit = max(unit, torch.finfo(torch.float32).eps) if coarse else unit
     # The errors of a long sum are a walk at random; those of a very long one of like numbers all go one way.
     unit *= max(1, sqrt(terms) / 16, terms / 1024)
@@ -296,7 +295,7 @@ def walk(
     first = [keras.ops.convert_to_tensor(array) for array in x]
     values = {number: value_of(tensor, tensor) for number, tensor in zip(graph.inputs, first, strict=True)}
     for number, (exact, other) in values.items() if shake else ():
-        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(exact.dtype)):
+        if _is_float(exact):
             values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(other - exact))
     yield None, list(values.values()), list(values.values())
     for index, step in enumerate(graph.steps):
@@ -320,15 +319,12 @@ def walk(
 def _least(step: Step, inputs: Sequence[Value]) -> float:
     """Return the size of an element whose rounding errors an output has at the least, however small it is itself."""
     names = _names(step)
-    if not names & {"softplus", *_EXP_MINUS_ONE, *_CANCELLING, *_AVERAGING}:
-        return 0.0
-    x = inputs[0].exact
-    if "softplus" in names and keras.ops.max(x, initial=0) > _SOFTPLUS_FROM:
-        return _SOFTPLUS_OFF / torch.finfo(getattr(torch, keras.backend.standardize_dtype(x.dtype))).eps
-    if names & _EXP_MINUS_ONE and keras.ops.min(x, initial=0) < 0:
+    if "softplus" in names and keras.ops.max(inputs[0].exact, initial=0) > _SOFTPLUS_FROM:
+        return _SOFTPLUS_OFF / _eps(inputs[0].exact)
+    if names & _EXP_MINUS_ONE and keras.ops.min(inputs[0].exact, initial=0) < 0:
         return abs(getattr(_function(step), "alpha", 1.0))
-    if names & {*_CANCELLING, *_AVERAGING}:
-        return float(keras.ops.max(keras.ops.abs(x), initial=0))
+    if names & (_CANCELLING | _AVERAGING):
+        return float(keras.ops.max(keras.ops.abs(inputs[0].exact), initial=0))
     return 0.0
 
 
@@ -338,7 +334,7 @@ def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:
     A sum may be near 0 although its terms are not: its error is that of the terms, not a unit of its own size. The
     largest of many numbers is one of them, and may by luck be one that has hardly moved; ReLU may by luck hand on none.
     """
-    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.exact.dtype)):
+    if not _is_float(output.exact):
         return 0.0
     names, gain = _names(step), 0.0
     shares = prod(inputs[0].exact.shape) / max(1, prod(output.exact.shape)) if inputs else 0
@@ -352,19 +348,31 @@ def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:
         gain = float(np.linalg.norm(kernel.ravel())) / sqrt(output.exact.shape[-1])
     moves = [0.0]
     for value in inputs if gain else ():
-        exact, shaken = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float64")) for x in value)
-        unit = torch.finfo(getattr(torch, keras.backend.standardize_dtype(output.exact.dtype))).eps
-        moves += [unit * np.abs(exact).max(initial=0), np.abs(shaken - exact).max(initial=0)]
+        exact, shaken = _in_float64(value)
+        moves += [_eps(output.exact) * np.abs(exact).max(initial=0), np.abs(shaken - exact).max(initial=0)]
     return gain * max(moves) / 2
 
 
 def _moved_on(value: Value, least: float) -> Value:
     """Return the value with its shaken tensor moved by so much, if by luck none of its few numbers moved as far."""
-    exact, shaken = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float64")) for x in value)
+    exact, shaken = _in_float64(value)
     if not np.abs(shaken - exact).max() < least:
         return value
     move = keras.ops.convert_to_tensor(np.copysign(least, shaken - exact), value.shaken.dtype)
     return value._replace(shaken=value.shaken + move)
+
+
+def _in_float64(value: Value) -> tuple[np.ndarray, ...]:
+    return tuple(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float64")) for tensor in value)
+
+
+def _is_float(tensor: Any) -> bool:
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _eps(tensor: Any) -> float:
+    """Return the unit of rounding of a tensor's dtype."""
+    return torch.finfo(getattr(torch, keras.backend.standardize_dtype(tensor.dtype))).eps
 
 
 def _exact(step: Step, inputs: Sequence[Value], training: bool) -> list[Any]:
@@ -406,10 +414,14 @@ def chooses(step: Step) -> bool:
     return bool(_names(step) & _CHOOSING)
 
 
+def activates(step: Step) -> bool:
+    """Tell whether a step computes an activation: one of its own of a layer, or that of an Activation layer."""
+    return step.is_activation or isinstance(step.layer, keras.layers.Activation)
+
+
 def _function(step: Step) -> Any:
     """Return what a step computes: a layer, an operation or an activation."""
-    activates = step.is_activation or isinstance(step.layer, keras.layers.Activation)
-    return step.layer.activation if activates else step.layer
+    return step.layer.activation if activates(step) else step.layer
 
 
 def _names(step: Step) -> set[str]:
