@@ -1,19 +1,16 @@
-"""What is to be compared: inputs for both models, the modules of each layer; and both models left as they were."""
+"""What both models are run with, and how they are left as they were."""
 
 import copy
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from parity.faults import ParityError
-from parity.graph import Graph, functional
-from parity.layouts import find_layout, torch_input
-from parity.mapping import COLUMNS
+from parity.graph import functional, inner_layers
+from parity.layouts import torch_input
 
 import keras
 import numpy as np
-import pandas as pd
 import torch
 from keras import tree
 from torch import Tensor, nn
@@ -88,59 +85,6 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInput
     return tensors
 
 
-def modules_by_layer(graph: Graph, torch_model: nn.Module, mapping: pd.DataFrame) -> dict[int, list[nn.Module]]:
-    """Return the modules that hold a layer's weights, by the identity of the layer, in the order of the weights.
-
-    Raises:
-        ParityError: If the mapping has other columns, or a name that a model does not have.
-    """
-    if not isinstance(torch_model, nn.Module):
-        raise ParityError(type(torch_model).__name__, ["it is no torch.nn.Module"])
-    source = mapping.attrs.get("source", "mapping")
-    if list(mapping.columns) != COLUMNS:
-        raise ParityError(source, [f"the columns must be {COLUMNS}, not {list(mapping.columns)}"])
-    layers = {w.path: step.layer for step in graph.steps for w in getattr(step.layer, "weights", [])}
-    names = torch_model.state_dict(keep_vars=True)
-    kind = mapping.index.name or "row"
-    rows = mapping.fillna("").astype(str)
-    faults = [f"{kind} {i}: there is no Keras weight {k}" for i, k, _ in rows.itertuples() if k and k not in layers]
-    faults += [f"{kind} {i}: there is no PyTorch tensor {t}" for i, _, t in rows.itertuples() if t not in names]
-    if faults:
-        raise ParityError(source, faults)
-    named = dict(torch_model.named_modules(remove_duplicate=False))
-    owner = {path: named[_module_of(name)] for path, name in rows.values if path}
-    modules: dict[int, list[nn.Module]] = defaultdict(list)
-    layers_of: dict[int, set[int]] = defaultdict(set)
-    for step in graph.steps:
-        for weight in getattr(step.layer, "weights", []):
-            module = owner.get(weight.path)
-            if module is not None and all(module is not other for other in modules[id(step.layer)]):
-                modules[id(step.layer)].append(module)
-                layers_of[id(module)].add(id(step.layer))
-    for step in graph.steps:
-        several = modules.get(id(step.layer), [])
-        # A module that holds weights of other layers, too, itself or within, does more than this one.
-        held_too = {layer for module in several for inner in module.modules() for layer in layers_of.get(id(inner), ())}
-        # Nor does the twin of a layer made of layers, such as an attention, follow from where their weights are.
-        parts = any(True for _ in getattr(step.layer, "_flatten_layers", list)()) and (
-            len(several) > 1 or len(list(step.layer._flatten_layers())) > 1
-        )
-        if held_too - {id(step.layer)} or (parts and find_layout(step.layer) is None):
-            modules.pop(id(step.layer), None)
-    return dict(modules)
-
-
-def _module_of(name: str) -> str:
-    """Return the module of a tensor; a parametrization, such as weight_norm, is a module within it."""
-    parts = name.split(".")
-    return ".".join(parts[: parts.index("parametrizations") if "parametrizations" in parts else -1])
-
-
-def held_modules(modules: Mapping[int, list[nn.Module]]) -> list[nn.Module]:
-    """Return all modules that hold weights."""
-    return [module for several in modules.values() for module in several]
-
-
 @contextmanager
 def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool = False) -> Iterator[None]:
     """Let both models run without their statistics, modes and attributes or PyTorch's random numbers being changed.
@@ -152,7 +96,7 @@ def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool =
     """
     buffers = [(buffer, buffer.clone()) for buffer in torch_model.buffers()]
     state = [(variable, variable.numpy()) for variable in keras_model.non_trainable_variables] if training else []
-    losses = [(layer._losses, list(layer._losses)) for layer in keras_model._flatten_layers()]
+    losses = [(layer._losses, list(layer._losses)) for layer in inner_layers(keras_model)]
     modules = list(torch_model.modules())
     modes = [module.training for module in modules]
     plain = [vars(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
@@ -173,7 +117,10 @@ def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool =
             module.training = mode
         for holder, content in zip(holders, contents, strict=True):
             holder.clear()
-            (holder.extend if isinstance(holder, list) else holder.update)(content)
+            if isinstance(holder, list):
+                holder.extend(content)
+            else:
+                holder.update(content)
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):

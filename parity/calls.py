@@ -49,8 +49,8 @@ class Call(NamedTuple):
     name: str
     module: nn.Module | None
     inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
     rate: float | None = None
     overwrites: bool = False
     rates_inside: tuple[float, ...] = ()
@@ -60,14 +60,28 @@ class Call(NamedTuple):
 Watcher = Callable[[int, str, list[Tensor]], None]
 
 
+class Watch(NamedTuple):
+    """How a model that was recorded before is watched while it runs again.
+
+    Attributes:
+        expected: The calls as they were recorded. A watcher needs them: whether a function is a call, or returns no
+            tensor, as ``x.size()`` does, shows only when it has run.
+        watcher: Called before and after each call. It must not change the tensors, and not keep them: a later call may
+            overwrite them.
+        dropout: Whether functions such as ``F.dropout`` drop anything.
+    """
+
+    expected: Sequence[Call]
+    watcher: Watcher
+    dropout: bool = True
+
+
 def record(
     model: nn.Module,
     inputs: Sequence[Tensor],
     whole: Collection[nn.Module] = (),
-    watch: Watcher | None = None,
-    dropout: bool = True,
-    expected: Sequence[Call] | None = None,
     keys: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> tuple[list[Call], list[int], list[Tensor]]:
     """Run a PyTorch model and record its calls in their order.
 
@@ -78,12 +92,8 @@ def record(
         model: The model; it runs in the mode (training or evaluation) that it is in.
         inputs: Its inputs. The tensors number 0, 1, ... are these.
         whole: Modules that count as one call although they have modules in them.
-        watch: Called before and after each call. It must not change the tensors, and not keep them: a later call may
-            overwrite them.
-        dropout: Whether functions such as ``F.dropout`` drop anything.
-        expected: The calls as they were recorded before. A watcher needs them: whether a function is a call, or returns
-            no tensor, as ``x.size()`` does, shows only when it has run.
         keys: If the model returns a dictionary with these keys, the outputs are in the order of these.
+        watch: How to watch it, if it was recorded before.
 
     Returns:
         The calls, the numbers of the model's outputs, and the outputs as a flat list.
@@ -91,12 +101,12 @@ def record(
     Raises:
         ParityError: If the model fails, or its calls are not those that were expected.
     """
-    recorder = _Recorder(model, whole, watch, expected)
+    recorder = _Recorder(model, whole, watch)
     with recorder.listening():
         for tensor in inputs:
             recorder.number(tensor)
         try:
-            with nullcontext() if dropout else _DroppingNothing(), recorder:
+            with nullcontext() if watch is None or watch.dropout else _DroppingNothing(), recorder:
                 outputs = model(*inputs)
         except Exception as error:
             if isinstance(error, ParityError) or error is recorder.of_watcher:
@@ -119,17 +129,10 @@ def number_of(tensor: Tensor) -> int:
 class _Recorder(TorchFunctionMode):
     """Numbers every tensor as it is computed; the number stays with the tensor as an attribute while it listens."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        whole: Collection[nn.Module],
-        watch: Watcher | None,
-        expected: Sequence[Call] | None,
-    ) -> None:
+    def __init__(self, model: nn.Module, whole: Collection[nn.Module], watch: Watch | None) -> None:
         super().__init__()
         self.model = model
         self.watch = watch
-        self.expected = expected
         self.names = {id(module): name for name, module in model.named_modules()}
         ends = [module for module in model.modules() if not any(True for _ in module.children())]
         # A model of the reader's own without modules is all functions.
@@ -201,7 +204,8 @@ class _Recorder(TorchFunctionMode):
         if output is None:  # it failed, and whoever called it may go on
             self.failed = name
             return
-        self.add(name, module, tensors, numbers, _tensors_in(output), rate, rates if rate is None else ())
+        call = Call(name, module, numbers, rate=rate, rates_inside=rates if rate is None else ())
+        self.add(call, tensors, _tensors_in(output))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -216,42 +220,35 @@ class _Recorder(TorchFunctionMode):
         tensors = _tensors_in((args, kwargs))
         numbers = tuple(map(number_of, tensors))
         known = any(number >= 0 for number in numbers)
-        if known and self.expected is not None and name == self.due():
+        if known and self.watch is not None and name == self.due():
             self.notify("in", tensors)
         rate = _rate(func, args, kwargs)
         output = func(*args, **kwargs)
         results = tensors[:1] if name == "setitem" else _tensors_in(output)
         if results and known:
-            self.add(name, None, tensors, numbers, results, rate)
+            self.add(Call(name, None, numbers, rate=rate), tensors, results)
         return output
 
     def due(self) -> str | None:
         """Return the name of the call that is expected next, None if none is."""
-        return self.expected[len(self.calls)].name if len(self.calls) < len(self.expected or ()) else None
+        expected = self.watch.expected if self.watch is not None else ()
+        return expected[len(self.calls)].name if len(self.calls) < len(expected) else None
 
-    def add(
-        self,
-        name: str,
-        module: nn.Module | None,
-        inputs: list[Tensor],
-        numbers: tuple[int, ...],
-        outputs: list[Tensor],
-        rate: float | None,
-        rates_inside: tuple[float, ...] = (),
-    ) -> None:
-        if self.expected is not None and name != self.due():
+    def add(self, call: Call, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        """Add a call that has run: what it returns and whether that is what it took are entered here."""
+        if self.watch is not None and call.name != self.due():
             raise self.fault(_OTHER_CALLS)
         self.notify("out", outputs)
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
         overwrites = any(output is tensor for output in outputs for tensor in inputs)
-        returned = tuple(map(self.number, outputs))
-        self.calls.append(Call(name, module, numbers, returned, shapes, rate, overwrites, rates_inside))
+        numbers = tuple(map(self.number, outputs))
+        self.calls.append(call._replace(outputs=numbers, shapes=shapes, overwrites=overwrites))
 
     def notify(self, when: str, tensors: list[Tensor]) -> None:
         if self.watch is not None:
             try:
                 with torch._C.DisableTorchFunction():
-                    self.watch(len(self.calls), when, tensors)
+                    self.watch.watcher(len(self.calls), when, tensors)
             except Exception as error:
                 self.of_watcher = error
                 raise

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
-from parity.alongside import Run
-from parity.graph import Step
+from parity.graph import Step, StepIndex
 from parity.overlay import largest, views
+from parity.runs import Run
 
 import torch
 import torch.nn.functional as F
@@ -66,19 +66,19 @@ class Cause(NamedTuple):
     notebook: str
 
 
-class Case(NamedTuple):
+class Evidence(NamedTuple):
     """All that is known of a layer that diverges.
 
     Attributes:
         run: Both models as they ran.
-        index: Number of the step; that after the last is the model's return.
-        step: The step, None for the model's return.
-        modules: Copies of the twin's modules that hold its weights, or of the one that plays its part; may be empty.
+        index: The step; the one after the last is the model's return.
+        step: The step itself, None for the model's return.
+        modules: The twin's modules that hold the layer's weights, or the one that plays its part; may be empty.
         inputs: What the Keras layer takes.
         twin_inputs: What its twin takes, with the axes as the twin has them; may be empty.
-        value: What the Keras layer returns; for another input, what it takes.
-        twin: What its twin has instead.
-        within: The largest difference that rounding explains.
+        value: What the Keras layer returns; where the twin takes another input, what the layer takes.
+        twin: What the twin has instead.
+        tolerance: The largest difference that rounding explains.
         flattened: The shape that the features it takes were flattened from, None if they were not.
         channels_first: Whether the twin has those features channels first.
         weights: Every Keras weight that can be moved: its path, and the values in PyTorch's layout.
@@ -87,14 +87,14 @@ class Case(NamedTuple):
     """
 
     run: Run
-    index: int
+    index: StepIndex
     step: Step | None
     modules: list[nn.Module]
     inputs: list[Tensor]
     twin_inputs: list[Tensor]
     value: Tensor
     twin: Tensor
-    within: float
+    tolerance: float
     flattened: tuple[int, ...] | None
     channels_first: bool
     weights: dict[str, Tensor]
@@ -103,11 +103,11 @@ class Case(NamedTuple):
 
     def agrees(self, twin: Tensor | None) -> bool:
         """Tell whether a tensor in the twin's order of axes is what the Keras layer returns."""
-        return twin is not None and agree_within(self.value, twin, self.within, self.flattened)
+        return twin is not None and agree_within(self.value, twin, self.tolerance, self.flattened)
 
     def explains(self, value: Tensor | None) -> bool:
         """Tell whether a tensor in Keras's order of axes is what the twin has."""
-        return value is not None and agree_within(value, self.twin, self.within, window=True)
+        return value is not None and agree_within(value, self.twin, self.tolerance, window=True)
 
 
 def known_cause(cause: str, detail: str = "") -> Cause:
@@ -130,13 +130,13 @@ def run_modules(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tenso
 
 
 def agree_within(
-    value: Tensor, twin: Tensor, within: float, flattened: tuple[int, ...] | None = None, window: bool = False
+    value: Tensor, twin: Tensor, tolerance: float, flattened: tuple[int, ...] | None = None, window: bool = False
 ) -> bool:
     """Tell whether a Keras tensor and the twin's agree in one of the ways to lay one over the other; see ``views``."""
     # Infinities cannot be subtracted; where both tensors have one, they agree.
     value, twin = (torch.nan_to_num(tensor, nan=torch.nan, posinf=_HUGE, neginf=-_HUGE) for tensor in (value, twin))
-    ways = views(value, twin, None, flattened, window)
-    return any(largest(view - other) <= within for view, other, _ in ways)
+    aligned = views(value, twin, None, flattened, window)
+    return any(largest(view - other) <= tolerance for view, other, _ in aligned)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

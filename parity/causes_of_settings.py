@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from parity.case import Case, Cause, known_cause, padded, run_modules
+from parity.case import Cause, Evidence, known_cause, padded, run_modules
 from parity.layouts import Place, find_layout
 from parity.overlay import largest, views
 from parity.padding import same_padding
@@ -24,61 +24,63 @@ _SETTINGS = {
 }
 
 
-def by_mode(case: Case) -> Iterator[Cause]:
+def by_mode(evidence: Evidence) -> Iterator[Cause]:
     """Yield that the twin is in training mode, if it agrees in evaluation mode, or the other way round."""
     # Where the modules agree in the mode that they are in, the fault is between or behind them.
-    alone = case.agrees(run_modules(copy.deepcopy(case.modules), case.twin_inputs))
+    alone = evidence.agrees(run_modules(copy.deepcopy(evidence.modules), evidence.twin_inputs))
     for training, how in ((False, "eval()"), (True, "train()")):
-        if not alone and any(module.training != training for module in case.modules):
-            modules = [module.train(training) for module in copy.deepcopy(case.modules)]
-            if case.agrees(run_modules(modules, case.twin_inputs)):
+        if not alone and any(module.training != training for module in evidence.modules):
+            modules = [module.train(training) for module in copy.deepcopy(evidence.modules)]
+            if evidence.agrees(run_modules(modules, evidence.twin_inputs)):
                 yield known_cause("train mode", f"it agrees after {how}")
                 return
-    if dropped(case):
+    if dropped(evidence):
         yield known_cause("train mode", "some elements are 0, the others larger, as dropout makes them")
 
 
-def dropped(case: Case) -> bool:
+def dropped(evidence: Evidence) -> bool:
     """Tell whether some elements of the twin are 0 and all others larger by one factor, as dropout makes them."""
-    for view, twin, _ in views(case.value, case.twin, None, None):
+    for view, twin, _ in views(evidence.value, evidence.twin, None, None):
         zero = (twin == 0) & (view != 0)
         kept = (twin != 0) & (view != 0)
         if not bool(zero.any()) or not bool(kept.any()):
             continue
         factor = float((twin[kept] / view[kept]).median())
-        if factor > 1.01 and largest(twin[kept] - factor * view[kept]) <= 4 * case.within + 1e-6 * largest(twin):
+        if factor > 1.01 and largest(twin[kept] - factor * view[kept]) <= 4 * evidence.tolerance + 1e-6 * largest(twin):
             return True
     return False
 
 
-def other_settings(case: Case) -> dict[str, tuple[Any, Any]]:
+def other_settings(evidence: Evidence) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which the twin differs: what the Keras layer needs, and what the twin has."""
     found = {}
-    layout = find_layout(case.step.layer) if case.step and not case.step.is_activation else None
-    for variable in getattr(case.step.layer, "weights", []) if layout else []:
+    layout = find_layout(evidence.step.layer) if evidence.step and not evidence.step.is_activation else None
+    for variable in getattr(evidence.step.layer, "weights", []) if layout else []:
         place = layout.get(variable.name)
-        module = case.actual.get(variable.path, (None,))[0]
+        module = evidence.actual.get(variable.path, (None,))[0]
         if not isinstance(place, Place) or not isinstance(module, place.modules):
             continue
-        for name, due, actual in place.settings(case.step.layer, module):
+        for name, due, actual in place.settings(evidence.step.layer, module):
             numbers = isinstance(due, float) and isinstance(actual, float)
             if abs(due - actual) > 1e-6 * abs(due) if numbers else due != actual:
                 found[name.split(" ")[0]] = (due, actual)
     return found
 
 
-def by_settings(case: Case) -> Iterator[Cause]:
+def by_settings(evidence: Evidence) -> Iterator[Cause]:
     """Yield each setting with which the layer agrees."""
-    for name, (due, actual) in other_settings(case).items():
+    for name, (due, actual) in other_settings(evidence).items():
         if name not in _SETTINGS:
             continue
         detail = f"{name} is {actual}, not {due}"
-        modules = copy.deepcopy(case.modules)
+        modules = copy.deepcopy(evidence.modules)
         for module in modules:
             if hasattr(module, name):
                 setattr(module, name, due)
         moves = name in ("stride", "dilation")  # and with them the padding that is due
-        if case.agrees(_convolved(case, _pads_due(case)) if moves else run_modules(modules, case.twin_inputs)):
+        if evidence.agrees(
+            _convolved(evidence, _pads_due(evidence)) if moves else run_modules(modules, evidence.twin_inputs)
+        ):
             yield known_cause(_SETTINGS[name], detail)
 
 
@@ -93,23 +95,23 @@ def _spatial(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, .
     return tuple(kernel), tuple(layer.strides), dilation
 
 
-def _pads_due(case: Case) -> list[tuple[int, int]]:
+def _pads_due(evidence: Evidence) -> list[tuple[int, int]]:
     """Return how many elements Keras adds (before, after) along each axis."""
-    kernel, stride, dilation = _spatial(case.step.layer)
-    sizes = case.inputs[0].shape[1:-1]
-    if case.step.layer.padding == "same":
+    kernel, stride, dilation = _spatial(evidence.step.layer)
+    sizes = evidence.inputs[0].shape[1:-1]
+    if evidence.step.layer.padding == "same":
         return [same_padding(*axis) for axis in zip(sizes, kernel, stride, dilation, strict=True)]
-    if case.step.layer.padding == "causal":
+    if evidence.step.layer.padding == "causal":
         return [((k - 1) * d, 0) for k, d in zip(kernel, dilation, strict=True)]
     return [(0, 0)] * len(kernel)
 
 
-def _other_pads(case: Case) -> Iterator[list[tuple[int, int]]]:
+def _other_pads(evidence: Evidence) -> Iterator[list[tuple[int, int]]]:
     """Yield every other padding with which the output has the shape of the twin's."""
-    kernel, stride, dilation = _spatial(case.step.layer)
-    sizes = case.inputs[0].shape[1:-1]
-    outputs = case.twin.shape[2:]
-    due = _pads_due(case)
+    kernel, stride, dilation = _spatial(evidence.step.layer)
+    sizes = evidence.inputs[0].shape[1:-1]
+    outputs = evidence.twin.shape[2:]
+    due = _pads_due(evidence)
     each = []
     for n, k, s, d, o in zip(sizes, kernel, stride, dilation, outputs, strict=True):
         reach = (k - 1) * d + 1
@@ -122,101 +124,106 @@ def _other_pads(case: Case) -> Iterator[list[tuple[int, int]]]:
             yield list(pads)
 
 
-def _channels_first_input(case: Case) -> Tensor:
-    dtype = case.twin.dtype
-    return case.inputs[0].movedim(-1, 1).to(dtype)
+def _channels_first_input(evidence: Evidence) -> Tensor:
+    dtype = evidence.twin.dtype
+    return evidence.inputs[0].movedim(-1, 1).to(dtype)
 
 
-def _kernels(case: Case) -> tuple[Tensor, Tensor | None, int] | None:
+def _kernels(evidence: Evidence) -> tuple[Tensor, Tensor | None, int] | None:
     """Return weight, bias and groups of a convolution, right for PyTorch."""
-    if len({id(module) for module, _ in case.actual.values()}) != 1:
+    if len({id(module) for module, _ in evidence.actual.values()}) != 1:
         return None
-    by_name = {path.rpartition("/")[2]: weight for path, weight in case.weights.items() if path in case.actual}
+    by_name = {path.rpartition("/")[2]: weight for path, weight in evidence.weights.items() if path in evidence.actual}
     weight = next((value for name, value in by_name.items() if "kernel" in name), None)
-    if weight is None or weight.ndim != case.value.ndim:
+    if weight is None or weight.ndim != evidence.value.ndim:
         return None
-    groups = case.inputs[0].shape[-1] // weight.shape[1]
-    return weight.to(case.twin.dtype), by_name.get("bias"), groups
+    groups = evidence.inputs[0].shape[-1] // weight.shape[1]
+    return weight.to(evidence.twin.dtype), by_name.get("bias"), groups
 
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _convolved(case: Case, pads: list[tuple[int, int]], mode: str = "constant") -> Tensor | None:
+def _convolved(evidence: Evidence, pads: list[tuple[int, int]], mode: str = "constant") -> Tensor | None:
     """Return what the Keras layer's convolution makes of its input with another padding, channels first."""
-    kernels = _kernels(case)
-    if kernels is None or "Transpose" in type(case.step.layer).__name__:
+    kernels = _kernels(evidence)
+    if kernels is None or "Transpose" in type(evidence.step.layer).__name__:
         return None
     weight, bias, groups = kernels
-    _, stride, dilation = _spatial(case.step.layer)
-    x = padded(_channels_first_input(case), pads, mode)
+    _, stride, dilation = _spatial(evidence.step.layer)
+    x = padded(_channels_first_input(evidence), pads, mode)
     return _CONVOLUTIONS[len(stride)](x, weight, bias, stride, 0, dilation, groups)
 
 
-def by_padding(case: Case) -> Iterator[Cause]:
+def by_padding(evidence: Evidence) -> Iterator[Cause]:
     """Yield the padding with which a convolution gives what the twin has."""
-    if case.step is None or case.step.is_activation or not case.inputs or _spatial(case.step.layer) is None:
+    if (
+        evidence.step is None
+        or evidence.step.is_activation
+        or not evidence.inputs
+        or _spatial(evidence.step.layer) is None
+    ):
         return
-    if _kernels(case) is None or case.twin.ndim != case.value.ndim:
+    if _kernels(evidence) is None or evidence.twin.ndim != evidence.value.ndim:
         return
-    if "Transpose" in type(case.step.layer).__name__:
-        yield from _by_cropping(case)
+    if "Transpose" in type(evidence.step.layer).__name__:
+        yield from _by_cropping(evidence)
         return
-    due = _pads_due(case)
-    for pads in _other_pads(case):
-        if case.explains(_channels_last(_convolved(case, pads))):
+    due = _pads_due(evidence)
+    for pads in _other_pads(evidence):
+        if evidence.explains(_channels_last(_convolved(evidence, pads))):
             yield known_cause("padding", f"{pads} is added, not {due}")
             return
     for mode in ("reflect", "replicate", "circular"):
-        sizes = case.inputs[0].shape[1:-1]
+        sizes = evidence.inputs[0].shape[1:-1]
         if any(max(pair) >= size for pair, size in zip(due, sizes, strict=True)):
             continue
-        if case.explains(_channels_last(_convolved(case, due, mode))):
+        if evidence.explains(_channels_last(_convolved(evidence, due, mode))):
             yield known_cause("padding value", f"the padding is no zeros, it is {mode}")
             return
 
 
-def _by_cropping(case: Case) -> Iterator[Cause]:
+def _by_cropping(evidence: Evidence) -> Iterator[Cause]:
     """Yield the crop with which a transposed convolution gives what the twin has."""
-    weight, bias, _ = _kernels(case)
-    kernel, stride, dilation = _spatial(case.step.layer)
-    whole = _TRANSPOSED[len(stride)](_channels_first_input(case), weight, bias, stride, 0, 0, 1, dilation)
+    weight, bias, _ = _kernels(evidence)
+    kernel, stride, dilation = _spatial(evidence.step.layer)
+    whole = _TRANSPOSED[len(stride)](_channels_first_input(evidence), weight, bias, stride, 0, 0, 1, dilation)
     # Beyond the result there is only the bias.
     room = max((k - 1) * d + s for k, s, d in zip(kernel, stride, dilation, strict=True))
     rest = torch.zeros(whole.shape[1], dtype=whole.dtype) if bias is None else bias.to(whole.dtype)
     rest = rest.reshape(1, -1, *[1] * len(stride))
     whole = padded(whole - rest, [(0, room)] * len(stride)) + rest
-    sizes = case.twin.shape[2:]
+    sizes = evidence.twin.shape[2:]
     ranges = [range(min(room, have - want) + 1) for have, want in zip(whole.shape[2:], sizes, strict=True)]
     for starts in product(*ranges):
         part = whole
         for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), 2):
             part = part.narrow(axis, start, size)
-        if case.explains(_channels_last(part)):
+        if evidence.explains(_channels_last(part)):
             yield known_cause("padding", f"{starts} elements are cropped before the result")
             return
 
 
-def by_pooling(case: Case) -> Iterator[Cause]:
+def by_pooling(evidence: Evidence) -> Iterator[Cause]:
     """Yield the pooling that gives what the twin has."""
-    layer = case.step.layer if case.step else None
-    if not hasattr(layer, "pool_size") or case.twin.ndim != case.value.ndim or not case.inputs:
+    layer = evidence.step.layer if evidence.step else None
+    if not hasattr(layer, "pool_size") or evidence.twin.ndim != evidence.value.ndim or not evidence.inputs:
         return
     kernel, stride, _ = _spatial(layer)
-    due, is_max = _pads_due(case), "Max" in type(layer).__name__
-    for module in case.modules:
+    due, is_max = _pads_due(evidence), "Max" in type(layer).__name__
+    for module in evidence.modules:
         for name, wanted in (("kernel_size", kernel), ("stride", stride), ("dilation", (1,) * len(kernel))):
             actual = getattr(module, name, wanted)
             actual = (actual,) * len(kernel) if isinstance(actual, int) else tuple(actual)
             if actual != wanted:
                 yield known_cause("stride or dilation", f"{name} is {actual}, not {wanted}")
                 return
-    for pads in [due, *_other_pads(case)]:
-        for name, y in _pooled(case, kernel, stride, pads):
-            if not case.explains(_channels_last(y)):
+    for pads in [due, *_other_pads(evidence)]:
+        for name, y in _pooled(evidence, kernel, stride, pads):
+            if not evidence.explains(_channels_last(y)):
                 continue
-            if case.twin.shape[2:] != y.shape[2:]:
+            if evidence.twin.shape[2:] != y.shape[2:]:
                 yield known_cause("padding", "the right windows, and more at the end, as with ceil_mode")
             elif ("max" in name) != is_max:
                 yield known_cause("another pooling", name)
@@ -227,24 +234,28 @@ def by_pooling(case: Case) -> Iterator[Cause]:
             else:
                 yield known_cause("padding", f"{pads} is added, not {due}; {name}")
             return
-    if getattr(case.modules[0], "ceil_mode", False) if case.modules else False:
+    if getattr(evidence.modules[0], "ceil_mode", False) if evidence.modules else False:
         yield known_cause("padding", "ceil_mode adds a window at the end")
-    elif not case.modules:
+    elif not evidence.modules:
         for other, step in product(range(2, max(kernel) + 2), range(1, max(stride) + 2)):
             for pads in (due, [(0, 0)] * len(kernel), [(other // 2, other // 2)] * len(kernel)):
-                if any(n + sum(pair) < other for n, pair in zip(case.inputs[0].shape[1:-1], pads, strict=True)):
+                if any(n + sum(pair) < other for n, pair in zip(evidence.inputs[0].shape[1:-1], pads, strict=True)):
                     continue
-                for name, y in _pooled(case, (other,) * len(kernel), (step,) * len(kernel), pads):
-                    if ("max" in name) == is_max and case.twin.shape == y.shape and case.explains(_channels_last(y)):
+                for name, y in _pooled(evidence, (other,) * len(kernel), (step,) * len(kernel), pads):
+                    if (
+                        ("max" in name) == is_max
+                        and evidence.twin.shape == y.shape
+                        and evidence.explains(_channels_last(y))
+                    ):
                         yield known_cause("stride or dilation", f"windows of {other} in steps of {step}")
                         return
 
 
-def _pooled(case: Case, kernel: Any, stride: Any, pads: list[tuple[int, int]]) -> Iterator[tuple[str, Tensor]]:
+def _pooled(evidence: Evidence, kernel: Any, stride: Any, pads: list[tuple[int, int]]) -> Iterator[tuple[str, Tensor]]:
     rank = len(kernel)
     maximum = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
     average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
-    x = _channels_first_input(case)
+    x = _channels_first_input(evidence)
     yield "max", maximum(padded(x, pads, value=float("-inf")), kernel, stride)
     yield "max, zeros", maximum(padded(x, pads), kernel, stride)
     counted = average(padded(x, pads), kernel, stride)

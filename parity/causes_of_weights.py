@@ -5,23 +5,23 @@ from collections.abc import Iterator
 from itertools import chain, combinations, permutations
 from math import prod
 
-from parity.case import Case, Cause, equal, known_cause, other_orders, run_modules
+from parity.case import Cause, Evidence, equal, known_cause, other_orders, run_modules
 
 import torch
 from torch import Tensor
 
 
-def by_weights(case: Case) -> Iterator[Cause]:
+def by_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield what was done to the weights, if the layer agrees with the right ones."""
-    if not case.actual or not case.modules:
+    if not evidence.actual or not evidence.modules:
         return
     different: list[tuple[str, Tensor, Tensor]] = []
-    repaired = copy.deepcopy(case.modules)
+    repaired = copy.deepcopy(evidence.modules)
     filled = set()
-    for path, (module, name) in case.actual.items():
+    for path, (module, name) in evidence.actual.items():
         # A shared layer whose second call is another module has its weights in the first.
-        at = next((i for i, other in enumerate(case.modules) if other is module), 0)
-        due = _due(case, path)
+        at = next((i for i, other in enumerate(evidence.modules) if other is module), 0)
+        due = _due(evidence, path)
         filled.add((at, name))
         tensor = dict(repaired[at].named_parameters()) | dict(repaired[at].named_buffers())
         if name not in tensor or tensor[name].shape != due.shape:
@@ -39,7 +39,7 @@ def by_weights(case: Case) -> Iterator[Cause]:
                 extra[name] = parameter.detach().clone()
                 with torch.no_grad():
                     parameter.fill_(neutral)
-    if not (different or extra) or not case.agrees(run_modules(repaired, case.twin_inputs)):
+    if not (different or extra) or not evidence.agrees(run_modules(repaired, evidence.twin_inputs)):
         return
     values = [actual for _, actual, _ in different] + list(extra.values())
     misplaced = [one for one in different if any(equal(one[1], due) for _, _, due in different)]
@@ -48,7 +48,7 @@ def by_weights(case: Case) -> Iterator[Cause]:
         different, extra = misplaced, {}
     seen = set()
     for path, actual, due in different:
-        cause = _name_of(case, path, actual, due)
+        cause = _name_of(evidence, path, actual, due)
         if cause.cause not in seen:
             seen.add(cause.cause)
             yield cause
@@ -56,11 +56,11 @@ def by_weights(case: Case) -> Iterator[Cause]:
         yield known_cause("weights not moved", f"{', '.join(extra)}: Keras has none, and the twin's are not neutral")
 
 
-def _due(case: Case, path: str) -> Tensor:
+def _due(evidence: Evidence, path: str) -> Tensor:
     """Return what a weight should be in the twin, given the order of the features that the twin takes."""
-    due = case.weights[path]
-    if case.flattened and case.channels_first and due.shape[-1] == prod(case.flattened):
-        return _channels_first_features(due, case.flattened)
+    due = evidence.weights[path]
+    if evidence.flattened and evidence.channels_first and due.shape[-1] == prod(evidence.flattened):
+        return _channels_first_features(due, evidence.flattened)
     return due
 
 
@@ -70,10 +70,10 @@ def _channels_first_features(weight: Tensor, flattened: tuple[int, ...]) -> Tens
     return features.permute(0, channels + 1, *(axis + 1 for axis in spatial)).reshape(weight.shape)
 
 
-def _name_of(case: Case, path: str, actual: Tensor, due: Tensor) -> Cause:
+def _name_of(evidence: Evidence, path: str, actual: Tensor, due: Tensor) -> Cause:
     """Return what was done to a weight that the twin has otherwise than it should."""
     short = path.rpartition("/")[2]
-    own = {other: _due(case, other) for other in case.actual if other != path}
+    own = {other: _due(evidence, other) for other in evidence.actual if other != path}
     if short in ("moving_mean", "moving_variance") and bool((actual == (short == "moving_variance")).all()):
         return known_cause("statistics left at 0 and 1", f"{short} is {int(short == 'moving_variance')} throughout")
     for other, value in own.items():
@@ -85,8 +85,8 @@ def _name_of(case: Case, path: str, actual: Tensor, due: Tensor) -> Cause:
     wrong = (actual != due).nonzero()[:, 0].unique()
     if short in ("bias", "beta") and bool((actual[actual != due] == 0).all()):
         return known_cause("bias missing", f"{short} is 0 in {_some(wrong, due)}")
-    for other, value in case.weights.items():
-        if other not in case.actual and value.shape == actual.shape and torch.equal(actual, value.to(actual.dtype)):
+    for other, value in evidence.weights.items():
+        if other not in evidence.actual and value.shape == actual.shape and torch.equal(actual, value.to(actual.dtype)):
             return known_cause("weights of another layer", f"{short} is {other}")
     if due.ndim > 1 and equal(actual[wrong], due[wrong].flip(1)):
         return known_cause("channels reversed", f"{short} takes the last channel first")
@@ -97,22 +97,22 @@ def _name_of(case: Case, path: str, actual: Tensor, due: Tensor) -> Cause:
     for order in permutations(range(2, rank)):
         if list(order) != list(range(2, rank)) and equal(actual, due.permute(0, 1, *order)):
             return known_cause("height and width exchanged", "in the kernel")
-    return _name_of_order(case, short, actual, due)
+    return _name_of_order(evidence, short, actual, due)
 
 
-def _name_of_order(case: Case, short: str, actual: Tensor, due: Tensor) -> Cause:
+def _name_of_order(evidence: Evidence, short: str, actual: Tensor, due: Tensor) -> Cause:
     """Return in what other order a weight has the right numbers."""
-    if case.flattened and due.shape[-1] == prod(case.flattened):
-        path = next(path for path in case.actual if path.endswith(f"/{short}"))
-        plain = case.weights[path].reshape(-1, *case.flattened)
+    if evidence.flattened and due.shape[-1] == prod(evidence.flattened):
+        path = next(path for path in evidence.actual if path.endswith(f"/{short}"))
+        plain = evidence.weights[path].reshape(-1, *evidence.flattened)
         for order, other in other_orders(plain, all_orders=True):
             if equal(actual, other.reshape(due.shape)):
                 count = range(len(order))
-                due = (count[-1], *count[:-1]) if case.channels_first else tuple(count)
+                due = (count[-1], *count[:-1]) if evidence.channels_first else tuple(count)
                 return known_cause("flatten order", f"{short} has its features in the order {order}, the twin in {due}")
     if due.ndim == 2 and equal(actual, due.T):
         return known_cause("kernel not transposed", f"{tuple(due.shape)} either way")
-    layer = case.step.layer if case.step else None
+    layer = evidence.step.layer if evidence.step else None
     if due.ndim > 2 and due.shape[1] == 1 and "epthwise" in type(layer).__name__ + short:
         inputs = getattr(layer, "depthwise_kernel", getattr(layer, "kernel", None)).shape[-2]
         if equal(actual, due.unflatten(0, (inputs, -1)).transpose(0, 1).flatten(0, 1)):

@@ -3,41 +3,56 @@
 Only TensorFlow as Keras's backend is covered. Both models are kept whole in memory while their gradients are computed.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from parity.alongside import Run
-from parity.calls import record
+from parity.calls import Watch, record
 from parity.faults import ParityError
-from parity.graph import Graph, shaken_tensor, walk
+from parity.graph import Graph, TensorId, perturbed_tensor, walk
 from parity.overlay import views
 from parity.pairing import Spot
+from parity.port import Port
+from parity.runs import Run
 
 import keras
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class KerasGradients(NamedTuple):
     """Gradients of the sum of a model's outputs, each element times a random number.
 
     Attributes:
-        tensors: By number of a tensor: the gradient with respect to it, as it is and with other rounding errors.
-        sizes: By number of a tensor: its largest absolute value.
-        weights: By path of a weight: likewise; None for a weight that is not trained.
+        tensors: The gradient with respect to each tensor, as it is and with other rounding errors.
+        sizes: The largest absolute value of each tensor.
+        weights: By path of a weight: its gradient, likewise twice; None for a weight that is not trained.
         outputs: The model's outputs, as PyTorch tensors in Keras's order of axes.
         factors: The random numbers, of the same shapes.
-        gains: By number of a tensor that a BatchNormalization returns: by how much it magnifies what it takes, at most.
+        gains: For a tensor that a BatchNormalization returns: by how much it magnifies what it takes, at most.
     """
 
-    tensors: dict[int, tuple[Tensor, Tensor]]
-    sizes: dict[int, float]
+    tensors: dict[TensorId, tuple[Tensor, Tensor]]
+    sizes: dict[TensorId, float]
     weights: dict[str, tuple[Tensor, Tensor] | None]
     outputs: list[Tensor]
     factors: list[Tensor]
-    gains: dict[int, float]
+    gains: dict[TensorId, float]
+
+
+class TwinGradients(NamedTuple):
+    """Gradients of the same sum in the twin; both parts are empty if the twin lacks an output.
+
+    Attributes:
+        tensors: For each Keras tensor that a call of the twin returns: the gradient with respect to it, None if there
+            is none.
+        weights: By name of a parameter: its gradient, None if there is none.
+    """
+
+    tensors: dict[TensorId, Tensor | None]
+    weights: dict[str, Tensor | None]
 
 
 def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> KerasGradients | None:
@@ -53,11 +68,11 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
     import tensorflow as tf
 
     trained: dict[str, Any] = {w.path: w for step in graph.steps for w in getattr(step.layer, "trainable_weights", [])}
-    every = {w.path for step in graph.steps for w in getattr(step.layer, "weights", [])}
+    every = {w.path for step in graph.steps for w in step.layer_weights}
     values: dict[int, Any] = {}
     gains: dict[int, float] = {}
     with tf.GradientTape(persistent=True) as tape:
-        for step, inputs, outputs in walk(graph, x, training=True, shake=partial(_shaken_both_ways, seed)):
+        for step, inputs, outputs in walk(graph, x, training=True, perturb=partial(_perturbed_both_ways, seed)):
             values.update(zip(graph.inputs if step is None else step.outputs, outputs, strict=True))
             if step is not None and isinstance(step.layer, keras.layers.BatchNormalization):
                 gains[step.outputs[0]] = _gain(step.layer, inputs[0].exact)
@@ -75,18 +90,18 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
     pairs = zip(
         floats,
         tape.gradient(losses[0], [values[number].exact for number in floats]),
-        tape.gradient(losses[1], [values[number].shaken for number in floats]),
+        tape.gradient(losses[1], [values[number].perturbed for number in floats]),
         strict=True,
     )
-    for number, exact, shaken in pairs:
-        if exact is not None and shaken is not None and number not in graph.inputs:
-            tensors[number] = _dense(exact), _dense(shaken)
+    for number, exact, perturbed in pairs:
+        if exact is not None and perturbed is not None and number not in graph.inputs:
+            tensors[number] = _dense(exact), _dense(perturbed)
     weights: dict[str, tuple[Tensor, Tensor] | None] = dict.fromkeys(every)
     variables = [weight.value for weight in trained.values()]
     both = zip(trained, tape.gradient(losses[0], variables), tape.gradient(losses[1], variables), strict=True)
-    for path, exact, shaken in both:
+    for path, exact, perturbed in both:
         if exact is not None:
-            weights[path] = _dense(exact), _dense(shaken)
+            weights[path] = _dense(exact), _dense(perturbed)
     sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
     outputs = [_dense(end.exact) for end in ends]
     return KerasGradients(tensors, sizes, weights, outputs, list(map(_dense, factors)), gains)
@@ -98,75 +113,75 @@ def _gain(layer: Any, x: Any) -> float:
     return float(keras.ops.max(scale / keras.ops.sqrt(keras.ops.var(x, axes) + layer.epsilon)))
 
 
-def _shaken_both_ways(first_seed: int, tensor: Any, seed: int, *how: Any) -> Any:
+def _perturbed_both_ways(first_seed: int, tensor: Any, seed: int, *how: Any) -> Any:
     """Return a tensor with other rounding errors; its gradient, on its way back, gets others, too."""
     import tensorflow as tf
 
     @tf.custom_gradient
-    def shake(value: Any) -> tuple[Any, Any]:
-        return shaken_tensor(value, (first_seed, seed), *how), lambda gradient: shaken_tensor(
+    def perturb(value: Any) -> tuple[Any, Any]:
+        return perturbed_tensor(value, (first_seed, seed), *how), lambda gradient: perturbed_tensor(
             gradient, (seed, first_seed)
         )
 
-    return shake(tensor) if tensor.dtype.is_floating else tensor
+    return perturb(tensor) if tensor.dtype.is_floating else tensor
 
 
-def twin_gradients(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    held: Sequence[nn.Module],
-    run: Run,
-    keras_side: KerasGradients,
-) -> tuple[dict[int, Tensor | None], dict[str, Tensor | None]]:
+def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradients:
     """Return the gradients of a twin with respect to the tensors that its calls return, and to its parameters.
 
     Args:
-        model: The twin.
-        inputs: Its inputs.
-        held: The modules that hold weights.
+        port: The two models; the twin is in training mode.
         run: Both models as they ran: it tells where each Keras tensor is seen.
-        keras_side: The Keras model's outputs, and the factors to weigh them with.
-    """
-    spots: dict[Spot, list[int]] = {}
-    for number, made in run.made.items():
-        # What a call takes may be the same numbers as of another layer, as before dropout, with other takers.
-        if made.spot.when == "out" or made.spot.call == len(run.calls):
-            spots.setdefault(made.spot, []).append(number)
-    seen: dict[int, Tensor | None] = {number: None for several in spots.values() for number in several}
+        in_keras: The Keras model's outputs, and the factors to weigh them with.
 
-    def watch(call: int, when: str, tensors: list[Tensor]) -> None:
-        for position, tensor in enumerate(tensors):
+    Raises:
+        ParityError: If PyTorch cannot compute them.
+    """
+    model = port.twin
+    spots: dict[Spot, list[TensorId]] = defaultdict(list)
+    for number, found in run.outputs.items():
+        # What a call takes may be the same numbers as of another layer, as before dropout, with other consumers.
+        if found.spot.when == "out" or found.spot.call == len(run.calls):
+            spots[found.spot].append(number)
+    tensors: dict[TensorId, Tensor | None] = {number: None for several in spots.values() for number in several}
+
+    def keep(gradient: Tensor, number: TensorId) -> None:
+        tensors[number] = gradient.clone()
+
+    def watch(call: int, when: str, seen: list[Tensor]) -> None:
+        for position, tensor in enumerate(seen):
             for number in spots.get(Spot(call, when, position), []):
                 if tensor.requires_grad:
-                    tensor.register_hook(lambda gradient, number=number: seen.__setitem__(number, gradient.clone()))
+                    tensor.register_hook(partial(keep, number=number))
 
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
-    found: Sequence[Tensor | None] = [None] * len(parameters)
+    gradients: Sequence[Tensor | None] = [None] * len(parameters)
+    inputs = [tensor.clone() for tensor in port.twin_inputs]
     try:
         for parameter in frozen:  # Keras's gradients, too, go through layers that are not trained
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            expected, keys = run.calls, run.graph.keys
-            _, _, outputs = record(model, inputs, held, watch, dropout=False, expected=expected, keys=keys)
-            watch(len(expected), "in", outputs)
+            watched = Watch(run.calls, watch, dropout=False)
+            _, _, outputs = record(model, inputs, port.modules_with_weights, run.graph.keys, watched)
+            watch(len(run.calls), "in", outputs)
             terms = []
-            for value, output, factor in zip(keras_side.outputs, outputs, keras_side.factors, strict=False):
+            for value, output, factor in zip(in_keras.outputs, outputs, in_keras.factors, strict=False):
                 way = next(views(value, output, None, None), None)
                 if way is not None and way[0].shape == factor.shape:
                     terms.append((way[1] * factor).sum())
-            if len(terms) < len(keras_side.factors):  # without one of the outputs, every gradient is another
-                return {}, {}
+            if len(terms) < len(in_keras.factors):  # without one of the outputs, every gradient is another
+                return TwinGradients({}, {})
             loss = sum(terms)
             if loss.requires_grad:
-                found = torch.autograd.grad(loss, [*parameters.values(), *frozen], allow_unused=True)
+                gradients = torch.autograd.grad(loss, [*parameters.values(), *frozen], allow_unused=True)
     except RuntimeError as error:  # such as of a checkpoint, which runs parts of the model again
         first = str(error).splitlines()[0]
         raise ParityError(type(model).__name__, [f"its gradients cannot be computed: {first}"]) from error
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return seen, dict(zip(parameters, found, strict=False))
+    return TwinGradients(tensors, dict(zip(parameters, gradients, strict=False)))
 
 
 def _dense(tensor: Any) -> Tensor:

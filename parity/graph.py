@@ -1,9 +1,10 @@
 """The layers of a Keras model in the order of the data flow, and their values one after another."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from math import exp, log1p, prod, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NewType
 from unittest import mock
 
 from parity.faults import ParityError
@@ -13,6 +14,11 @@ import numpy as np
 import torch
 from keras import tree
 from torch.utils._pytree import tree_leaves
+
+# The number of a tensor of a Keras model.
+TensorId = NewType("TensorId", int)
+# The position of a step among the steps of a graph; the one after the last stands for the model's return.
+StepIndex = int
 
 # Layers that add an activation of their own to what they compute.
 _WITH_ACTIVATION = (
@@ -85,8 +91,8 @@ class Step(NamedTuple):
     name: str
     layer: Any
     is_activation: bool
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    inputs: tuple[TensorId, ...]
+    outputs: tuple[TensorId, ...]
     node: Any
     frozen: bool
 
@@ -100,7 +106,12 @@ class Step(NamedTuple):
     @property
     def weights(self) -> list[Any]:
         """Return the weights that the step computes with."""
-        return [] if self.is_activation else getattr(self.layer, "weights", [])
+        return [] if self.is_activation else self.layer_weights
+
+    @property
+    def layer_weights(self) -> list[Any]:
+        """Return the weights of the step's layer, those that the step does not compute with as well."""
+        return getattr(self.layer, "weights", [])
 
     @property
     def has_activation(self) -> bool:
@@ -119,13 +130,30 @@ class Graph(NamedTuple):
     """
 
     steps: list[Step]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    inputs: tuple[TensorId, ...]
+    outputs: tuple[TensorId, ...]
     keys: tuple[str, ...] = ()
 
-    def producers(self) -> dict[int, Step]:
+    def inputs_of(self, step: StepIndex) -> tuple[TensorId, ...]:
+        """Return the tensors that a step takes; those that the model's return takes are the model's outputs."""
+        return self.steps[step].inputs if step < len(self.steps) else self.outputs
+
+    def producers(self) -> dict[TensorId, StepIndex]:
         """Return the step that each tensor comes from; a model's input comes from none."""
-        return {number: step for step in self.steps for number in step.outputs}
+        return {number: index for index, step in enumerate(self.steps) for number in step.outputs}
+
+    def consumers(self) -> dict[TensorId, list[tuple[StepIndex, int]]]:
+        """Return for each tensor who takes it: the steps, each with the position of the tensor among its inputs."""
+        found: dict[TensorId, list[tuple[StepIndex, int]]] = defaultdict(list)
+        for index in range(len(self.steps) + 1):
+            for slot, number in enumerate(self.inputs_of(index)):
+                found[number].append((index, slot))
+        return found
+
+
+def inner_layers(layer: Any) -> list[keras.Layer]:
+    """Return a layer and all layers within it, at any depth; of an operation without weights, none."""
+    return list(getattr(layer, "_flatten_layers", list)())
 
 
 def activation_name(layer: Any) -> str:
@@ -148,7 +176,7 @@ def keras_graph(model: keras.Model) -> Graph:
         ParityError: If the model is of another kind (a subclass with a ``call`` of its own has no graph), or has not
             been built.
     """
-    numbers = iter(range(10**9))
+    numbers = map(TensorId, count())
     steps: list[Step] = []
     calls: Counter[int] = Counter()
 
@@ -234,10 +262,10 @@ class Value(NamedTuple):
     """A tensor of the Keras model, and the same tensor computed with rounding errors of another kind."""
 
     exact: Any
-    shaken: Any
+    perturbed: Any
 
 
-def shaken_tensor(
+def perturbed_tensor(
     tensor: Any, seed: int | tuple[int, ...], coarse: bool = False, terms: float = 1, least: float = 0
 ) -> Any:
     """Return a tensor with each element moved at random, as by a rounding error.
@@ -268,7 +296,7 @@ def shaken_tensor(
 
 
 def walk(
-    graph: Graph, x: Sequence[np.ndarray], training: bool = False, shake: Callable[..., Any] | None = shaken_tensor
+    graph: Graph, x: Sequence[np.ndarray], training: bool = False, perturb: Callable[..., Any] | None = perturbed_tensor
 ) -> Iterator[tuple[Step | None, list[Value], list[Value]]]:
     """Compute a Keras model step by step; a tensor is forgotten when no later step takes it.
 
@@ -281,30 +309,30 @@ def walk(
         graph: The model.
         x: An array for each input.
         training: Run it as in training; BatchNormalization then also updates its statistics.
-        shake: How the second value is moved, see ``shaken_tensor``; if None, it is the first.
+        perturb: How the second value is moved, see ``perturbed_tensor``; if None, it is the first.
 
     Yields:
         The step, its inputs and its outputs; first of all None, the model's inputs, and the same again.
     """
     last_use = {number: index for index, step in enumerate(graph.steps) for number in step.inputs}
-    seeds = iter(range(10**9))
+    seeds = count()
 
     def value_of(exact: Any, other: Any, coarse: bool = False, terms: float = 1, least: float = 0) -> Value:
-        return Value(exact, shake(other, next(seeds), coarse, terms, least) if shake else exact)
+        return Value(exact, perturb(other, next(seeds), coarse, terms, least) if perturb else exact)
 
     first = [keras.ops.convert_to_tensor(array) for array in x]
     values = {number: value_of(tensor, tensor) for number, tensor in zip(graph.inputs, first, strict=True)}
-    for number, (exact, other) in values.items() if shake else ():
+    for number, (exact, other) in values.items() if perturb else ():
         if _is_float(exact):
             values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(other - exact))
     yield None, list(values.values()), list(values.values())
     for index, step in enumerate(graph.steps):
         inputs = [values[number] for number in step.inputs]
-        exact, other = _run_twice(step, inputs, training) if shake else 2 * [_exact(step, inputs, training)]
+        exact, other = _run_twice(step, inputs, training) if perturb else _run_once(step, inputs, training)
         coarse, terms = has_float32_constants(step), _terms(step, inputs, exact, training)
-        least = _least(step, inputs) if shake else 0
+        least = _least(step, inputs) if perturb else 0
         outputs = [value_of(*pair, coarse, terms, least) for pair in zip(exact, other, strict=True)]
-        if shake and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
+        if perturb and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
             outputs = [_moved_on(value, _usual_move(step, inputs, value)) for value in outputs]
         for number in step.inputs:
             if last_use[number] == index:
@@ -348,18 +376,18 @@ def _usual_move(step: Step, inputs: Sequence[Value], output: Value) -> float:
         gain = float(np.linalg.norm(kernel.ravel())) / sqrt(output.exact.shape[-1])
     moves = [0.0]
     for value in inputs if gain else ():
-        exact, shaken = _in_float64(value)
-        moves += [_eps(output.exact) * np.abs(exact).max(initial=0), np.abs(shaken - exact).max(initial=0)]
+        exact, perturbed = _in_float64(value)
+        moves += [_eps(output.exact) * np.abs(exact).max(initial=0), np.abs(perturbed - exact).max(initial=0)]
     return gain * max(moves) / 2
 
 
 def _moved_on(value: Value, least: float) -> Value:
-    """Return the value with its shaken tensor moved by so much, if by luck none of its few numbers moved as far."""
-    exact, shaken = _in_float64(value)
-    if not np.abs(shaken - exact).max() < least:
+    """Return the value with its perturbed tensor moved by so much, if by luck none of its few numbers moved as far."""
+    exact, perturbed = _in_float64(value)
+    if not np.abs(perturbed - exact).max() < least:
         return value
-    move = keras.ops.convert_to_tensor(np.copysign(least, shaken - exact), value.shaken.dtype)
-    return value._replace(shaken=value.shaken + move)
+    move = keras.ops.convert_to_tensor(np.copysign(least, perturbed - exact), value.perturbed.dtype)
+    return value._replace(perturbed=value.perturbed + move)
 
 
 def _in_float64(value: Value) -> tuple[np.ndarray, ...]:
@@ -379,13 +407,19 @@ def _exact(step: Step, inputs: Sequence[Value], training: bool) -> list[Any]:
     return run_step(step, [value.exact for value in inputs], training)
 
 
+def _run_once(step: Step, inputs: Sequence[Value], training: bool) -> tuple[list[Any], list[Any]]:
+    """Return the outputs of a step in place of both."""
+    outputs = _exact(step, inputs, training)
+    return outputs, outputs
+
+
 def _run_twice(step: Step, inputs: Sequence[Value], training: bool) -> tuple[list[Any], list[Any]]:
     """Return the outputs of a step, and its outputs with other rounding errors."""
     if isinstance(step.layer, _COMPILED_WITH_GROUPS) and step.layer.groups > 1 and not step.is_activation:
         (output,) = run_step(step, [keras.ops.concatenate(inputs[0])], training)
         exact, other = keras.ops.split(output, 2)
         return [exact], [other]
-    return _exact(step, inputs, training), _run_unnoticed(step, [value.shaken for value in inputs], training)
+    return _exact(step, inputs, training), _run_unnoticed(step, [value.perturbed for value in inputs], training)
 
 
 def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[Any]:

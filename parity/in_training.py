@@ -1,25 +1,22 @@
 """What is right when a twin predicts and wrong when it trains: statistics, dropout, gradients."""
 
 from collections.abc import Iterator
+from enum import StrEnum
 from math import inf, prod, sqrt
+from typing import NamedTuple
 
-from parity.alongside import Run
-from parity.arguments import Inputs, TwinInputs, held_modules, keras_inputs, modules_by_layer, twin_inputs, unchanged
-from parity.gradients import KerasGradients, keras_gradients, twin_gradients
-from parity.graph import RANDOM_IN_TRAINING, Step, has_float32_constants
+from parity.arguments import unchanged
+from parity.gradients import KerasGradients, TwinGradients, keras_gradients, twin_gradients
+from parity.graph import RANDOM_IN_TRAINING, Step, StepIndex, TensorId, has_float32_constants
 from parity.layouts import find_layout
 from parity.overlay import TIMES_NOISE, largest, views
+from parity.port import Port
+from parity.runs import Run
 
 import keras
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor, nn
-
-STATISTICS = "other running statistics"
-RATE = "another dropout rate"
-FROZEN = "frozen in one model only"
-GRADIENT = "another gradient"
+from torch import Tensor
 
 # Gradients go through the whole model and back, and have more noise than one draw shows.
 _TIMES_GRADIENT_NOISE = 8 * TIMES_NOISE
@@ -28,65 +25,70 @@ _RETRIALS = 3
 _TIMES_NORM_OF_NOISE = 3
 
 
-def training_faults(
-    run: Run,
-    keras_model: keras.Model,
-    torch_model: nn.Module,
-    x: Inputs,
-    mapping: pd.DataFrame,
-    torch_x: TwinInputs = None,
-) -> dict[int, str]:
+class Fault(StrEnum):
+    """A kind of mistake that shows in training only."""
+
+    STATISTICS = "other running statistics"
+    RATE = "another dropout rate"
+    FROZEN = "frozen in one model only"
+    GRADIENT = "another gradient"
+
+
+class TrainingFault(NamedTuple):
+    """What is wrong with a step of the Keras model in training although its outputs agree.
+
+    Attributes:
+        kind: The kind of mistake.
+        detail: What is known of it, in a few words; may be empty.
+    """
+
+    kind: Fault
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)
+
+
+def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
     """Take one step of training in both models, without dropout, and compare what comes of it. Neither is changed.
 
     Args:
+        port: The two models.
         run: Both models as they ran in training mode.
-        keras_model: The Keras model.
-        torch_model: The twin.
-        x: The input of the Keras model.
-        mapping: Which Keras weight fills which PyTorch tensor.
-        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
 
     Returns:
-        By number of a step of the Keras model: what is wrong with it. Of steps with another gradient, the last in the
-        data flow, as gradients go backwards.
+        For steps of the Keras model: what is wrong with them. Of steps with another gradient, the last in the data
+        flow, as gradients go backwards.
     """
-    arrays = keras_inputs(keras_model, x)
-    held = held_modules(modules_by_layer(run.graph, torch_model, mapping))
-    names = dict(mapping.fillna("").astype(str).values)
-    before = {w.path: w.numpy() for w in keras_model.non_trainable_variables}
-    faults: dict[int, str] = {}
+    before = {w.path: w.numpy() for w in port.keras_model.non_trainable_variables}
+    faults: dict[StepIndex, TrainingFault] = {}
     wrong = set(range(len(run.graph.steps)))
     # What differs by chance, as where a number is on the edge of a ReLU, does not differ each time.
     for trial in range(1 + _RETRIALS):
         if not wrong:
             break
-        moved = arrays if trial == 0 or torch_x is not None else [_moved(array, trial) for array in arrays]
-        with unchanged(keras_model, torch_model, training=True):
-            ours = keras_gradients(run.graph, moved, trial)
-            if ours is None:
+        moved = port.moved(trial) if trial else port
+        with unchanged(port.keras_model, port.twin, training=True):
+            in_keras = keras_gradients(port.graph, moved.inputs, trial)
+            if in_keras is None:
                 return {}
-            theirs = twin_gradients(torch_model, twin_inputs(torch_model, moved, torch_x), held, run, ours)
+            in_twin = twin_gradients(moved, run, in_keras)
             if trial == 0:
-                faults = _other_statistics(run, before) | _other_rates(run) | _frozen(run, torch_model, names, ours)
-        wrong &= _other_gradients(run, names, ours, *theirs)
+                faults = _other_statistics(run, before) | _other_rates(run) | _frozen(port, in_keras)
+        wrong &= _other_gradients(run, port.key_of, in_keras, in_twin)
     # Another output has another gradient before it.
-    others = {at for at, s in enumerate(run.graph.steps) for n in s.outputs if n in run.made and not run.made[n].agrees}
-    return dict.fromkeys(wrong.intersection(_last(run, wrong | others)), GRADIENT) | faults
+    different = {number for number, found in run.outputs.items() if not found.agrees}
+    others = {index for index, step in enumerate(run.graph.steps) if different.intersection(step.outputs)}
+    gradients = wrong.intersection(_last(run, wrong | others))
+    return dict.fromkeys(gradients, TrainingFault(Fault.GRADIENT)) | faults
 
 
-def _moved(array: np.ndarray, seed: int) -> np.ndarray:
-    """Return an input of which each real number is up to 5 % smaller or larger."""
-    if array.dtype.kind != "f":
-        return array
-    factors = np.random.default_rng(seed).uniform(0.95, 1.05, array.shape)
-    return (array * factors).astype(array.dtype)
+def _other_statistics(run: Run, before: dict[str, np.ndarray]) -> dict[StepIndex, TrainingFault]:
+    wrong = [index for index in range(len(run.graph.steps)) if not _same_statistics(run, index, before)]
+    return dict.fromkeys(wrong, TrainingFault(Fault.STATISTICS))
 
 
-def _other_statistics(run: Run, before: dict[str, np.ndarray]) -> dict[int, str]:
-    return {index: STATISTICS for index in range(len(run.graph.steps)) if not _same_statistics(run, index, before)}
-
-
-def _same_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> bool:
+def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) -> bool:
     layer = run.graph.steps[index].layer
     module = run.calls[run.pairing.twins[index][1]].module if index in run.pairing.twins else None
     if not isinstance(layer, keras.layers.BatchNormalization) or getattr(module, "running_var", None) is None:
@@ -110,7 +112,7 @@ def _same_statistics(run: Run, index: int, before: dict[str, np.ndarray]) -> boo
     return True
 
 
-def _other_rates(run: Run) -> dict[int, str]:
+def _other_rates(run: Run) -> dict[StepIndex, TrainingFault]:
     steps, twins = run.graph.steps, run.pairing.twins
     paired = {call for at, both in twins.items() if isinstance(steps[at].layer, RANDOM_IN_TRAINING) for call in both}
     free = [call for number, call in enumerate(run.calls) if number not in paired]
@@ -118,71 +120,69 @@ def _other_rates(run: Run) -> dict[int, str]:
     return {index: fault for index, step in enumerate(steps) if (fault := _other_rate(run, index, step, rates))}
 
 
-def _other_rate(run: Run, index: int, step: Step, unpaired: list[float]) -> str:
+def _other_rate(run: Run, index: StepIndex, step: Step, unpaired: list[float]) -> TrainingFault | None:
     if not isinstance(step.layer, RANDOM_IN_TRAINING) or not getattr(step.layer, "rate", 0):
-        return ""
+        return None
+    due = step.layer.rate
     twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
-    if twin is None:
-        if any(abs(rate - step.layer.rate) <= 1e-6 for rate in unpaired):
-            return ""
-        theirs = " or ".join(f"{rate:g}" for rate in dict.fromkeys(unpaired)) or "no dropout"
-        return f"{RATE}: {step.layer.rate:g} in Keras, {theirs} in the twin"
-    if twin.rate is not None and abs(twin.rate - step.layer.rate) > 1e-6:
-        return f"{RATE}: {step.layer.rate:g} in Keras, {twin.rate:g} in the twin"
-    return ""
+    rates = unpaired if twin is None else [due if twin.rate is None else twin.rate]
+    if any(abs(rate - due) <= 1e-6 for rate in rates):
+        return None
+    found = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "no dropout"
+    return TrainingFault(Fault.RATE, f"{due:g} in Keras, {found} in the twin")
 
 
-def _frozen(run: Run, model: nn.Module, names: dict[str, str], ours: KerasGradients) -> dict[int, str]:
+def _frozen(port: Port, in_keras: KerasGradients) -> dict[StepIndex, TrainingFault]:
     faults = {}
-    parameters = dict(model.named_parameters())
-    for index, step in enumerate(run.graph.steps):
+    keys, parameters = port.key_of, dict(port.twin.named_parameters())
+    for index, step in enumerate(port.graph.steps):
         frozen: dict[str, list[str]] = {"Keras": [], "the twin": []}
         for weight in step.weights:
-            parameter = parameters.get(names.get(weight.path, ""))
-            trained = ours.weights.get(weight.path) is not None
+            parameter = parameters.get(keys.get(weight.path, ""))
+            trained = in_keras.weights.get(weight.path) is not None
             if parameter is not None and trained != parameter.requires_grad:
                 frozen["the twin" if trained else "Keras"].append(weight.name)
         said = [f"{' and '.join(short)} not trained in {where}" for where, short in frozen.items() if short]
         if said:
-            faults[index] = f"{FROZEN}: {', '.join(said)}"
+            faults[index] = TrainingFault(Fault.FROZEN, ", ".join(said))
     return faults
 
 
 def _other_gradients(
-    run: Run,
-    names: dict[str, str],
-    ours: KerasGradients,
-    of_tensors: dict[int, Tensor | None],
-    of_weights: dict[str, Tensor | None],
-) -> set[int]:
+    run: Run, keys: dict[str, str], in_keras: KerasGradients, in_twin: TwinGradients
+) -> set[StepIndex]:
     """Return the steps with another gradient, of what they return or of a weight.
 
     A twin may compute a tensor twice, as with ``relu(x) + f(relu(x))``, and each has a part of the gradient. So the
     gradient of a tensor is right if those are that follow from it: of the step's weights, or of what it takes.
     """
-    lost = _lost(run, ours)
-    right: dict[int, bool | None] = dict.fromkeys(run.graph.inputs)  # by number of a tensor; None if nothing is known
-    found: set[int] = set()
+    lost = _lost(run, in_keras)
+    right: dict[TensorId, bool | None] = dict.fromkeys(run.graph.inputs)  # None where nothing is known
+    found: set[StepIndex] = set()
     coarse = any(map(has_float32_constants, run.graph.steps))
     for index, step in enumerate(run.graph.steps):
         by_outputs = [
-            _same(ours.tensors[number], of_tensors[number], run.flattened.get(number), coarse)
+            _same(in_keras.tensors[number], in_twin.tensors[number], run.flattened.get(number), coarse)
             for number in step.outputs
             # Where all is 0, a gradient may be one of several: which element is the largest of equals?
-            if ours.sizes.get(number, 0) > 0 and number in ours.tensors and number in of_tensors and number not in lost
+            if in_keras.sizes.get(number, 0) > 0
+            and number in in_keras.tensors
+            and number in in_twin.tensors
+            and number not in lost
         ]
         following = [right[number] for number in step.inputs if right[number] is not None]
         by_weights = []
         for weight in step.weights if not lost.issuperset(step.outputs) else []:
-            pair, key = ours.weights.get(weight.path), names.get(weight.path, "")
+            pair, key = in_keras.weights.get(weight.path), keys.get(weight.path, "")
             place = (find_layout(step.layer) or {}).get(weight.name)
             # What else a module holds, such as the parts of a parametrization, has another gradient.
-            if pair is None or place is None or key not in of_weights or key.split(".")[-1] != place.tensor:
+            if pair is None or place is None or key not in in_twin.weights or key.split(".")[-1] != place.tensor:
                 continue
-            before = ours.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
-            terms = float(before.abs().sum()) * max(1.0, *(ours.sizes.get(number, 1.0) for number in step.inputs))
-            moved = tuple(place.view(one) for one in pair)
-            by_weights.append(_same(moved, of_weights[key], run.flattened.get(step.inputs[0]), coarse, terms))
+            before = in_keras.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
+            terms = float(before.abs().sum()) * max(1.0, *(in_keras.sizes.get(number, 1.0) for number in step.inputs))
+            exact, perturbed = (place.view(one) for one in pair)
+            features = run.flattened.get(step.inputs[0])
+            by_weights.append(_same((exact, perturbed), in_twin.weights[key], features, coarse, terms))
         known = by_weights or following
         agrees = all(by_weights) and (all(by_outputs) or (bool(known) and all(known)))
         right.update(dict.fromkeys(step.outputs, agrees if by_outputs or known else None))
@@ -191,45 +191,45 @@ def _other_gradients(
     return found
 
 
-def _lost(run: Run, ours: KerasGradients) -> set[int]:
-    """Return the numbers of tensors whose gradient is rounding errors only.
+def _lost(run: Run, in_keras: KerasGradients) -> set[TensorId]:
+    """Return the tensors whose gradient is rounding errors only.
 
     What BatchNormalization returns has a mean that its input has no part in. Of what uses the mean alone, such as
     global average pooling of one example, the gradient cancels.
     """
-    lost: set[int] = set()
-    takers: dict[int, list[tuple[int, ...]]] = {number: [()] for number in run.graph.outputs}
+    lost: set[TensorId] = set()
+    consumers: dict[TensorId, list[tuple[TensorId, ...]]] = {number: [()] for number in run.graph.outputs}
     for step in reversed(run.graph.steps):
         for number in step.outputs:
-            after = takers.get(number, [])
-            gradient = ours.tensors.get(number, (None,))[0]
-            if (
-                len(after) == 1
-                and after[0]
-                and gradient is not None
-                and set(after[0]) <= ours.gains.keys() & ours.tensors.keys()
-            ):
-                terms = sum(ours.gains[other] * largest(ours.tensors[other][0]) for other in after[0])
-                eps = torch.finfo(gradient.dtype).eps
-                if _norm(gradient) <= _TIMES_GRADIENT_NOISE * eps * terms * sqrt(gradient.numel()):
-                    lost.add(number)
-            if after and all(outputs and lost.issuperset(outputs) for outputs in after):
+            after = consumers.get(number, [])
+            if _cancels(number, after, in_keras) or (after and all(o and lost.issuperset(o) for o in after)):
                 lost.add(number)
         for number in step.inputs:
-            takers.setdefault(number, []).append(step.outputs)
+            consumers.setdefault(number, []).append(step.outputs)
     return lost
 
 
-def _last(run: Run, wrong: set[int]) -> Iterator[int]:
+def _cancels(number: TensorId, after: list[tuple[TensorId, ...]], in_keras: KerasGradients) -> bool:
+    """Tell whether BatchNormalization alone takes a tensor, and the terms of its gradient cancel."""
+    known = in_keras.gains.keys() & in_keras.tensors.keys()
+    if len(after) != 1 or not after[0] or number not in in_keras.tensors or not known.issuperset(after[0]):
+        return False
+    gradient = in_keras.tensors[number][0]
+    terms = sum(in_keras.gains[other] * largest(in_keras.tensors[other][0]) for other in after[0])
+    rounding = torch.finfo(gradient.dtype).eps * terms * sqrt(gradient.numel())
+    return _norm(gradient) <= _TIMES_GRADIENT_NOISE * rounding
+
+
+def _last(run: Run, wrong: set[StepIndex]) -> Iterator[StepIndex]:
     """Yield the last of steps with another gradient; that of the steps before them follows from theirs."""
     steps = run.graph.steps
-    behind: set[int] = set()  # numbers of the tensors from which a wrong step is reached
+    before: set[TensorId] = set()  # tensors from which a wrong step is reached
     for index in reversed(range(len(steps))):
-        follows = bool(behind & set(steps[index].outputs))
+        follows = bool(before & set(steps[index].outputs))
         if index in wrong and not follows:
             yield index
         if index in wrong or follows:
-            behind |= set(steps[index].inputs)
+            before |= set(steps[index].inputs)
 
 
 def _same(
@@ -252,10 +252,10 @@ def _same(
         coarse: Whether the model has constants in float32, whatever its dtype.
         terms: The sum of the absolute values of what was summed up.
     """
-    exact, shaken = pair
+    exact, perturbed = pair
     eps = max(torch.finfo(dtype).eps for dtype in (exact.dtype, torch.float32 if coarse else exact.dtype))
     least = _TIMES_GRADIENT_NOISE * eps * max(largest(exact), terms) * sqrt(exact.numel())
-    within = max(TIMES_NOISE * sqrt(eps) * _norm(exact), _TIMES_NORM_OF_NOISE * _norm(exact - shaken), least)
+    within = max(TIMES_NOISE * sqrt(eps) * _norm(exact), _TIMES_NORM_OF_NOISE * _norm(exact - perturbed), least)
     if twin is None:
         return _norm(exact) <= within
     ways = views(exact, twin, None, None, window=True)

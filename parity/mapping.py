@@ -1,19 +1,46 @@
-"""Read or propose a mapping: which Keras weight fills which PyTorch tensor."""
+"""Read a mapping, which says which Keras weight fills which PyTorch tensor, and look at it row by row."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 from parity.faults import ParityError
 
-import keras
-import numpy as np
 import pandas as pd
-from torch import Tensor, nn
 
 COLUMNS = ["keras", "torch"]
+
+
+class Row(NamedTuple):
+    """One row of a mapping.
+
+    Attributes:
+        label: What to call the row in a message: "line 3" of a file, else "row 3".
+        keras: The path of a Keras weight; empty for a tensor that no Keras weight fills.
+        torch: The key of a tensor in the twin's state dict.
+    """
+
+    label: str
+    keras: str
+    torch: str
+
+    @property
+    def module(self) -> str:
+        """Return the name of the module that has the tensor; that of the twin itself is empty."""
+        return self.torch.rpartition(".")[0]
+
+    @property
+    def owner(self) -> str:
+        """Return what to call that module in a message."""
+        return self.module or "the model"
+
+    @property
+    def tensor(self) -> str:
+        """Return the name of the tensor within its module."""
+        return self.torch.rpartition(".")[2]
 
 
 def read_mapping(path: str | PathLike[str]) -> pd.DataFrame:
@@ -66,72 +93,37 @@ def read_mapping(path: str | PathLike[str]) -> pd.DataFrame:
     return table
 
 
-class Proposal(NamedTuple):
-    """What ``propose_mapping`` found. A layer is called by the path of its weights, less the last part: ``dense_1``.
-
-    Attributes:
-        mapping: A row for each tensor of the twin whose Keras layer is certain, as ``read_mapping`` returns it, in the
-            order of the twin's state dict.
-        undecided: The modules that may be the twin of a layer, for each layer where numbers cannot decide; one alone
-            is not certain either.
-        unmatched: For each layer without a twin: why; the first is where the numbers stopped agreeing.
-        flatten: What ``parity.transfer.transfer`` takes as ``flatten``: layers whose features the twin has flattened
-            channels first, and the shape (*spatial, channels) that Keras flattens.
-        by_name: The layers that numbers could not decide and equal names did, with their modules.
-    """
-
-    mapping: pd.DataFrame
-    undecided: dict[str, list[str]]
-    unmatched: dict[str, str]
-    flatten: dict[str, tuple[int, ...]]
-    by_name: dict[str, str]
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.mapping)} rows"]
-        lines += [f"{layer}: {module}, by its name" for layer, module in self.by_name.items()]
-        lines += [f"{layer}: undecided: {' or '.join(modules)}" for layer, modules in self.undecided.items()]
-        lines += [f"{layer}: {why}" for layer, why in self.unmatched.items()]
-        return "\n  ".join(lines)
-
-
-def propose_mapping(
-    keras_model: keras.Model,
-    torch_model: nn.Module,
-    x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray],
-    names: Mapping[str, str] | None = None,
-    torch_x: Sequence[Tensor] | None = None,
-) -> Proposal:
-    """Find the twin of each Keras layer by what it takes. Neither model is changed, and the twin's weights are ignored.
-
-    A layer's twin is the module of fitting kind and shapes that takes the same numbers, once all before it are found
-    and filled. Of several such modules, those remain with which every later layer finds a twin, too. If more than one
-    remains, equal names decide; else the reader does, by ``names`` or in the file. The order in which a model returns
-    its outputs decides nothing: two heads fed by one tensor stay open. So do layers that others cannot be told from
-    after a great many trials.
-
-    A row is never a guess: if the twin equals the Keras model under some mapping, that mapping has the row. With a
-    mistake in the twin, such as another epsilon, no later module takes the right numbers; see ``unmatched`` and
-    ``parity.trace.trace``.
-
-    To keep it: ``propose_mapping(...).mapping.to_csv("keras_torch_mapping.csv", index=False)``. To use it at once:
-    ``transfer(keras_model, torch_model, proposal.mapping, proposal.flatten)``, which refuses an incomplete one.
+def mapping_rows(mapping: pd.DataFrame) -> list[Row]:
+    """Return the rows of a mapping.
 
     Args:
-        keras_model: A Functional or a built Sequential model.
-        torch_model: The twin, a module whose ``forward`` takes as many tensors as the Keras model has inputs.
-        x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs. The
-            first two examples are used. Random numbers tell layers apart better than zeros.
-        names: The twins that the reader knows: {layer: module}, such as ``{"dense_1": "steer"}``; for a SeparableConv
-            two, ``{"sep/depthwise": "a", "sep/pointwise": "b"}``.
-        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+        mapping: A table with the columns ``keras`` and ``torch``, as ``read_mapping`` returns it.
 
     Raises:
-        ParityError: If no mapping can be complete, with every fault: a Keras model without a graph, a kind of layer
-            that is not covered, a layer that no module fits or that none is left for, a module that is never called or
-            left over, a tensor of the twin that no layer fills, or ``names`` that are unknown, do not fit, or that the
-            numbers contradict.
+        ParityError: If it has other columns.
     """
-    # Imported here, because what it stands on reads mappings and imports this module.
-    from parity.propose import propose
+    if list(mapping.columns) != COLUMNS:
+        raise ParityError(source_of(mapping), [f"the columns must be {COLUMNS}, not {list(mapping.columns)}"])
+    kind = mapping.index.name or "row"
+    texts = mapping.fillna("").astype(str)
+    return [Row(f"{kind} {index}", keras, torch) for index, keras, torch in texts.itertuples()]
 
-    return propose(keras_model, torch_model, x, names or {}, torch_x)
+
+def unknown_names(rows: Iterable[Row], weights: Collection[str], tensors: Collection[str]) -> Iterator[str]:
+    """Yield a fault for each name in a mapping that the models do not have, with the nearest that they have.
+
+    Args:
+        rows: The rows of the mapping.
+        weights: The paths of the Keras weights.
+        tensors: The keys of the twin's state dict.
+    """
+    for row in rows:
+        for what, name, names in (("Keras weight", row.keras, weights), ("PyTorch tensor", row.torch, tensors)):
+            if name and name not in names:
+                close = difflib.get_close_matches(name, list(names), n=1)
+                yield f"{row.label}: there is no {what} {name}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def source_of(mapping: pd.DataFrame) -> str:
+    """Return what to call a mapping in a message: the name of its file, if it was read from one."""
+    return str(mapping.attrs.get("source", "mapping"))

@@ -139,17 +139,17 @@ def largest(tensor: Tensor) -> float:
     return inf if np.isnan(low) else max(abs(low), abs(high))
 
 
-def noise_of(exact: Tensor, shaken: Tensor) -> float:
+def noise_of(exact: Tensor, perturbed: Tensor) -> float:
     """Return the rounding noise to expect in a tensor: its distance from one computed with other rounding errors.
 
     It is at the least one unit of rounding of the largest element, should the draw be lucky.
     """
     if not exact.is_floating_point():
         return 0.0
-    difference, size = largest(exact - shaken), largest(exact)
+    difference, size = largest(exact - perturbed), largest(exact)
     if not isfinite(difference) or not isfinite(size):
-        finite = exact.isfinite() & shaken.isfinite()
-        difference, size = largest((exact - shaken)[finite]), largest(exact[finite])
+        finite = exact.isfinite() & perturbed.isfinite()
+        difference, size = largest((exact - perturbed)[finite]), largest(exact[finite])
     return max(difference, torch.finfo(exact.dtype).eps * size)
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from parity.calls import Call
-from parity.graph import Graph, Step
+from parity.graph import Graph, Step, StepIndex, TensorId
 
 import keras
 from torch import nn
@@ -32,22 +32,22 @@ class Pairing(NamedTuple):
     """The twin of each Keras layer, and where each Keras tensor can be seen in the twin.
 
     Attributes:
-        twins: By the number of a step: its first and last call in the twin.
-        taken: By the number of a step and of one of its inputs: that input as the twin's call takes it. The step after
+        twins: For a step: its first and last call in the twin.
+        inputs: For a step and the position of one of its inputs: that input as the twin's call takes it. The step after
             the last is the model's return: its inputs are the model's outputs.
-        made: By the number of a Keras tensor: the same tensor as the twin's call returns it.
-        seen: By the number of a Keras tensor that no call is known for certain to return: where its takers take it.
-        guessed: Numbers of Keras tensors whose call may be another. It was found by what it takes only, and may be the
+        outputs: For a Keras tensor: the same tensor as the twin's call returns it.
+        observed: For a Keras tensor that no call is known for certain to return: where its consumers take it.
+        guessed: Keras tensors whose call may be another. It was found by what it takes only, and may be the
             first of several that do together what the layer does, as in ``(a + b) / 2``. Or it was found by what takes
             its result, a module of the reader's own that may do what several layers do. Or it is arithmetic, which may
             be done in another order.
     """
 
-    twins: dict[int, tuple[int, int]]
-    taken: dict[tuple[int, int], Spot]
-    made: dict[int, Spot]
-    seen: dict[int, list[Spot]]
-    guessed: set[int]
+    twins: dict[StepIndex, tuple[int, int]]
+    inputs: dict[tuple[StepIndex, int], Spot]
+    outputs: dict[TensorId, Spot]
+    observed: dict[TensorId, list[Spot]]
+    guessed: set[TensorId]
 
 
 # Functions and modules that hand on the same numbers, in another order or with a border.
@@ -145,7 +145,7 @@ class _Pairer:
             behind = frozenset({index}) if index in self.held else self.held_behind(*call.inputs)
             self.theirs.update(dict.fromkeys(call.outputs, behind))
         for slot in range(min(len(graph.outputs), len(returned))):
-            self.result.taken[len(graph.steps), slot] = Spot(len(calls), "in", slot)
+            self.result.inputs[len(graph.steps), slot] = Spot(len(calls), "in", slot)
 
     def pair(self) -> Pairing:
         self.pair_by_modules()
@@ -162,7 +162,7 @@ class _Pairer:
 
     def is_open(self, index: int) -> bool:
         """Tell whether a step has no twin yet, and no place where its result can be seen."""
-        return index not in self.result.twins and self.steps[index].outputs[0] not in self.result.seen
+        return index not in self.result.twins and self.steps[index].outputs[0] not in self.result.observed
 
     def pair_by_modules(self) -> None:
         """Pair each layer with weights with the module or modules that hold them, call by call.
@@ -194,9 +194,9 @@ class _Pairer:
         self.result.twins[step] = (first, last)
         self.used |= {first, last}
         for slot, position in self.slots(step, first):
-            self.result.taken[step, slot] = Spot(first, "in", position)
+            self.result.inputs[step, slot] = Spot(first, "in", position)
         for position, number in enumerate(self.steps[step].outputs[: len(self.calls[last].outputs)]):
-            self.result.made[number] = Spot(last, "out", position)
+            self.result.outputs[number] = Spot(last, "out", position)
 
     def slots(self, step: int, call: int) -> Iterator[tuple[int, int]]:
         """Yield (number of an input of the step, position of the same input of the call)."""
@@ -260,7 +260,7 @@ class _Pairer:
             clear: Whether to leave out takers of which it is not clear that they take that result.
         """
         step = self.steps[index]
-        spots = [spot for taker in self.takers[step.outputs[0]] if (spot := self.result.taken.get(taker))]
+        spots = [spot for taker in self.takers[step.outputs[0]] if (spot := self.result.inputs.get(taker))]
         spots = [spot for spot in spots if not clear or spot.call not in self.unclear]
         for spot in spots:
             call = self.origin(self.calls[spot.call].inputs[spot.position], step)
@@ -276,7 +276,7 @@ class _Pairer:
         # A model may return its outputs in another order: a call that takes what the step takes is the better sign.
         at_the_end = all(spot.call == len(self.calls) - 1 for spot in spots)
         if spots:
-            self.result.seen[step.outputs[0]] = spots
+            self.result.observed[step.outputs[0]] = spots
             sources = [self.source.get(self.calls[spot.call].inputs[spot.position]) for spot in spots]
             others = all(source is not None and source[0] in self.used for source in sources)  # another step's, then
             call = self.of_the_same_modules(step) if others else None
@@ -284,7 +284,7 @@ class _Pairer:
                 self.match(index, call, call)
                 self.result.guessed.update(step.outputs)
             elif not (at_the_end and self.pair_with_producers(index)) and _names(step) & _IDENTITIES:
-                self.result.taken[index, 0] = spots[0]
+                self.result.inputs[index, 0] = spots[0]
 
     def first_of_several(self, step: Step, call: int) -> int:
         """Return the first of the functions in a row that scale as one step does; one by itself is the last, too."""
@@ -342,7 +342,7 @@ class _Pairer:
         """Pair a step with the first free call of its kind that takes what it takes; tell whether there is one."""
         step = self.steps[index]
         inputs = set(step.inputs)
-        made = [self.result.made.get(number) for number in inputs]
+        made = [self.result.outputs.get(number) for number in inputs]
         if None in made or not any(_names(step) & _FAMILIES[family] for family in _WHOLE_FAMILIES):
             return False
         for at, call in enumerate(self.calls):

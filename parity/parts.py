@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from parity.graph import Graph, Value, walk
+from parity.graph import Graph, Value, inner_layers, walk
 from parity.layouts import Place, covered_layers, find_layout
 from parity.overlay import TIMES_NOISE, as_tensor, follow_order, noise_of
 
@@ -101,7 +101,7 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
 
 def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
     """Return what a layer with weights consists of, not run yet, and faults."""
-    owners = {id(variable): inner for inner in layer._flatten_layers() for variable in inner.weights}
+    owners = {id(variable): inner for inner in inner_layers(layer) for variable in inner.weights}
     inner = {id(owner): owner for owner in owners.values()}
     owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
     path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
@@ -123,11 +123,11 @@ def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
 
 def _taken(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> Taken:
     if any(place.part == "pointwise" for _, place in part.weights.values()):
-        value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.shaken))
-    exact, shaken = as_tensor(value.exact), as_tensor(value.shaken)
+        value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.perturbed))
+    exact, perturbed = as_tensor(value.exact), as_tensor(value.perturbed)
     if not exact.is_floating_point():
         return Taken(exact, 0.0, None, before)
-    within = TIMES_NOISE * noise_of(exact, shaken)
+    within = TIMES_NOISE * noise_of(exact, perturbed)
     return Taken(exact, within if isfinite(within) else 0.0, flattened, before)
 
 

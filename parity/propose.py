@@ -1,4 +1,4 @@
-"""The search behind ``parity.mapping.propose_mapping``: fill a copy of the twin layer by layer, see which takes what.
+"""Propose a mapping: fill a copy of the twin layer by layer, and see which module takes what.
 
 Each round runs the copy once and notes what its modules take. A layer is ready when all layers before it have their
 twins; a module that takes the same numbers is a candidate, and if it is the only one, it is the twin. When nothing but
@@ -11,14 +11,14 @@ so it is among the candidates, and one candidate alone is the right one.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import inf, isfinite, prod
 from typing import NamedTuple
 
-from parity.arguments import Inputs, keras_inputs, twin_inputs, unchanged
+from parity.arguments import Inputs, TwinInputs, keras_inputs, twin_inputs, unchanged
 from parity.faults import ParityError
 from parity.graph import keras_graph
-from parity.mapping import COLUMNS, Proposal
+from parity.mapping import COLUMNS
 from parity.overlay import CHANNELS_FIRST_FEATURES, largest, views
 from parity.parts import Part, Taken, keras_dtype, keras_parts
 from parity.twin_copy import TwinCopy, module_name
@@ -36,35 +36,92 @@ _TRIALS = 64
 _CALL = " (call "
 
 
-def propose(
+class Proposal(NamedTuple):
+    """What ``propose_mapping`` found. A layer is called by the path of its weights, less the last part: ``dense_1``.
+
+    Attributes:
+        mapping: A row for each tensor of the twin whose Keras layer is certain, as ``read_mapping`` returns it, in the
+            order of the twin's state dict.
+        undecided: The modules that may be the twin of a layer, for each layer where numbers cannot decide; one alone
+            is not certain either.
+        unmatched: For each layer without a twin: why; the first is where the numbers stopped agreeing.
+        flatten: What ``parity.transfer.transfer`` takes as ``flatten``: layers whose features the twin has flattened
+            channels first, and the shape (*spatial, channels) that Keras flattens.
+        by_name: The layers that numbers could not decide and equal names did, with their modules.
+    """
+
+    mapping: pd.DataFrame
+    undecided: dict[str, list[str]]
+    unmatched: dict[str, str]
+    flatten: dict[str, tuple[int, ...]]
+    by_name: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.mapping)} rows"]
+        lines += [f"{layer}: {module}, by its name" for layer, module in self.by_name.items()]
+        lines += [f"{layer}: undecided: {' or '.join(modules)}" for layer, modules in self.undecided.items()]
+        lines += [f"{layer}: {why}" for layer, why in self.unmatched.items()]
+        return "\n  ".join(lines)
+
+
+def propose_mapping(
     keras_model: keras.Model,
     torch_model: nn.Module,
     x: Inputs,
-    names: Mapping[str, str],
-    torch_x: Sequence[Tensor] | None = None,
+    names: Mapping[str, str] | None = None,
+    torch_x: TwinInputs = None,
 ) -> Proposal:
-    """Do what ``parity.mapping.propose_mapping`` says."""
+    """Find the twin of each Keras layer by what it takes. Neither model is changed, and the twin's weights are ignored.
+
+    A layer's twin is the module of fitting kind and shapes that takes the same numbers, once all before it are found
+    and filled. Of several such modules, those remain with which every later layer finds a twin, too. If more than one
+    remains, equal names decide; else the reader does, by ``names`` or in the file. The order in which a model returns
+    its outputs decides nothing: two heads fed by one tensor stay open. So do layers that others cannot be told from
+    after a great many trials.
+
+    A row is never a guess: if the twin equals the Keras model under some mapping, that mapping has the row. With a
+    mistake in the twin, such as another epsilon, no later module takes the right numbers; see ``unmatched`` and
+    ``parity.trace.trace``.
+
+    To keep it: ``propose_mapping(...).mapping.to_csv("keras_torch_mapping.csv", index=False)``. To use it at once:
+    ``transfer(keras_model, torch_model, proposal.mapping, proposal.flatten)``, which refuses an incomplete one.
+
+    Args:
+        keras_model: A Functional or a built Sequential model.
+        torch_model: The twin, a module whose ``forward`` takes as many tensors as the Keras model has inputs.
+        x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs. The
+            first two examples are used. Random numbers tell layers apart better than zeros.
+        names: The twins that the reader knows: {layer: module}, such as ``{"dense_1": "steer"}``; for a SeparableConv
+            two, ``{"sep/depthwise": "a", "sep/pointwise": "b"}``.
+        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+
+    Raises:
+        ParityError: If no mapping can be complete, with every fault: a Keras model without a graph, a kind of layer
+            that is not covered, a layer that no module fits or that none is left for, a module that is never called or
+            left over, a tensor of the twin that no layer fills, or ``names`` that are unknown, do not fit, or that the
+            numbers contradict.
+    """
     graph = keras_graph(keras_model)
     arrays = [array[:_EXAMPLES] for array in keras_inputs(keras_model, x)]
     parts, faults = keras_parts(graph, arrays)
     twin = TwinCopy(torch_model, keras_dtype(keras_model))
     with unchanged(keras_model, torch_model):
-        given = twin_inputs(twin.model, arrays) if torch_x is None else [tensor[:_EXAMPLES] for tensor in torch_x]
+        given = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x)]
         twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in given]
         fits = {label: twin.fitting(part) for label, part in parts.items()}
-        fixed = {label: twin.canonical.get(module, module) for label, module in names.items()}
+        named = {label: twin.canonical.get(module, module) for label, module in (names or {}).items()}
         faults += _faults(parts, fits, twin)
-        faults += _name_faults(parts, fits, twin, fixed)
+        faults += _name_faults(parts, fits, twin, named)
         if faults:
             raise ParityError("proposal", faults)
-        found = _Search(parts, fits, twin, fixed).run()
+        found = _Search(parts, fits, twin, named).run()
         by_name = _equal_names(found)
         if by_name:
-            again = _Search(parts, fits, twin, fixed | by_name).run()
+            again = _Search(parts, fits, twin, named | by_name).run()
             # Names that contradict each other decide nothing.
             found, by_name = (again, by_name) if len(again.failing) <= len(found.failing) else (found, {})
     hopeless = [label for label, failure in found.failing.items() if failure.structural]
-    hopeless += [label for label in names if found.options[label] == {None} and label in found.failing]
+    hopeless += [label for label in named if found.options[label] == {None} and label in found.failing]
     left_over = _left_over(found, twin)
     if hopeless or left_over:
         raise ParityError("proposal", [*(f"{label}: {f.why}" for label, f in found.failing.items()), *left_over])

@@ -1,6 +1,5 @@
 """Move weights: from a file into a Keras model by name, and from a Keras model into its PyTorch twin."""
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isclose, prod
@@ -9,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parity.faults import ParityError
+from parity.graph import inner_layers
 from parity.layouts import Place, covered_layers, find_layout
 from parity.legacy import read_legacy_weights
-from parity.mapping import COLUMNS
+from parity.mapping import Row, mapping_rows, source_of, unknown_names
 from parity.permute import copy_permuted
 
 import keras
@@ -167,10 +167,11 @@ def transfer(
             that is NaN or infinite or too large for the twin's dtype, a negative variance. It lists every fault with
             the line of the mapping, and the PyTorch model is as it was.
     """
-    rows = _rows(mapping)
+    rows = mapping_rows(mapping)
     weights, faults = _keras_weights(keras_model)
     tensors = {k: v for k, v in torch_model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-    faults += _name_faults(rows, weights, tensors)
+    faults += unknown_names(rows, weights, tensors)
+    faults += _repeated_or_missing(rows, weights, tensors)
     known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]
     modules = dict(torch_model.named_modules(remove_duplicate=False))
     pairs = [_Pair(row, weights[row.keras], tensors[row.torch], modules[row.module]) for row in known if row.keras]
@@ -192,32 +193,12 @@ def transfer(
     constants = {row: _constant(row, twins.get(row.module)) for row in known if not row.keras}
     faults += [f"{row.label}: {row.torch} needs a Keras weight" for row, value in constants.items() if value is None]
     if faults:
-        raise ParityError(mapping.attrs.get("source", "mapping"), faults)
+        raise ParityError(source_of(mapping), faults)
     with torch.no_grad():
         for pair in pairs:
             _copy(pair, flattened.get(pair.weight.layer.name))
         for row, value in constants.items():
             tensors[row.torch].fill_(value)
-
-
-class _Row(NamedTuple):
-    """One row of a mapping, and how to call it in a message."""
-
-    label: str
-    keras: str
-    torch: str
-
-    @property
-    def module(self) -> str:
-        return self.torch.rpartition(".")[0]
-
-    @property
-    def owner(self) -> str:
-        return self.module or "the model"
-
-    @property
-    def tensor(self) -> str:
-        return self.torch.rpartition(".")[2]
 
 
 class _Weight(NamedTuple):
@@ -231,7 +212,7 @@ class _Weight(NamedTuple):
 class _Pair(NamedTuple):
     """A row with both names known: a Keras weight, and the PyTorch tensor and module that it is for."""
 
-    row: _Row
+    row: Row
     weight: _Weight
     tensor: Tensor
     module: nn.Module
@@ -241,17 +222,9 @@ class _Pair(NamedTuple):
         return self.weight.place is not None and isinstance(self.module, self.weight.place.modules)
 
 
-def _rows(mapping: pd.DataFrame) -> list[_Row]:
-    if list(mapping.columns) != COLUMNS:
-        raise ParityError("mapping", [f"the columns must be {COLUMNS}, not {list(mapping.columns)}"])
-    kind = mapping.index.name or "row"
-    texts = mapping.fillna("").astype(str)
-    return [_Row(f"{kind} {index}", keras, torch) for index, keras, torch in texts.itertuples()]
-
-
 def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
     """Return {path: weight}, and faults."""
-    owners = {id(variable): (layer, variable) for layer in model._flatten_layers() for variable in layer.weights}
+    owners = {id(variable): (layer, variable) for layer in inner_layers(model) for variable in layer.weights}
     weights = [
         _Weight(layer, variable, (find_layout(layer) or {}).get(variable.name)) for layer, variable in owners.values()
     ]
@@ -264,22 +237,19 @@ def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
     return {weight.variable.path: weight for weight in weights}, faults
 
 
-def _name_faults(rows: list[_Row], weights: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield a fault for each name that is unknown, repeated or missing."""
+def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield a fault for each name that has two rows or none."""
     # A tensor may have two keys, of a module that is registered twice or of tied weights, which may even be two tensors
     # in the same memory: either key will do, but not both. A tensor without memory is told by itself.
     identity = {key: tensor.data_ptr() or id(tensor) for key, tensor in tensors.items()}
-    seen: dict[object, _Row] = {}
+    seen: dict[object, Row] = {}
     for row in rows:
-        for what, name, names, key in (
-            ("Keras weight", row.keras, weights, row.keras),
-            ("PyTorch tensor", row.torch, tensors, identity.get(row.torch, row.torch)),
+        for what, name, key in (
+            ("Keras weight", row.keras, row.keras),
+            ("PyTorch tensor", row.torch, identity.get(row.torch, row.torch)),
         ):
             if not name:
                 continue
-            if name not in names:
-                close = difflib.get_close_matches(name, list(names), n=1)
-                yield f"{row.label}: there is no {what} {name}" + (f"; did you mean {close[0]}?" if close else "")
             if (what, key) in seen:
                 yield f"{row.label}: {what} {name} has a row already, {seen[what, key].label}"
             seen.setdefault((what, key), row)
@@ -355,8 +325,8 @@ def _narrower(a: torch.dtype, b: torch.dtype) -> bool:
 
 def _twin_faults(pairs: list[_Pair]) -> Iterator[str]:
     """Yield a fault wherever a layer and a module are not each other's only twin, or differ in a setting."""
-    module_of: dict[tuple[int, str], _Row] = {}
-    layer_of: dict[int, tuple[tuple[int, str], _Row]] = {}
+    module_of: dict[tuple[int, str], Row] = {}
+    layer_of: dict[int, tuple[tuple[int, str], Row]] = {}
     for row, (layer, _, place), _, module in pairs:
         part = (id(layer), place.part)
         if part not in module_of and id(module) not in layer_of:
@@ -400,7 +370,7 @@ def _copy(pair: _Pair, flattened: tuple[int, ...] | None) -> None:
         copy_permuted(place.view(value), pair.tensor)
 
 
-def _constant(row: _Row, twin: _Weight | None) -> float | None:
+def _constant(row: Row, twin: _Weight | None) -> float | None:
     """Return the value of a tensor that no Keras weight fills, or None if one should.
 
     ``twin`` is a weight that fills another tensor of the same module.

@@ -3,8 +3,10 @@
 import copy
 
 from parity import draw
+from parity.diagnose import diagnose
 from parity.faults import ParityError
-from parity.trace import TRACE_COLUMNS, diagnose, first_divergence, readable, trace
+from parity.trace import first_divergence, readable, trace
+from parity.verdicts import TRACE_COLUMNS
 
 import keras
 import matplotlib.pyplot as plt

@@ -4,7 +4,8 @@ import functools
 from typing import NamedTuple
 
 from parity.case import CAUSES
-from parity.trace import diagnose, first_divergence, trace
+from parity.diagnose import diagnose
+from parity.trace import first_divergence, trace
 
 import pandas as pd
 import pytest

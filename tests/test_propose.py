@@ -8,8 +8,8 @@ from pathlib import Path
 from keras_model import resnet8
 from parity.faults import ParityError
 from parity.layouts import torch_input
-from parity.mapping import propose_mapping, read_mapping
-from parity.propose import _Failure, _Found, _union
+from parity.mapping import read_mapping
+from parity.propose import _Failure, _Found, _union, propose_mapping
 from parity.transfer import transfer
 from torch_model import ResNet8
 

@@ -4,9 +4,11 @@ import random
 from itertools import product
 
 from parity import draw
+from parity.diagnose import diagnose
 from parity.faults import ParityError
 from parity.layouts import torch_input
-from parity.trace import TRACE_COLUMNS, diagnose, first_divergence, readable, trace
+from parity.trace import first_divergence, readable, trace
+from parity.verdicts import TRACE_COLUMNS
 
 import keras
 import matplotlib.pyplot as plt

@@ -1,7 +1,8 @@
 """Twins that compute the same in another way raise no alarm, and with a mistake the layer is found all the same."""
 
+from parity.diagnose import diagnose
 from parity.graph import keras_graph, walk
-from parity.trace import diagnose, first_divergence, trace
+from parity.trace import first_divergence, trace
 from parity.transfer import transfer
 
 import keras

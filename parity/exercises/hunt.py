@@ -9,8 +9,9 @@ from parity.faults import ParityError
 from parity.layouts import run_torch
 from parity.mapping import COLUMNS
 from parity.padding import AvgPool2dSame, Conv2dSame
-from parity.trace import AGREE, UNSEEN, first_divergence, trace
+from parity.trace import first_divergence, trace
 from parity.transfer import transfer
+from parity.verdicts import Kind
 
 import keras
 import numpy as np
@@ -199,8 +200,8 @@ def _faults(traced: pd.DataFrame) -> Iterator[str]:
     should.
     """
     rows = traced[traced.layer.isin(_MODULES) | traced.layer.str.startswith("output ")]
-    missing = list(rows.layer[rows.verdict == UNSEEN])
+    missing = list(rows.layer[rows.verdict == Kind.NOT_PAIRED])
     if missing:
         yield from (f"{layer}: its twin is not called any more" for layer in missing)
-    elif not rows.verdict.str.startswith(AGREE).all():
+    elif not (rows.verdict == Kind.AGREES).all():
         yield str(first_divergence(traced))
