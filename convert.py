@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_model import resnet8, with_logits
-from parity.compare import compare, header
-from parity.faults import ParityError
-from parity.layouts import torch_input
-from parity.mapping import read_mapping
+from parity import ParityError, compare, header, load_keras_weights, read_mapping, transfer
+from parity.axes import torch_input
 from parity.official import official_weights
 from parity.scenes import scenes
-from parity.transfer import load_keras_weights, transfer
 from torch_model import ResNet8
 
 import keras

@@ -9,10 +9,8 @@ size of all layers' outputs together, which a trace that kept them would need. I
 import parity  # noqa: F401, I001  settles the Keras backend before Keras is imported
 from pathlib import Path
 
-from parity.layouts import torch_input
-from parity.mapping import read_mapping
-from parity.trace import first_divergence, trace
-from parity.transfer import load_keras_weights, transfer
+from parity.axes import torch_input
+from parity import first_divergence, load_keras_weights, read_mapping, trace, transfer
 
 import keras
 import numpy as np

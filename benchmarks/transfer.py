@@ -6,7 +6,7 @@ move would be without ``parity.permute``, without any check, and for a twin that
 how much memory the move takes beside the two models. It takes about a minute and 3 GB.
 """
 
-from parity.transfer import transfer
+from parity import transfer
 
 import keras
 import numpy as np

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from io import BytesIO
 
-from parity.overlay import TIMES_NOISE
+from parity.models.rounding import TIMES_NOISE
 
 import matplotlib.pyplot as plt
 import numpy as np

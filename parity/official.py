@@ -7,7 +7,7 @@ https://github.com/uzh-rpg/rpg_public_dronet.
 import os
 from pathlib import Path
 
-from parity.faults import ParityError
+from parity.errors import ParityError
 
 import pooch
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from parity.layouts import find_layout
+from parity.weights.layouts import find_layout
 
 import keras
 import numpy as np

@@ -7,8 +7,8 @@ output. Most change the outputs of every probe; what the others need is in ``Mut
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from parity import transfer
 from parity.padding import Conv2dSame, ConvTranspose1dSame, MaxPool2dSame, pad_same
-from parity.transfer import transfer
 
 import torch
 import torch.nn.functional as F

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from parity.mapping import COLUMNS
-from parity.transfer import transfer
+from parity.weights.mapping import COLUMNS
+from parity import transfer
 
 ROUNDING = 1e-12
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import parity.padding as padding  # the package settles the Keras backend before Keras is imported
+from parity import transfer
 from parity.padding import pad_same
-from parity.transfer import transfer
 
 import keras
 import numpy as np

@@ -1,6 +1,6 @@
 """Small Keras models and twins of them, each made of one function."""
 
-from parity.transfer import transfer
+from parity import readable, transfer
 
 import keras
 from networks import draw as numbers
@@ -44,4 +44,5 @@ def ported(model, twin, *names, **renamed):
 
 
 def verdicts(traced):
-    return dict(zip(traced.layer, traced.verdict, strict=True))
+    """Return the verdict on each layer, and after a colon its note."""
+    return dict(zip(traced.layer, readable(traced).verdict, strict=True))

@@ -1,6 +1,6 @@
 """The ruler: what cannot be compared is a failure, never agreement, and a line is the same on every machine."""
 
-from parity.compare import compare, header, largest_difference
+from parity import compare, header, largest_difference
 
 import numpy as np
 import pytest

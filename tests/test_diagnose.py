@@ -2,11 +2,8 @@
 
 import copy
 
-from parity import draw
-from parity.diagnose import diagnose
-from parity.faults import ParityError
-from parity.trace import first_divergence, readable, trace
-from parity.verdicts import TRACE_COLUMNS
+from parity import ParityError, diagnose, draw, first_divergence, readable, trace
+from parity.tracing.verdicts import TRACE_COLUMNS
 
 import keras
 import matplotlib.pyplot as plt

@@ -4,11 +4,8 @@ import re
 from pathlib import Path
 
 from keras_model import resnet8
-from parity.compare import largest_difference
-from parity.faults import ParityError
-from parity.mapping import read_mapping
+from parity import ParityError, largest_difference, load_keras_weights, read_mapping, transfer
 from parity.official import at_hand, official_weights
-from parity.transfer import load_keras_weights, transfer
 from torch_model import ResNet8
 
 import h5py

@@ -3,10 +3,7 @@
 from pathlib import Path
 
 from keras_model import resnet8
-from parity.compare import largest_difference
-from parity.faults import ParityError
-from parity.mapping import read_mapping
-from parity.transfer import transfer
+from parity import ParityError, largest_difference, read_mapping, transfer
 from torch_model import ResNet8
 
 import keras

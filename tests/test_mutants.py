@@ -3,9 +3,7 @@
 import functools
 from typing import NamedTuple
 
-from parity.case import CAUSES
-from parity.diagnose import diagnose
-from parity.trace import first_divergence, trace
+from parity import CAUSES, diagnose, first_divergence, trace
 
 import pandas as pd
 import pytest

@@ -3,7 +3,7 @@
 import functools
 from collections import Counter
 
-from parity.layouts import torch_input
+from parity.axes import torch_input
 
 import numpy as np
 import pytest

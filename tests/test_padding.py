@@ -12,8 +12,7 @@ On a CPU, TensorFlow itself keeps some tests from the plain way:
 import itertools
 import math
 
-from parity import padding
-from parity.compare import largest_difference
+from parity import largest_difference, padding
 from parity.padding import pad_same, same_padding
 
 import keras

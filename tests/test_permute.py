@@ -2,8 +2,8 @@
 
 from itertools import product
 
-from parity import permute
-from parity.permute import copy_permuted
+from parity.weights import fast_copy as permute
+from parity.weights.fast_copy import copy_permuted
 
 import pytest
 import torch

@@ -6,11 +6,10 @@ import random
 from pathlib import Path
 
 from keras_model import resnet8
-from parity.faults import ParityError
-from parity.layouts import torch_input
-from parity.mapping import read_mapping
-from parity.propose import _Failure, _Found, _union, propose_mapping
-from parity.transfer import transfer
+from parity import ParityError, propose_mapping, read_mapping, transfer
+from parity.axes import torch_input
+from parity.proposal.failures import Failure
+from parity.proposal.search import Found, union
 from torch_model import ResNet8
 
 import keras
@@ -432,10 +431,10 @@ def test_kinds_tell_modules_of_one_shape_apart():
 
 
 def test_what_is_wanting_in_one_trial_only_is_not_held_against_the_twin():
-    numbers, modules = _Failure("other numbers"), _Failure("no module is left", structural=True)
-    found = [_Found({"a": {None}}, {"a": failure}, {}, {}) for failure in (modules, numbers)]
-    assert not _union(found).failing["a"].structural
-    assert _union(found[:1] * 2).failing["a"].structural
+    numbers, modules = Failure("other numbers"), Failure("no module is left", structural=True)
+    found = [Found({"a": {None}}, {"a": failure}, {}, {}) for failure in (modules, numbers)]
+    assert not union(found).failing["a"].structural
+    assert union(found[:1] * 2).failing["a"].structural
 
 
 def test_ties_one_after_another_do_not_multiply():

@@ -2,8 +2,8 @@
 
 import copy
 
-from parity.layouts import torch_input
-from parity.trace import first_divergence, trace
+from parity import first_divergence, trace
+from parity.axes import torch_input
 
 import torch
 from hypothesis import HealthCheck, assume, given, settings

@@ -5,8 +5,8 @@ import re
 import tomllib
 
 from conftest import OFFICIAL
-from parity.layouts import covered_layers, find_layout
 from parity.padding import Conv2dSame
+from parity.weights.layouts import covered_layers, find_layout
 
 import keras
 import nbformat

@@ -1,7 +1,7 @@
 """What the checks of the exercises say."""
 
+from parity import ParityError
 from parity.exercises.report import report
-from parity.faults import ParityError
 
 import numpy as np
 import pytest

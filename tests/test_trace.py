@@ -3,12 +3,9 @@
 import random
 from itertools import product
 
-from parity import draw
-from parity.diagnose import diagnose
-from parity.faults import ParityError
-from parity.layouts import torch_input
-from parity.trace import first_divergence, readable, trace
-from parity.verdicts import TRACE_COLUMNS
+from parity import ParityError, diagnose, draw, first_divergence, readable, trace
+from parity.axes import torch_input
+from parity.tracing.verdicts import TRACE_COLUMNS
 
 import keras
 import matplotlib.pyplot as plt
@@ -362,7 +359,7 @@ def test_many_branches_without_a_pair_take_no_longer():
 
 
 def first_divergence_text(traced):
-    return traced.verdict[traced.verdict.str.startswith("DIVERGES")].iloc[0]
+    return readable(traced).verdict[traced.verdict == "DIVERGES HERE"].iloc[0]
 
 
 # --- Noise ----------------------------------------------------------------------------------------------------------
@@ -716,11 +713,11 @@ def test_nothing_is_left_behind_not_even_by_an_error(error, training):
     given = [torch_input(X)]
     before, buffers, x = state(model, twin), list(twin.buffers()), given[0].clone()
     if error is None:
-        found = first_divergence(trace(model, twin, X, mapping, given, training))
+        found = first_divergence(trace(model, twin, X, mapping, torch_x=given, training=training))
         assert (found and found.layer) == ("norm" if training else None)  # which does not train in the twin
     else:
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ParityError, match="in the middle"):
-            diagnose(model, twin, X, mapping, given, training)
+            diagnose(model, twin, X, mapping, torch_x=given, training=training)
     assert state(model, twin) == before
     assert all(one is other for one, other in zip(twin.buffers(), buffers, strict=True))
     assert (twin.buffer, twin.average, twin.count, twin.memory) == (1, 1, 0, {})

@@ -1,9 +1,8 @@
 """Twins that compute the same in another way raise no alarm, and with a mistake the layer is found all the same."""
 
-from parity.diagnose import diagnose
-from parity.graph import keras_graph, walk
-from parity.trace import first_divergence, trace
-from parity.transfer import transfer
+from parity import diagnose, first_divergence, trace, transfer
+from parity.models.keras_graph import keras_graph
+from parity.models.keras_values import walk
 
 import keras
 import numpy as np
@@ -451,12 +450,12 @@ def test_a_convolution_with_groups_is_computed_exactly_and_otherwise():
     """Both are computed in one go: neither may be taken for the other, nor one example for another."""
     model = model_of((6, 5, 4), lambda x: L.Conv2D(6, 3, groups=2, activation="relu", name="c")(x))
     x = x_of(3, 6, 5, 4)
-    far = walk(keras_graph(model), [x], shake=lambda tensor, *how: tensor + 1)
+    far = walk(keras_graph(model), [x], perturb=lambda tensor, *how: tensor + 1)
     _, (step, (taken,), (before,)), (last, _, (value,)) = far
     assert step.has_activation
     assert last.is_activation
     conv = model.layers[1]
-    for given, y, more in ((taken.exact, before.exact, 0), (taken.shaken, before.shaken, 1)):
+    for given, y, more in ((taken.exact, before.exact, 0), (taken.perturbed, before.perturbed, 1)):
         np.testing.assert_allclose(y, conv.convolution_op(given, conv.kernel) + conv.bias + more, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(value.exact, model(taken.exact), rtol=1e-5, atol=1e-5)
-    assert np.abs(taken.shaken - taken.exact).min() > 0.5
+    assert np.abs(taken.perturbed - taken.exact).min() > 0.5

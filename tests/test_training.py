@@ -1,8 +1,8 @@
 """Snapshots of a training: the right tensors, in the right layout and order, and differences that cannot hide."""
 
-from parity.layouts import torch_input
+from parity import transfer
+from parity.axes import torch_input
 from parity.training import Snapshot, distances, history, keras_snapshot, split, torch_step
-from parity.transfer import transfer
 
 import keras
 import numpy as np

@@ -3,11 +3,9 @@
 import re
 from functools import partial
 
-from parity.compare import largest_difference
-from parity.faults import ParityError
-from parity.layouts import channels_first, channels_last, covered_layers, torch_input
-from parity.mapping import read_mapping
-from parity.transfer import transfer
+from parity import ParityError, channels_first, channels_last, largest_difference, read_mapping, transfer
+from parity.axes import torch_input
+from parity.weights.layouts import covered_layers
 
 import keras
 import numpy as np

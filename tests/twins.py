@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_model import resnet8
-from parity.layouts import channels_last, torch_input
-from parity.mapping import read_mapping
+from parity import channels_last, load_keras_weights, read_mapping, transfer
+from parity.axes import torch_input
 from parity.padding import (
     AvgPool1dSame,
     AvgPool2dSame,
@@ -28,7 +28,6 @@ from parity.padding import (
     pad_same,
 )
 from parity.scenes import scenes
-from parity.transfer import load_keras_weights, transfer
 from torch_model import ResNet8
 
 import keras

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from parity.compare import largest_difference
+from parity.axes import run_torch
+from parity.comparison import largest_difference
 from parity.exercises.report import in_words
-from parity.layouts import run_torch
 from parity.padding import Conv2dSame
 
 import keras

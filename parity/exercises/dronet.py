@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from numbers import Integral
 from textwrap import shorten
 
+from parity.axes import torch_input
+from parity.errors import ParityError
 from parity.exercises.report import report
-from parity.faults import ParityError
-from parity.layouts import torch_input
-from parity.mapping import COLUMNS
-from parity.transfer import transfer
+from parity.weights.mapping import COLUMNS
+from parity.weights.transfer import transfer
 
 import keras
 import numpy as np

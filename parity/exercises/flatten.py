@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from parity.axes import channels_last, torch_input
+from parity.errors import ParityError
 from parity.exercises.report import Case, report
-from parity.faults import ParityError
-from parity.layouts import channels_last, torch_input
 
 import keras
 import numpy as np

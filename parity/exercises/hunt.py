@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from math import prod
 
+from parity.axes import run_torch
+from parity.errors import ParityError
 from parity.exercises.report import Case, report
-from parity.faults import ParityError
-from parity.layouts import run_torch
-from parity.mapping import COLUMNS
 from parity.padding import AvgPool2dSame, Conv2dSame
-from parity.trace import first_divergence, trace
-from parity.transfer import transfer
-from parity.verdicts import Kind
+from parity.tracing.trace import first_divergence, trace
+from parity.tracing.verdicts import Kind
+from parity.weights.mapping import COLUMNS
+from parity.weights.transfer import transfer
 
 import keras
 import numpy as np

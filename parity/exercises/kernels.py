@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+from parity.axes import run_torch
+from parity.errors import ParityError
 from parity.exercises.report import Case, report
-from parity.faults import ParityError
-from parity.layouts import run_torch
 
 import keras
 import numpy as np

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from parity.faults import ParityError
-from parity.graph import RANDOM_IN_TRAINING, keras_graph
-from parity.layouts import channels_last, torch_input
-from parity.trace import trace
-from parity.transfer import transfer
+from parity.axes import channels_last, torch_input
+from parity.errors import ParityError
+from parity.models.keras_graph import keras_graph
+from parity.models.keras_layers import RANDOM_IN_TRAINING
+from parity.tracing.trace import trace
+from parity.weights.transfer import transfer
 
 import keras
 import numpy as np

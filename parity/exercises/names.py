@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from parity.errors import ParityError
 from parity.exercises.report import report
-from parity.faults import ParityError
-from parity.mapping import COLUMNS
-from parity.transfer import transfer
+from parity.weights.mapping import COLUMNS
+from parity.weights.transfer import transfer
 
 import keras
 import numpy as np

@@ -5,9 +5,9 @@ from operator import index
 from textwrap import shorten
 from typing import Any
 
+from parity.axes import channels_first, torch_input
+from parity.errors import ParityError
 from parity.exercises.report import Case, report
-from parity.faults import ParityError
-from parity.layouts import channels_first, torch_input
 
 import keras
 import numpy as np

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from parity.compare import largest_difference
+from parity.axes import channels_last, run_torch, torch_input
+from parity.comparison import largest_difference
+from parity.errors import ParityError
 from parity.exercises.report import Case, report
-from parity.faults import ParityError
-from parity.layouts import channels_last, run_torch, torch_input
 
 import keras
 import numpy as np

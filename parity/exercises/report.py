@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from textwrap import shorten
 from typing import Any
 
-from parity.compare import largest_difference
-from parity.faults import ParityError
+from parity.comparison import largest_difference
+from parity.errors import ParityError
 
 # A group of cases that share a trait ("even sizes"): for each, its arguments in words, and what runs it and returns
 # the outputs of Keras and of the answer, or None for an answer that returned None.

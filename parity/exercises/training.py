@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from parity.errors import ParityError
 from parity.exercises.report import Case, report
-from parity.faults import ParityError
 
 import keras
 import numpy as np

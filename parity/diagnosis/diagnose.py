@@ -1,0 +1,176 @@
+"""Why does a twin part from its Keras model? The known causes, tried on the first layer that diverges.
+
+A cause explains a difference if undoing it makes the layer agree, or if doing the same to Keras's numbers gives the
+twin's. Nothing is changed: modules are copied before anything is tried on them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from parity.diagnosis.activations import by_axis, by_function
+from parity.diagnosis.causes import Cause, known_cause
+from parity.diagnosis.evidence import Evidence, gather
+from parity.diagnosis.geometry import by_border, by_global_pooling, by_padding, by_pooling
+from parity.diagnosis.inputs import (
+    by_activation_before,
+    by_another_tensor,
+    by_dropping,
+    by_merging,
+    by_numbers,
+    by_other_input,
+    by_overwriting,
+    by_precision,
+    by_scaled_input,
+)
+from parity.diagnosis.order import (
+    by_channels,
+    by_exchanged_axes,
+    by_order,
+    by_order_of_channels,
+    by_order_of_features,
+    by_reshaped_axes,
+)
+from parity.diagnosis.settings import by_mode, by_settings, other_settings
+from parity.diagnosis.weights import by_bias, by_weights
+from parity.models.inputs import Inputs, TwinInputs
+from parity.models.keras_graph import StepIndex
+from parity.tracing.port import Port, make_port
+from parity.tracing.runs import Run
+from parity.tracing.trace import Divergence, divergence_of, run_and_judge
+from parity.tracing.training import Fault
+from parity.tracing.verdicts import STARTS, Kind, Verdict, table
+
+import keras
+import pandas as pd
+from torch import nn
+
+Attempt = Callable[[Evidence], Iterator[Cause]]
+
+WRONG_OUTPUT: tuple[Attempt, ...] = (
+    by_mode,
+    by_weights,
+    by_settings,
+    by_padding,
+    by_pooling,
+    by_global_pooling,
+    by_bias,
+    by_function,
+    by_axis,
+    by_merging,
+    by_order,
+    by_border,
+    by_channels,
+    by_other_input,
+    by_numbers,
+)
+"""What may explain that a layer takes what it should and returns something else, in the order of the trials."""
+
+WRONG_INPUT: tuple[Attempt, ...] = (
+    by_dropping,
+    by_overwriting,
+    by_another_tensor,
+    by_activation_before,
+    by_exchanged_axes,
+    by_reshaped_axes,
+    by_order_of_channels,
+    by_order_of_features,
+    by_precision,
+    by_scaled_input,
+)
+"""What may explain that a layer's twin takes something else than the layers before return, in the same sense."""
+
+_CAUSES_IN_TRAINING = {
+    Fault.RATE: "dropout rate",
+    Fault.FROZEN: "layer frozen",
+    Fault.GRADIENT: "gradient stopped",
+}
+
+
+class Diagnosis(NamedTuple):
+    """Where a twin diverges, and why.
+
+    Attributes:
+        divergence: The first layer that diverges, None if none does.
+        causes: The known causes that explain it; none if it is another.
+        traced: What ``parity.trace.trace`` returns.
+    """
+
+    divergence: Divergence | None
+    causes: list[Cause]
+    traced: pd.DataFrame
+
+    def __str__(self) -> str:
+        if self.divergence is None:
+            return "no layer diverges"
+        lines = [f"{c.cause}{f' ({c.detail})' if c.detail else ''}: notebook {c.notebook}" for c in self.causes]
+        return "\n  ".join([str(self.divergence), *(lines or ["none of the known causes explains it"])])
+
+
+def diagnose(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    *,
+    torch_x: TwinInputs = None,
+    training: bool = False,
+) -> Diagnosis:
+    """Find the first layer that diverges, and try the known causes on it. Neither model is changed.
+
+    The arguments, and what is raised, are those of ``parity.trace.trace``.
+
+    Returns:
+        The layer, and each cause that makes it agree: undone, the twin's layer returns what Keras's does; or done to
+        Keras's numbers, it gives the twin's. ``parity.CAUSES`` lists the causes that are known. With them, the
+        table that ``trace`` returns.
+    """
+    port = make_port(keras_model, torch_model, x, mapping, torch_x)
+    run, verdicts = run_and_judge(port, training)
+    traced = table(run, verdicts)
+    first = next((verdict for verdict in verdicts if verdict.kind in STARTS), None)
+    if first is None:
+        return Diagnosis(None, [], traced)
+    return Diagnosis(divergence_of(run, first), _causes(port, run, first), traced)
+
+
+def _causes(port: Port, run: Run, verdict: Verdict) -> list[Cause]:
+    """Return what explains the first divergence."""
+    if verdict.exchanged_with:
+        return [_exchange(run, verdict)]
+    fault = verdict.training
+    if fault is not None and fault.kind in _CAUSES_IN_TRAINING:
+        return [known_cause(_CAUSES_IN_TRAINING[fault.kind], fault.detail)]
+    evidence = gather(port, run, verdict)
+    if fault is not None:
+        settings = other_settings(evidence)
+        details = ["momentum is {1:g}, not {0:g}".format(*settings["momentum"])] if "momentum" in settings else []
+        return [known_cause("momentum", detail) for detail in details]
+    return explained_by(WRONG_OUTPUT if verdict.kind == Kind.DIVERGES else WRONG_INPUT, evidence)
+
+
+def explained_by(attempts: Sequence[Attempt], evidence: Evidence) -> list[Cause]:
+    """Return the causes that the first attempt finds that finds any."""
+    found = (list(attempt(evidence)) for attempt in attempts)
+    return next(filter(None, found), [])
+
+
+def _exchange(run: Run, verdict: Verdict) -> Cause:
+    steps = run.graph.steps
+    if verdict.step == len(steps):
+        names = [f"output {output + 1}" for output in verdict.exchanged_with]
+        return known_cause("heads exchanged", ", ".join([divergence_of(run, verdict).layer, *names]))
+    names = [steps[index].name for index in (verdict.step, *verdict.exchanged_with)]
+    if _leads_out(run, verdict.step):
+        cause = "heads exchanged"
+    else:
+        cause = "weights of another layer" if steps[verdict.step].weights else "another skip"
+    return known_cause(cause, ", ".join(names))
+
+
+def _leads_out(run: Run, index: StepIndex) -> bool:
+    """Tell whether a step's output becomes one of the model's through layers without weights only."""
+    numbers = set(run.graph.steps[index].outputs)
+    for step in run.graph.steps[index + 1 :]:
+        if numbers & set(step.inputs) and not step.weights:
+            numbers |= set(step.outputs)
+    return bool(numbers & set(run.graph.outputs))

@@ -1,0 +1,100 @@
+"""Orders of axes, features and channels that a layer and its twin may not share."""
+
+from collections.abc import Iterator
+from itertools import permutations
+
+from parity.diagnosis.causes import Cause, known_cause
+from parity.diagnosis.evidence import Evidence, agree_within, run_modules
+
+import keras
+from torch import Tensor
+
+_REORDERING = (keras.layers.Flatten, keras.layers.Reshape)
+
+
+def by_order(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the order of axes in which a layer that only reorders gives what the twin has."""
+    if evidence.step is None or evidence.step.is_activation or len(evidence.inputs) != 1:
+        return
+    layer, x = evidence.step.layer, evidence.inputs[0]
+    if isinstance(layer, _REORDERING):
+        for order, other in other_orders(x):
+            if evidence.explains(other.reshape(evidence.value.shape)):
+                yield known_cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
+                return
+
+
+def by_channels(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the order of the channels in which a layer's twin has to be fed to agree."""
+    if len(evidence.twin_inputs) != 1 or evidence.twin_inputs[0].ndim < 3:
+        return
+    x = evidence.twin_inputs[0]
+    if evidence.agrees(run_modules(evidence.modules, [x.flip(1)])):
+        yield known_cause("channels reversed", "the last channel first")
+    groups = getattr(evidence.step.layer, "groups", 1) if evidence.step else 1
+    for parts in ((groups, -1), (-1, groups)) if groups > 1 else ():
+        if evidence.agrees(run_modules(evidence.modules, [x.unflatten(1, parts).transpose(1, 2).flatten(1, 2)])):
+            yield known_cause("groups", "it takes its channels in another order")
+            return
+
+
+def other_channels(evidence: Evidence) -> Cause | None:
+    """Return in what other order the twin has the channels of a tensor (batch, ..., channels)."""
+    channels = evidence.value.shape[-1]
+    if evidence.value.ndim < 3:
+        return None
+    if evidence.explains(evidence.value.flip(-1)):
+        return known_cause("channels reversed", "the last channel first")
+    for groups in range(2, channels):
+        if channels % groups == 0 and evidence.explains(evidence.value.unflatten(-1, (groups, -1)).mT.flatten(-2)):
+            return known_cause("groups", f"its channels are taken in turn from {groups} groups of them")
+    for order in permutations(range(channels)) if channels < 5 else ():
+        if order != tuple(range(channels)) and evidence.explains(evidence.value[..., list(order)]):
+            return known_cause("channels reversed", f"in the order {order}")
+    return None
+
+
+def other_orders(x: Tensor, all_orders: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Yield a tensor (batch, ...) flattened with its axes in each other order, and that order."""
+    axes = range(1, x.ndim)
+    for order in permutations(axes):
+        if all_orders or list(order) != list(axes):
+            yield tuple(axis - 1 for axis in order), x.permute(0, *order).flatten(1)
+
+
+def by_exchanged_axes(evidence: Evidence) -> Iterator[Cause]:
+    """Yield an order of the axes between batch and channels in which the twin takes its input."""
+    rank = evidence.value.ndim
+    between = tuple(range(1, rank - 1))
+    for order in permutations(between):
+        if order == between or not evidence.explains(evidence.value.permute(0, *order, rank - 1)):
+            continue
+        if evidence.step is not None and isinstance(evidence.step.layer, _REORDERING):
+            yield known_cause("flatten order", f"its axes are in the order {order} before they are flattened")
+        else:
+            yield known_cause("input axes exchanged", f"in the order {order}")
+        return
+
+
+def by_reshaped_axes(evidence: Evidence) -> Iterator[Cause]:
+    """Yield that the twin's input was reshaped, not permuted."""
+    value, twin = evidence.value, evidence.twin
+    reshaped = value.ndim > 2 and value.shape != twin.shape
+    if reshaped and agree_within(value.flatten(1), twin.flatten(1), evidence.tolerance):
+        yield known_cause("input axes exchanged", "reshaped, where its axes should be permuted")
+
+
+def by_order_of_channels(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the order in which the twin takes the channels."""
+    found = other_channels(evidence)
+    if found:
+        yield found
+
+
+def by_order_of_features(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the order in which the twin takes flattened features."""
+    if evidence.flattened:
+        for order, other in other_orders(evidence.value.unflatten(1, evidence.flattened)):
+            if evidence.explains(other):
+                yield known_cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
+                return

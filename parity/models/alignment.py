@@ -1,0 +1,157 @@
+"""Align a Keras tensor with what the twin has in its place, and measure how far apart they are."""
+
+from collections.abc import Iterator
+from itertools import product
+from math import inf, isfinite, prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# What a note says of tensors that were aligned.
+CHANNELS_FIRST_FEATURES = "flattened channels first"
+BORDERS = ("with a border", "without a border")
+
+_CHANNELS_FIRST = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.PReLU),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
+
+
+class Aligned(NamedTuple):
+    """A Keras tensor and the twin's, with the same shape and the same elements at the same places.
+
+    Attributes:
+        value: The Keras tensor.
+        twin: The twin's.
+        note: How they were aligned, if it took more than moving the axis of the channels.
+    """
+
+    value: Tensor
+    twin: Tensor
+    note: str = ""
+
+
+def alignments(
+    value: Tensor,
+    twin: Tensor,
+    module: nn.Module | None = None,
+    flattened: tuple[int, ...] | None = None,
+    window: bool = False,
+) -> Iterator[Aligned]:
+    """Yield each way to align a Keras tensor with the twin's, the likeliest first; none if no shape fits.
+
+    Args:
+        value: The Keras tensor (batch, ..., channels).
+        twin: The twin's, channels first or last.
+        module: The module that takes or returns it; it may settle where the channels are.
+        flattened: The shape (*spatial, channels) that the features of ``value`` were flattened from, if any.
+        window: Whether one of the two may have a border of padding that the other does not have yet.
+    """
+    if value.ndim == twin.ndim and value.ndim > 2:
+        yield from _same_rank(value, twin, module, window)
+    elif value.shape == twin.shape:
+        yield Aligned(value, twin)
+        if flattened and value.shape[1] == prod(flattened):
+            yield _features_channels_first(value, twin, flattened)
+    elif value.numel() == twin.numel() and value.shape[:1] == twin.shape[:1]:
+        yield from _reshaped(value, twin)
+    if value.ndim > 1 and twin.ndim > 1 and value.shape[0] != twin.shape[0]:
+        yield from _time_as_batch(value, twin, module)
+        yield from _several_calls(value, twin, module, flattened)
+
+
+def _same_rank(value: Tensor, twin: Tensor, module: nn.Module | None, window: bool) -> Iterator[Aligned]:
+    """Yield the twin's with the channels moved to the end, as it is, with a border, and with time before examples."""
+    orders = []
+    if not isinstance(module, _CHANNELS_LAST):
+        orders.append(twin.movedim(1, -1))
+    if not isinstance(module, _CHANNELS_FIRST):
+        orders.append(twin)
+    for view in orders:
+        if view.shape == value.shape:
+            yield Aligned(value, view)
+    for view in orders if window else ():
+        yield from _windows(value, view)
+    if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape:
+        yield Aligned(value, twin.transpose(0, 1))
+
+
+def _features_channels_first(value: Tensor, twin: Tensor, flattened: tuple[int, ...]) -> Aligned:
+    """Return flattened features (batch, features) of which the twin's were flattened channels first."""
+    *spatial, channels = flattened
+    features = twin.unflatten(1, (channels, *spatial)).movedim(1, -1).flatten(1)
+    return Aligned(value, features, CHANNELS_FIRST_FEATURES)
+
+
+def _reshaped(value: Tensor, twin: Tensor) -> Iterator[Aligned]:
+    """Yield tensors of as many elements for each example, of which one may be flattened."""
+    sizes = [size for size in value.shape[1:] if size > 1]
+    if sizes == [size for size in twin.shape[1:] if size > 1]:
+        yield Aligned(value.flatten(), twin.flatten())
+    elif twin.ndim == 2 < value.ndim:
+        yield Aligned(value.flatten(1), twin, "flattened")
+        yield Aligned(value.movedim(-1, 1).flatten(1), twin, CHANNELS_FIRST_FEATURES)
+    elif value.ndim == 2 < twin.ndim:
+        yield Aligned(value, twin.movedim(1, -1).flatten(1), "not flattened")
+        yield Aligned(value, twin.flatten(1), "not flattened")
+    else:
+        yield Aligned(value.flatten(1), twin.movedim(1, -1).flatten(1))
+        yield Aligned(value.flatten(1), twin.flatten(1))
+
+
+def _time_as_batch(value: Tensor, twin: Tensor, module: nn.Module | None) -> Iterator[Aligned]:
+    """Yield tensors of which the twin's has an example for each step of time of each example."""
+    for axes in range(2, value.ndim):
+        if prod(value.shape[:axes]) == twin.shape[0]:
+            yield from alignments(value.flatten(0, axes - 1), twin, module)
+
+
+def _several_calls(
+    value: Tensor, twin: Tensor, module: nn.Module | None, flattened: tuple[int, ...] | None
+) -> Iterator[Aligned]:
+    """Yield the parts of a twin's tensor that has the examples of several calls, one after another or in turn."""
+    calls = twin.shape[0] / value.shape[0]
+    if calls in (2, 3, 4) and twin.shape[1:].numel() == value.shape[1:].numel():
+        for part in (*twin.split(value.shape[0]), *(twin[call :: int(calls)] for call in range(int(calls)))):
+            yield from alignments(value, part, module, flattened)
+
+
+def _windows(value: Tensor, view: Tensor) -> Iterator[Aligned]:
+    """Yield each place of the smaller of two tensors (batch, *spatial, channels) within the larger."""
+    ends = (0, value.ndim - 1)
+    if value.shape == view.shape or any(value.shape[axis] != view.shape[axis] for axis in ends):
+        return
+    axes = range(1, value.ndim - 1)
+    more = [view.shape[axis] - value.shape[axis] for axis in axes]
+    if not (all(m >= 0 for m in more) or all(m <= 0 for m in more)) or max(map(abs, more)) > 16:
+        return
+    large, small = (view, value) if max(more) > 0 else (value, view)
+    # The middle first: that is where padding leaves the data.
+    starts = [sorted(range(abs(m) + 1), key=lambda start, m=m: abs(start - abs(m) // 2)) for m in more]
+    for offset in product(*starts):
+        part = large
+        for axis, start in zip(axes, offset, strict=True):
+            part = part.narrow(axis, start, small.shape[axis])
+        yield Aligned(value, part, BORDERS[0]) if large is view else Aligned(part, view, BORDERS[1])
+
+
+def distance(value: Tensor, twin: Tensor) -> float:
+    """Return the largest absolute difference of two tensors; infinity agrees with its like, NaN with nothing."""
+    value, twin = (tensor if tensor.is_floating_point() else tensor.double() for tensor in (value, twin))
+    difference = value - twin
+    size = largest(difference)
+    if isfinite(size):
+        return size
+    return largest(difference.masked_fill(value == twin, 0))
+
+
+def largest(tensor: Tensor) -> float:
+    """Return the largest absolute value of a tensor; infinity if it holds NaN."""
+    if not tensor.numel():
+        return 0.0
+    low, high = (float(end) for end in torch.aminmax(tensor))
+    return inf if np.isnan(low) else max(abs(low), abs(high))

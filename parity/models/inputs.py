@@ -1,0 +1,132 @@
+"""What both models are run with, and how they are left as they were."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from parity.axes import torch_input
+from parity.errors import ParityError
+from parity.models.keras_graph import functional
+from parity.models.keras_layers import inner_layers
+
+import keras
+import numpy as np
+import torch
+from keras import tree
+from torch import Tensor, nn
+
+Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
+TwinInputs = Tensor | Sequence[Tensor] | None
+
+
+def keras_inputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
+    """Return an array for each input of a Keras model, in the order of ``model.inputs`` and of its dtype.
+
+    Raises:
+        ParityError: If there are more or fewer, or one has another shape, no examples, or a number that is not finite.
+    """
+    wanted, struct = functional(model).inputs, functional(model)._inputs_struct
+    if isinstance(x, Mapping):
+        as_built = isinstance(struct, dict) and set(struct) <= set(x)
+        missing = [] if as_built else [tensor.name for tensor in wanted if tensor.name not in x]
+        if missing:
+            raise ParityError(model.name, [f"no input {name}" for name in missing])
+        x = {key: x[key] for key in struct} if as_built else [x[tensor.name] for tensor in wanted]
+    arrays = [np.asarray(array) for array in ([x] if hasattr(x, "shape") else tree.flatten(x))]
+    if len(arrays) != len(wanted):
+        raise ParityError(model.name, [f"inputs: {len(wanted)} expected, {len(arrays)} found"])
+    pairs = list(zip(wanted, arrays, strict=True))
+    faults = [f"input {tensor.name} {fault}" for tensor, array in pairs for fault in _input_faults(tensor, array)]
+    if faults:
+        raise ParityError(model.name, faults)
+    return [np.asarray(array, tensor.dtype) for tensor, array in pairs]
+
+
+def _input_faults(tensor: Any, array: np.ndarray) -> Iterator[str]:
+    due = tuple(tensor.shape)[1:]
+    if array.dtype.kind not in "fiub":
+        yield f"has no numbers, but {array.dtype}"
+    elif array.ndim != 1 + len(due) or any(
+        want not in (None, size) for want, size in zip(due, array.shape[1:], strict=True)
+    ):
+        yield f"has the shape {array.shape}, not {(None, *due)}"
+    elif array.size == 0:
+        yield "is empty: nothing could differ"
+    elif not np.isfinite(array).all():
+        yield "has numbers that are not finite: what is computed from them could not differ"
+
+
+def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInputs = None) -> list[Tensor]:
+    """Return the inputs of a twin: channels at axis 1, and of the twin's dtype. They may be overwritten.
+
+    Args:
+        model: The twin.
+        arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels.
+        given: The inputs, if they are others than these.
+
+    Raises:
+        ParityError: If the twin is not on the CPU.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(map(nn.parameter.is_lazy, tensors)):
+        raise ParityError(type(model).__name__, ["it has lazy modules: run it once, so that they take on their shapes"])
+    devices = {tensor.device.type for tensor in tensors} - {"cpu"}
+    if devices:
+        raise ParityError(type(model).__name__, [f"it is on {', '.join(sorted(devices))}; move it to the CPU"])
+    if given is not None:
+        if not all(isinstance(tensor, Tensor) for tensor in given):
+            raise ParityError(type(model).__name__, ["torch_x must be a tensor, or a list of tensors"])
+        return [tensor.detach().clone() for tensor in ([given] if isinstance(given, Tensor) else given)]
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    tensors = []
+    for array in arrays:
+        tensor = torch_input(array) if array.ndim > 2 else torch.from_numpy(array.copy())
+        tensors.append(tensor.to(dtype) if tensor.is_floating_point() and dtype is not None else tensor)
+    return tensors
+
+
+@contextmanager
+def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Let both models run without their statistics, modes and attributes or PyTorch's random numbers being changed.
+
+    Args:
+        keras_model: The Keras model.
+        torch_model: The twin.
+        training: Put the twin into training mode, unless it is, except for modules whose output is random there.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in torch_model.buffers()]
+    state = [(variable, variable.numpy()) for variable in keras_model.non_trainable_variables] if training else []
+    losses = [(layer._losses, list(layer._losses)) for layer in inner_layers(keras_model)]
+    modules = list(torch_model.modules())
+    modes = [module.training for module in modules]
+    plain = [vars(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    holders = [*plain, *(v for attributes in plain for v in attributes.values() if isinstance(v, dict | list | set))]
+    contents = [copy.copy(holder) for holder in holders]
+    for attributes in plain:  # a hook on gradients wraps what its module takes and returns
+        attributes["_backward_hooks"].clear()
+        attributes["_backward_pre_hooks"].clear()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            if training and not torch_model.training:
+                torch_model.train()
+            for module in modules if training else ():
+                module.training = module.training and not isinstance(module, nn.modules.dropout._DropoutNd)
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for holder, content in zip(holders, contents, strict=True):
+            holder.clear()
+            if isinstance(holder, list):
+                holder.extend(content)
+            else:
+                holder.update(content)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+        for variable, value in state:
+            variable.assign(value)
+        for collected, before in losses:
+            collected[:] = before

@@ -1,0 +1,198 @@
+"""The layers of a Keras model in the order of the data flow, and how to run one."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, NamedTuple, NewType
+from unittest import mock
+
+from parity.errors import ParityError
+from parity.models.keras_layers import RANDOM_IN_TRAINING, activation_name, has_activation
+
+import keras
+from keras import tree
+from torch.utils._pytree import tree_leaves
+
+# The number of a tensor of a Keras model.
+TensorId = NewType("TensorId", int)
+# The position of a step among the steps of a graph; the one after the last stands for the model's return.
+StepIndex = int
+
+
+class Step(NamedTuple):
+    """One call of one Keras layer; a layer with an activation of its own takes two.
+
+    Attributes:
+        name: The layer's name, with the names of the models that it is nested in; "activation" is added for the second
+            step of a layer with an activation, "(call 2)" for the second call of a shared layer.
+        layer: The layer; an operation without weights, such as ``x + y``, counts as one.
+        is_activation: Whether it is the activation of the layer only.
+        inputs: Numbers of the tensors that it takes.
+        outputs: Numbers of the tensors that it returns.
+        node: Keras's own record of the call.
+        frozen: Whether the call, or that of a model that it is nested in, says ``training=False``.
+    """
+
+    name: str
+    layer: Any
+    is_activation: bool
+    inputs: tuple[TensorId, ...]
+    outputs: tuple[TensorId, ...]
+    node: Any
+    frozen: bool
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of layer, or of activation."""
+        if self.is_activation:
+            return f"activation {activation_name(self.layer)}"
+        return type(self.layer).__name__
+
+    @property
+    def weights(self) -> list[Any]:
+        """Return the weights that the step computes with."""
+        return [] if self.is_activation else self.layer_weights
+
+    @property
+    def layer_weights(self) -> list[Any]:
+        """Return the weights of the step's layer, those that the step does not compute with as well."""
+        return getattr(self.layer, "weights", [])
+
+    @property
+    def has_activation(self) -> bool:
+        """Tell whether a step with the layer's activation follows."""
+        return not self.is_activation and has_activation(self.layer)
+
+
+class Graph(NamedTuple):
+    """A Keras model as steps, in the order of the data flow; tensors are numbered.
+
+    Attributes:
+        steps: The calls of layers.
+        inputs: Numbers of the model's inputs, in the order of ``keras.Model.inputs``.
+        outputs: Numbers of the model's outputs, those of a dictionary in its order.
+        keys: The keys of the dictionary that the model returns, if it returns one.
+    """
+
+    steps: list[Step]
+    inputs: tuple[TensorId, ...]
+    outputs: tuple[TensorId, ...]
+    keys: tuple[str, ...] = ()
+
+    def inputs_of(self, step: StepIndex) -> tuple[TensorId, ...]:
+        """Return the tensors that a step takes; those that the model's return takes are the model's outputs."""
+        return self.steps[step].inputs if step < len(self.steps) else self.outputs
+
+    def producers(self) -> dict[TensorId, StepIndex]:
+        """Return the step that each tensor comes from; a model's input comes from none."""
+        return {number: index for index, step in enumerate(self.steps) for number in step.outputs}
+
+    def consumers(self) -> dict[TensorId, list[tuple[StepIndex, int]]]:
+        """Return for each tensor who takes it: the steps, each with the position of the tensor among its inputs."""
+        found: dict[TensorId, list[tuple[StepIndex, int]]] = defaultdict(list)
+        for index in range(len(self.steps) + 1):
+            for slot, number in enumerate(self.inputs_of(index)):
+                found[number].append((index, slot))
+        return found
+
+
+def keras_graph(model: keras.Model) -> Graph:
+    """Return the steps of a Keras model, those of models nested in it included.
+
+    Args:
+        model: A Functional or a Sequential model.
+
+    Raises:
+        ParityError: If the model is of another kind (a subclass with a ``call`` of its own has no graph), or has not
+            been built.
+    """
+    numbers = map(TensorId, count())
+    steps: list[Step] = []
+    calls: Counter[int] = Counter()
+
+    def add(name: str, node: Any, inputs: Sequence[int], frozen: bool) -> list[int]:
+        calls[id(node.operation)] += 1
+        if calls[id(node.operation)] > 1:
+            name += f" (call {calls[id(node.operation)]})"
+        outputs = [next(numbers) for _ in node.outputs]
+        steps.append(Step(name, node.operation, False, tuple(inputs), tuple(outputs), node, frozen))
+        if steps[-1].has_activation:
+            inputs, outputs = outputs, [next(numbers) for _ in node.outputs]
+            steps.append(Step(f"{name} activation", node.operation, True, tuple(inputs), tuple(outputs), node, frozen))
+        return outputs
+
+    def visit(model: Any, inputs: Sequence[int], prefix: str, frozen: bool) -> list[int]:
+        known = {id(tensor): number for tensor, number in zip(model.inputs, inputs, strict=True)}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            # Of several calls of one layer, Keras may have the last first.
+            for node in sorted(model._nodes_by_depth[depth], key=_number_of_call):
+                if node.is_input or any(id(tensor) not in known for tensor in node.input_tensors):
+                    continue
+                taken = [known[id(tensor)] for tensor in node.input_tensors]
+                nested = functional(node.operation)
+                name = prefix + node.operation.name
+                here = frozen or node.arguments.kwargs.get("training") is False
+                outputs = add(name, node, taken, here) if nested is None else visit(nested, taken, f"{name}/", here)
+                known.update(zip((id(tensor) for tensor in node.outputs), outputs, strict=True))
+        return [known[id(tensor)] for tensor in model.outputs]
+
+    graph = functional(model)
+    if graph is None:
+        raise ParityError(
+            getattr(model, "name", type(model).__name__),
+            [f"a {type(model).__name__} has no graph; only a Functional or a built Sequential model can be traced"],
+        )
+    inputs = [next(numbers) for _ in graph.inputs]
+    outputs = dict(zip(map(id, graph.outputs), visit(graph, inputs, "", False), strict=True))
+    struct = graph._outputs_struct  # graph.outputs has those of a dictionary in the order of its keys
+    keys = tuple(struct) if isinstance(struct, dict) else ()
+    return Graph(steps, tuple(inputs), tuple(outputs[id(tensor)] for tensor in tree_leaves(struct)), keys)
+
+
+def _number_of_call(node: Any) -> int:
+    """Return how many calls of a layer precede one."""
+    return next((i for i, other in enumerate(node.operation._inbound_nodes) if other is node), 0)
+
+
+def functional(model: Any) -> Any:
+    """Return the Functional model that a Functional or a built Sequential model is, else None."""
+    own_call = next((kind for kind in type(model).__mro__ if "call" in vars(kind)), object)
+    if not isinstance(model, keras.Model) or not own_call.__module__.startswith("keras."):
+        return None
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[Any]:
+    """Compute the outputs of one step.
+
+    Args:
+        step: The step; of a layer with an activation, it computes what precedes the activation, or that alone.
+        values: A tensor for each of its inputs.
+        training: Run it as in training, unless its output were random then.
+
+    Returns:
+        A tensor for each output.
+    """
+    if step.is_activation:
+        return [step.layer.activation(values[0])]
+    by_identity = {id(tensor): value for tensor, value in zip(step.node.input_tensors, values, strict=True)}
+    args, kwargs = step.node.arguments.fill_in(by_identity)
+    if getattr(step.layer, "_call_has_training_arg", False):
+        kwargs["training"] = training and not step.frozen and not isinstance(step.layer, RANDOM_IN_TRAINING)
+    if step.has_activation:
+        # Keras computes it in one go; there is no other way to see what precedes the activation.
+        with mock.patch.object(step.layer, "activation", None):
+            return tree.flatten(step.layer(*args, **kwargs))
+    return tree.flatten(step.layer(*args, **kwargs))
+
+
+def activates(step: Step) -> bool:
+    """Tell whether a step computes an activation: one of its own of a layer, or that of an Activation layer."""
+    return step.is_activation or isinstance(step.layer, keras.layers.Activation)
+
+
+def function_of(step: Step) -> Any:
+    """Return what a step computes: a layer, an operation or an activation."""
+    return step.layer.activation if activates(step) else step.layer

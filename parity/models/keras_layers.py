@@ -1,0 +1,50 @@
+"""What is known of Keras's layers by their kind."""
+
+from typing import Any
+
+import keras
+
+# Layers that add an activation of their own to what they compute.
+_WITH_ACTIVATION = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+# Layers whose output is random in training, so that two frameworks cannot agree on it.
+RANDOM_IN_TRAINING = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    *(kind for name, kind in vars(keras.layers).items() if name.startswith("Random")),
+)
+
+
+def inner_layers(layer: Any) -> list[keras.Layer]:
+    """Return a layer and all layers within it, at any depth; of an operation without weights, none."""
+    return list(getattr(layer, "_flatten_layers", list)())
+
+
+def activation_name(layer: Any) -> str:
+    """Return the name of a layer's activation, "linear" if it has none."""
+    activation = getattr(layer, "activation", None)
+    return "linear" if activation is None else getattr(activation, "__name__", type(activation).__name__)
+
+
+def has_activation(layer: Any) -> bool:
+    """Tell whether a layer adds an activation of its own to what it computes."""
+    return isinstance(layer, _WITH_ACTIVATION) and activation_name(layer) != "linear"

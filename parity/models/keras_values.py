@@ -1,0 +1,141 @@
+"""The values of a Keras model, one step after another, and as other rounding errors would have them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from math import prod
+from typing import Any, NamedTuple
+
+from parity.models.keras_graph import Graph, Step, TensorId, run_step
+from parity.models.rounding import Errors, errors_of, is_float, perturbed_tensor, usual_move
+
+import keras
+import numpy as np
+
+# One draw of rounding errors may by luck leave so few numbers all but unmoved.
+_FEW = 8
+
+
+# Layers that Keras on TensorFlow compiles anew at each call if they have groups, which takes longer than to run them.
+_COMPILED_WITH_GROUPS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
+
+class Value(NamedTuple):
+    """A tensor of the Keras model, and the same tensor computed with rounding errors of another kind."""
+
+    exact: Any
+    perturbed: Any
+
+
+def walk(
+    graph: Graph, x: Sequence[np.ndarray], training: bool = False, perturb: Callable[..., Any] | None = perturbed_tensor
+) -> Iterator[tuple[Step | None, list[Value], list[Value]]]:
+    """Compute a Keras model step by step; a tensor is forgotten when no later step takes it.
+
+    Every floating-point tensor is computed twice: as it is, and with each element of every tensor before it moved at
+    random by up to one unit of rounding of that tensor's largest element. How far the two are apart is the noise to
+    expect there: it grows with the depth and with the weights, as that of real rounding does. Inputs move away from 0
+    only, and do not leave it: a mask or a whole number stays what it is.
+
+    Args:
+        graph: The model.
+        x: An array for each input.
+        training: Run it as in training; BatchNormalization then also updates its statistics.
+        perturb: How the second value is moved: called as ``perturbed_tensor``. If None, the second value is the first.
+
+    Yields:
+        The step, its inputs and its outputs; first of all None, the model's inputs, and the same again.
+    """
+    last_use = {number: index for index, step in enumerate(graph.steps) for number in step.inputs}
+    seeds = count()
+
+    def value_of(exact: Any, other: Any, errors: Errors) -> Value:
+        return Value(exact, perturb(other, next(seeds), errors) if perturb else exact)
+
+    first = [keras.ops.convert_to_tensor(array) for array in x]
+    values = {number: value_of(tensor, tensor, Errors()) for number, tensor in zip(graph.inputs, first, strict=True)}
+    for number, (exact, other) in values.items() if perturb else ():
+        if is_float(exact):
+            values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(other - exact))
+    yield None, list(values.values()), list(values.values())
+    for index, step in enumerate(graph.steps):
+        inputs = [values[number] for number in step.inputs]
+        exact, other = _run_twice(step, inputs, training) if perturb else _run_once(step, inputs, training)
+        errors = errors_of(step, [value.exact for value in inputs], exact, training) if perturb else Errors()
+        outputs = [value_of(*pair, errors) for pair in zip(exact, other, strict=True)]
+        if perturb and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
+            outputs = [_moved(step, inputs, value) for value in outputs]
+        for number in step.inputs:
+            if last_use[number] == index:
+                values.pop(number, None)
+        values.update(zip(step.outputs, outputs, strict=True))
+        yield step, inputs, outputs
+        for number in step.outputs:
+            if number not in last_use:
+                del values[number]
+
+
+def _moved(step: Step, inputs: Sequence[Value], output: Value) -> Value:
+    """Return an output of few numbers, moved as far as rounding errors usually move it, if by luck they have not."""
+    moves = [float(np.abs(_move(value)).max(initial=0)) for value in inputs]
+    least = usual_move(step, moves, [value.exact for value in inputs], output.exact)
+    move = _move(output)
+    if not np.abs(move).max() < least:
+        return output
+    further = keras.ops.convert_to_tensor(np.copysign(least, move), output.perturbed.dtype)
+    return output._replace(perturbed=output.perturbed + further)
+
+
+def _move(value: Value) -> np.ndarray:
+    exact, perturbed = (keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float64")) for tensor in value)
+    return perturbed - exact
+
+
+def _exact(step: Step, inputs: Sequence[Value], training: bool) -> list[Any]:
+    return run_step(step, [value.exact for value in inputs], training)
+
+
+def _run_once(step: Step, inputs: Sequence[Value], training: bool) -> tuple[list[Any], list[Any]]:
+    """Return the outputs of a step in place of both."""
+    outputs = _exact(step, inputs, training)
+    return outputs, outputs
+
+
+def _run_twice(step: Step, inputs: Sequence[Value], training: bool) -> tuple[list[Any], list[Any]]:
+    """Return the outputs of a step, and its outputs with other rounding errors."""
+    if isinstance(step.layer, _COMPILED_WITH_GROUPS) and step.layer.groups > 1 and not step.is_activation:
+        (output,) = run_step(step, [keras.ops.concatenate(inputs[0])], training)
+        exact, other = keras.ops.split(output, 2)
+        return [exact], [other]
+    return _exact(step, inputs, training), _run_unnoticed(step, [value.perturbed for value in inputs], training)
+
+
+def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[Any]:
+    """Run a step, and undo what it did to the layer's statistics."""
+    state = [] if not training else getattr(step.layer, "non_trainable_variables", [])
+    before = [variable.numpy() for variable in state]
+    outputs = run_step(step, values, training)
+    for variable, value in zip(state, before, strict=True):
+        variable.assign(value)
+    return outputs
+
+
+def follow_order(
+    step: Step, inputs: Sequence[Value], outputs: Sequence[Value], flattened: dict[TensorId, tuple[int, ...]]
+) -> None:
+    """Enter the outputs of a step that hold flattened features, with the shape that they were flattened from.
+
+    Args:
+        step: The step. Features keep their order up to the first Dense layer, which mixes them.
+        inputs: What it takes.
+        outputs: What it returns.
+        flattened: For each tensor with flattened features that is known so far: the shape (*spatial, channels).
+    """
+    if len(step.inputs) != 1 or len(step.outputs) != 1:
+        return
+    shape, result = tuple(inputs[0].exact.shape)[1:], tuple(outputs[0].exact.shape)[1:]
+    mixes = isinstance(step.layer, keras.layers.Dense) and not step.is_activation
+    if isinstance(step.layer, keras.layers.Flatten):
+        if len(shape) > 1:
+            flattened[step.outputs[0]] = shape
+    elif step.inputs[0] in flattened and not mixes and result == (prod(flattened[step.inputs[0]]),):
+        flattened[step.outputs[0]] = flattened[step.inputs[0]]

@@ -1,0 +1,261 @@
+"""How far two right models may be apart: the rounding errors of each operation, and the noise that comes of them.
+
+Most operations round each element by up to one unit of rounding of the largest. ``RULES`` has a row for each operation
+that rounds otherwise. A new operation is a new row, with its source.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import exp, isfinite, log1p, prod, sqrt
+from typing import Any, NamedTuple
+
+from parity.models.alignment import largest
+from parity.models.keras_graph import Step, function_of
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor
+
+# The noise is measured with rounding errors drawn once, at random; those of another run may be some times as large.
+TIMES_NOISE = 32
+# From here on PyTorch's softplus returns what it takes, and is off by so much.
+_SOFTPLUS_FROM, _SOFTPLUS_OFF = 20, log1p(exp(-20))
+
+
+def _never(layer: Any) -> bool:
+    return False
+
+
+def _always(layer: Any) -> bool:
+    return True
+
+
+def _if_not_plain(layer: Any) -> bool:
+    """Tell whether a ReLU has a slope, a threshold or a largest value."""
+    return isinstance(layer, keras.layers.ReLU) and bool(layer.negative_slope or layer.threshold or layer.max_value)
+
+
+def _nothing(function: Any, x: Any) -> float:
+    return 0.0
+
+
+def _largest_input(function: Any, x: Any) -> float:
+    return float(keras.ops.max(keras.ops.abs(x), initial=0))
+
+
+def _alpha_if_negative(function: Any, x: Any) -> float:
+    return abs(getattr(function, "alpha", 1.0)) if keras.ops.min(x, initial=0) < 0 else 0.0
+
+
+def _softplus_error(function: Any, x: Any) -> float:
+    return _SOFTPLUS_OFF / unit_of(x) if keras.ops.max(x, initial=0) > _SOFTPLUS_FROM else 0.0
+
+
+class Rounding(NamedTuple):
+    """How an operation rounds, where it is not by one unit of rounding of its largest element.
+
+    Attributes:
+        source: Why.
+        least: Takes the layer or function and what it takes, and returns the size of an element whose rounding errors
+            every output has at the least, however small the outputs are themselves.
+        float32_constant: Takes the layer or function, and tells whether TensorFlow computes it with a constant in
+            float32, whatever the dtype.
+        selects: Whether it hands on some of the numbers that it takes, or a share of them, chosen by their size. What
+            it returns has an error as large as what it takes, or none, as the choice falls.
+        adds: Whether it adds up its inputs. A sum may be near 0 although its terms are not.
+        averages: Whether it adds up the elements of its input; see ``adds``.
+    """
+
+    source: str
+    least: Callable[[Any, Any], float] = _nothing
+    float32_constant: Callable[[Any], bool] = _never
+    selects: bool = False
+    adds: bool = False
+    averages: bool = False
+
+
+_SELECTS = "It may select another element where rounding differs."
+_SUM = "Its error is that of the terms, not one unit of its own size."
+_MEAN = Rounding("The mean of numbers of both signs may be 0. " + _SUM, least=_largest_input, averages=True)
+_EXP_MINUS_ONE = Rounding(
+    "Below 0 TensorFlow 2.21.0 computes exp(x) - 1, PyTorch expm1(x), which keeps more digits near 0.",
+    least=_alpha_if_negative,
+)
+
+# The names are those of Keras's layers, operations and activations, in lower case and without "_".
+RULES: Mapping[str, Rounding] = {
+    "softplus": Rounding(
+        "PyTorch's is the identity from 20 on: https://docs.pytorch.org/docs/stable/generated/torch.nn.Softplus.html",
+        least=_softplus_error,
+    ),
+    "elu": _EXP_MINUS_ONE,
+    "selu": _EXP_MINUS_ONE,
+    "tanhshrink": Rounding("x - tanh(x): numbers of the size of x cancel.", least=_largest_input),
+    "gelu": Rounding(
+        "x (1 + erf(x / sqrt(2))) / 2: numbers of the size of x cancel, and TensorFlow 2.21.0 has sqrt(2) in float32.",
+        least=_largest_input,
+        float32_constant=_always,
+    ),
+    "upsampling2d": Rounding("TensorFlow 2.21.0 interpolates with float32 weights.", float32_constant=_always),
+    "relu": Rounding(_SELECTS + " TensorFlow 2.21.0 has its settings in float32.", _nothing, _if_not_plain, True),
+    "leakyrelu": Rounding(_SELECTS + " TensorFlow 2.21.0 has the slope in float32.", _nothing, _always, True),
+    **dict.fromkeys(
+        ("relu6", "prelu", "hardtanh", "hardsigmoid", "softshrink", "clip", "max", "min", "maxpool"),
+        Rounding(_SELECTS, selects=True),
+    ),
+    **dict.fromkeys(("maximum", "minimum"), Rounding(_SELECTS, selects=True)),
+    **{name.lower(): Rounding(_SELECTS, selects=True) for name in vars(keras.layers) if "MaxPool" in name},
+    "mean": _MEAN,
+    "sum": _MEAN,
+    **{name.lower(): _MEAN for name in vars(keras.layers) if "Average" in name},
+    "add": Rounding(_SUM, adds=True),
+    "subtract": Rounding(_SUM, adds=True),
+    "average": Rounding(_SUM, least=_largest_input, adds=True),
+}
+_NO_RULE = Rounding("One unit of rounding of the largest element.")
+
+
+def rule_of(step: Step) -> Rounding:
+    """Return the rule of ``RULES`` for what a step computes: a layer, one of its bases, an operation or a function."""
+    return next((RULES[name] for name in _names(step) if name in RULES), _NO_RULE)
+
+
+def has_float32_constants(step: Step) -> bool:
+    """Tell whether TensorFlow computes a step with a constant in float32, whatever the dtype."""
+    return rule_of(step).float32_constant(function_of(step))
+
+
+class Errors(NamedTuple):
+    """How large the rounding errors of a step's outputs are.
+
+    Attributes:
+        float32: Whether it is computed with a constant in float32.
+        terms: How many numbers are added up into each element, one by one.
+        least: The errors are at least those of a tensor with an element of this size.
+    """
+
+    float32: bool = False
+    terms: float = 1
+    least: float = 0
+
+
+def errors_of(step: Step, inputs: Sequence[Any], outputs: Sequence[Any], training: bool) -> Errors:
+    """Return how large the rounding errors of a step's outputs are.
+
+    Args:
+        step: The step.
+        inputs: What it takes, as Keras tensors.
+        outputs: What it returns.
+        training: Whether it runs as in training.
+    """
+    rule = rule_of(step)
+    least = rule.least(function_of(step), inputs[0]) if inputs else 0.0
+    return Errors(has_float32_constants(step), _terms(step, inputs, outputs, training), least)
+
+
+_USUAL = Errors()
+
+
+def perturbed_tensor(tensor: Any, seed: int | tuple[int, ...], errors: Errors = _USUAL) -> Any:
+    """Return a Keras tensor with each element moved at random, as by a rounding error.
+
+    Args:
+        tensor: The tensor; one of whole numbers is returned as it is.
+        seed: Seed of the random numbers.
+        errors: How large the errors are.
+    """
+    if not is_float(tensor):
+        return tensor
+    dtype, unit = keras.backend.standardize_dtype(tensor.dtype), unit_of(tensor)
+    if errors.float32:
+        unit = max(unit, torch.finfo(torch.float32).eps)
+    # The errors of a long sum are a walk at random; those of a very long one of like numbers all go one way.
+    unit *= max(1, sqrt(errors.terms) / 16, errors.terms / 1024)
+    # NumPy draws much faster than Keras does, and has no numbers of two bytes to draw.
+    drawn = np.float64 if dtype == "float64" else np.float32
+    sizes = np.abs(keras.ops.convert_to_numpy(tensor), dtype=drawn)
+    size = sizes.max(initial=errors.least)
+    if not np.isfinite(size):
+        size = sizes[np.isfinite(sizes)].max(initial=errors.least)
+    noise = np.random.default_rng(seed).random(sizes.shape, drawn)
+    noise -= 0.5
+    noise *= 2 * unit * float(size)
+    return tensor + keras.ops.convert_to_tensor(noise, dtype)
+
+
+def usual_move(step: Step, moves: Sequence[float], inputs: Sequence[Any], output: Any) -> float:
+    """Return how far other rounding errors usually move an output that is a sum of numbers or one of them; else 0.
+
+    A sum may be near 0 although its terms are not: its error is that of the terms. The largest of many numbers is one
+    of them, and may by luck be one that has hardly moved; ReLU may by luck hand on none.
+
+    Args:
+        step: The step.
+        moves: How far rounding errors have moved each of its inputs, at the most.
+        inputs: What it takes, as Keras tensors.
+        output: One tensor that it returns.
+    """
+    gain = _gain(step, inputs, output) if is_float(output) else 0.0
+    if not gain:
+        return 0.0
+    units = [unit_of(output) * _largest_input(None, keras.ops.cast(tensor, "float64")) for tensor in inputs]
+    return gain * max([0.0, *units, *moves]) / 2
+
+
+def _gain(step: Step, inputs: Sequence[Any], output: Any) -> float:
+    """Return by how much a step magnifies the errors of what it takes, if it adds or selects; else 0."""
+    if hasattr(step.layer, "kernel") and not step.is_activation:
+        # The norm of the weights of one unit or filter, on average.
+        kernel = keras.ops.convert_to_numpy(keras.ops.cast(step.layer.kernel, "float32"))
+        return float(np.linalg.norm(kernel.ravel())) / sqrt(output.shape[-1])
+    rule = rule_of(step)
+    if rule.adds or rule.selects:
+        return 1.0
+    shares = prod(inputs[0].shape) / max(1, prod(output.shape)) if inputs else 0
+    if not rule.averages or shares <= 1:
+        return 0.0
+    return sqrt(shares) if "sum" in _names(step) else 1 / sqrt(shares)
+
+
+def _terms(step: Step, inputs: Sequence[Any], outputs: Sequence[Any], training: bool) -> float:
+    """Return how many numbers a step adds up one by one into each that it returns, as far as their shapes tell.
+
+    Products of matrices, and with them Dense layers and convolutions, are added up in blocks.
+    """
+    if not inputs or "Max" in type(step.layer).__name__ or hasattr(step.layer, "kernel"):
+        return 1
+    count = prod(inputs[0].shape)
+    if training and isinstance(step.layer, keras.layers.BatchNormalization):
+        return count / inputs[0].shape[step.layer.axis]
+    return max(1, count / max(1, prod(outputs[0].shape)))
+
+
+def _names(step: Step) -> list[str]:
+    """Return the names of what a step computes, of a class also those of its bases: "leakyrelu", "maxpooling2d"."""
+    function = function_of(step)
+    named = [function] if hasattr(function, "__name__") else type(function).__mro__
+    return [one.__name__.lower().replace("_", "") for one in named]
+
+
+def noise_of(exact: Tensor, perturbed: Tensor) -> float:
+    """Return the rounding noise to expect in a tensor: its distance from one computed with other rounding errors.
+
+    It is at the least one unit of rounding of the largest element, should the draw be lucky.
+    """
+    if not exact.is_floating_point():
+        return 0.0
+    difference, size = largest(exact - perturbed), largest(exact)
+    if not isfinite(difference) or not isfinite(size):
+        finite = exact.isfinite() & perturbed.isfinite()
+        difference, size = largest((exact - perturbed)[finite]), largest(exact[finite])
+    return max(difference, torch.finfo(exact.dtype).eps * size)
+
+
+def is_float(tensor: Any) -> bool:
+    """Tell whether a Keras tensor holds floating-point numbers."""
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
+
+
+def unit_of(tensor: Any) -> float:
+    """Return the unit of rounding of a Keras tensor's dtype."""
+    return torch.finfo(getattr(torch, keras.backend.standardize_dtype(tensor.dtype))).eps

@@ -1,0 +1,278 @@
+"""What a PyTorch model calls while it runs: its modules, and the functions between them."""
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+from parity.errors import ParityError
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+_TAG = "_parity_number"
+_DROPOUTS = frozenset(
+    {
+        torch.dropout,
+        torch.feature_dropout,
+        torch.alpha_dropout,
+        nn.functional.dropout,
+        nn.functional.dropout1d,
+        nn.functional.dropout2d,
+        nn.functional.dropout3d,
+        nn.functional.alpha_dropout,
+        nn.functional.feature_alpha_dropout,
+    }
+)
+
+
+_OTHER_CALLS = "what it calls depends on the number of examples, or on their values, or on chance"
+
+
+class Call(NamedTuple):
+    """One call of a module, or of a function outside of such modules.
+
+    Attributes:
+        name: The module's name, or the function's.
+        module: The module, None for a function.
+        inputs: Numbers of the tensors that it takes, as far as the model computed them.
+        outputs: Numbers of the tensors that it returns.
+        shapes: Shape of each tensor it returns.
+        rate: Of dropout, or of a module of the reader's own around it: the share that it drops in training.
+        overwrites: Whether it returns the very tensor that it takes, with other numbers or the same.
+        rates_inside: The rates of all dropout in a module that does more than drop.
+    """
+
+    name: str
+    module: nn.Module | None
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    rate: float | None = None
+    overwrites: bool = False
+    rates_inside: tuple[float, ...] = ()
+
+
+# Called with the number of a call, whether it is about to run ("in") or has run ("out"), and its tensors.
+Watcher = Callable[[int, str, list[Tensor]], None]
+
+
+class Watch(NamedTuple):
+    """How a model that was recorded before is watched while it runs again.
+
+    Attributes:
+        expected: The calls as they were recorded. A watcher needs them: whether a function is a call, or returns no
+            tensor, as ``x.size()`` does, shows only when it has run.
+        watcher: Called before and after each call. It must not change the tensors, and not keep them: a later call may
+            overwrite them.
+        dropout: Whether functions such as ``F.dropout`` drop anything.
+    """
+
+    expected: Sequence[Call]
+    watcher: Watcher
+    dropout: bool = True
+
+
+def record(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    whole: Collection[nn.Module] = (),
+    keys: Sequence[str] = (),
+    watch: Watch | None = None,
+) -> tuple[list[Call], list[int], list[Tensor]]:
+    """Run a PyTorch model and record its calls in their order.
+
+    A module without modules in it counts as one call, and so does one in ``whole``; what happens within is not
+    recorded. The model is not changed. What ``torch.compile`` made of it runs as it was before.
+
+    Args:
+        model: The model; it runs in the mode (training or evaluation) that it is in.
+        inputs: Its inputs. The tensors number 0, 1, ... are these.
+        whole: Modules that count as one call although they have modules in them.
+        keys: If the model returns a dictionary with these keys, the outputs are in the order of these.
+        watch: How to watch it, if it was recorded before.
+
+    Returns:
+        The calls, the numbers of the model's outputs, and the outputs as a flat list.
+
+    Raises:
+        ParityError: If the model fails, or its calls are not those that were expected.
+    """
+    recorder = _Recorder(model, whole, watch)
+    with recorder.listening():
+        for tensor in inputs:
+            recorder.number(tensor)
+        try:
+            with nullcontext() if watch is None or watch.dropout else _DroppingNothing(), recorder:
+                outputs = model(*inputs)
+        except Exception as error:
+            if isinstance(error, ParityError) or error is recorder.of_watcher:
+                raise
+            where = f" in {recorder.failed}" if recorder.failed else ""
+            raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}") from error
+        if recorder.due() is not None:
+            raise recorder.fault(_OTHER_CALLS)
+        if isinstance(outputs, Mapping) and set(outputs) == set(keys):
+            outputs = [outputs[key] for key in keys]
+        leaves = _tensors_in(outputs)
+        return recorder.calls, list(map(number_of, leaves)), leaves
+
+
+def number_of(tensor: Tensor) -> int:
+    """Return the number of a tensor that a model computes while it is recorded, -1 for any other."""
+    return getattr(tensor, _TAG, -1)
+
+
+class _Recorder(TorchFunctionMode):
+    """Numbers every tensor as it is computed; the number stays with the tensor as an attribute while it listens."""
+
+    def __init__(self, model: nn.Module, whole: Collection[nn.Module], watch: Watch | None) -> None:
+        super().__init__()
+        self.model = model
+        self.watch = watch
+        self.names = {id(module): name for name, module in model.named_modules()}
+        ends = [module for module in model.modules() if not any(True for _ in module.children())]
+        # A model of the reader's own without modules is all functions.
+        if ends == [model] and not type(model).__module__.startswith("torch.nn"):
+            ends = []
+        self.ends = {id(module): module for module in (*ends, *whole)}
+        self.calls: list[Call] = []
+        self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []  # module, its inputs, their numbers
+        self.functions_inside: list[float | None] = []  # the rate of each that is dropout
+        self.failed = ""
+        self.of_watcher: Exception | None = None
+        self.numbered: list[weakref.ref[Tensor]] = []
+        self.count = 0
+
+    def number(self, tensor: Tensor) -> int:
+        if not hasattr(tensor, _TAG):
+            self.numbered.append(weakref.ref(tensor))
+        setattr(tensor, _TAG, self.count)
+        self.count += 1
+        return self.count - 1
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to all modules while a model runs; hooks of the modules themselves are left alone."""
+        handles = [
+            register_module_forward_pre_hook(self.enter_scripted),
+            register_module_forward_hook(self.leave, always_call=True),
+        ]
+        try:
+            for module in self.ends.values():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(module.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True))
+            with ExitStack() as stack:
+                if any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in self.model.modules()):
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for tensor in (reference() for reference in self.numbered):
+                if tensor is not None:
+                    delattr(tensor, _TAG)
+
+    def fault(self, text: str) -> ParityError:
+        return ParityError(type(self.model).__name__, [text])
+
+    def enter_scripted(self, module: nn.Module, args: Any) -> None:
+        """Enter a scripted module: it takes no hook of its own, which alone is given keywords."""
+        if id(module) in self.ends and isinstance(module, torch.jit.ScriptModule):
+            self.enter(module, args)
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if self.inside:
+            return
+        tensors = _tensors_in((args, kwargs))
+        self.inside.append((id(module), tensors, tuple(map(number_of, tensors))))
+        self.notify("in", tensors)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self.inside or self.inside[-1][0] != id(module):
+            return
+        functions, self.functions_inside = self.functions_inside, []
+        rates = tuple(rate for rate in functions if rate is not None)
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            rates, functions = (module.p,), [module.p]
+        rate = rates[0] if len(rates) == len(functions) == 1 else None
+        _, tensors, numbers = self.inside.pop()
+        name = self.names[id(module)]
+        if output is None:  # it failed, and whoever called it may go on
+            self.failed = name
+            return
+        call = Call(name, module, numbers, rate=rate, rates_inside=rates if rate is None else ())
+        self.add(call, tensors, _tensors_in(output))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.inside:
+            output = func(*args, **kwargs)
+            if _tensors_in(output):
+                self.functions_inside.append(_rate(func, args, kwargs))
+            return output
+        name = getattr(func, "__name__", "").strip("_")
+        # x.T and the like are attributes: their function is called __get__, that of any attribute.
+        name = "permute" if name == "get" else name
+        tensors = _tensors_in((args, kwargs))
+        numbers = tuple(map(number_of, tensors))
+        known = any(number >= 0 for number in numbers)
+        if known and self.watch is not None and name == self.due():
+            self.notify("in", tensors)
+        rate = _rate(func, args, kwargs)
+        output = func(*args, **kwargs)
+        results = tensors[:1] if name == "setitem" else _tensors_in(output)
+        if results and known:
+            self.add(Call(name, None, numbers, rate=rate), tensors, results)
+        return output
+
+    def due(self) -> str | None:
+        """Return the name of the call that is expected next, None if none is."""
+        expected = self.watch.expected if self.watch is not None else ()
+        return expected[len(self.calls)].name if len(self.calls) < len(expected) else None
+
+    def add(self, call: Call, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        """Add a call that has run: what it returns and whether that is what it took are entered here."""
+        if self.watch is not None and call.name != self.due():
+            raise self.fault(_OTHER_CALLS)
+        self.notify("out", outputs)
+        shapes = tuple(tuple(tensor.shape) for tensor in outputs)
+        overwrites = any(output is tensor for output in outputs for tensor in inputs)
+        numbers = tuple(map(self.number, outputs))
+        self.calls.append(call._replace(outputs=numbers, shapes=shapes, overwrites=overwrites))
+
+    def notify(self, when: str, tensors: list[Tensor]) -> None:
+        if self.watch is not None:
+            try:
+                with torch._C.DisableTorchFunction():
+                    self.watch.watcher(len(self.calls), when, tensors)
+            except Exception as error:
+                self.of_watcher = error
+                raise
+
+
+class _DroppingNothing(TorchFunctionMode):
+    """Within it, functions such as ``F.dropout`` drop nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _DROPOUTS:
+            return func(*args, **(kwargs or {}))
+        # It returns a tensor of its own, as one that drops does.
+        return _tensors_in((args, kwargs))[0].clone()
+
+
+def _rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+    """Return the rate of a call of dropout, None of any other function."""
+    if func not in _DROPOUTS:
+        return None
+    given = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)
+    return float(given.get("p", 0.5))
+
+
+def _tensors_in(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,0 +1,139 @@
+"""The Keras layers that become modules, and what each of them takes."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+from parity.models.keras_graph import Graph
+from parity.models.keras_layers import inner_layers
+from parity.models.keras_values import Value, follow_order, walk
+from parity.models.rounding import TIMES_NOISE, noise_of
+from parity.tensors import as_tensor
+from parity.weights.flattened import ON_FEATURES, channels_first_features, counts_features
+from parity.weights.layouts import Place, covered_layers, find_layout
+
+import keras
+import torch
+from torch import Tensor
+
+
+class Taken(NamedTuple):
+    """What a layer takes in one of its calls.
+
+    Attributes:
+        value: The input (batch, *spatial, channels).
+        tolerance: The largest difference that rounding explains.
+        flattened: The shape (*spatial, channels) that its features were flattened from, if any.
+        before: The parts whose weights it depends on.
+    """
+
+    value: Tensor
+    tolerance: float
+    flattened: tuple[int, ...] | None
+    before: frozenset[str]
+
+
+class Part(NamedTuple):
+    """What becomes one module: a Keras layer with weights, or one of the two convolutions of a SeparableConv.
+
+    Attributes:
+        label: The path of its weights, less the last part; for a SeparableConv, with the name of the convolution.
+        layer: The layer that has the weights.
+        weights: By the name of the PyTorch tensor: the Keras weight and where it goes.
+        taken: What it takes, call by call.
+    """
+
+    label: str
+    layer: keras.Layer
+    weights: dict[str, tuple[keras.Variable, Place]]
+    taken: list[Taken]
+
+    @property
+    def before(self) -> frozenset[str]:
+        """Return the parts that any of its calls depends on."""
+        return frozenset().union(*(taken.before for taken in self.taken))
+
+    def value(self, name: str, flattened: tuple[int, ...] | None = None) -> Tensor:
+        """Return the weight for a PyTorch tensor, in PyTorch's layout and the order of features of the twin.
+
+        Args:
+            name: Name of the PyTorch tensor.
+            flattened: The shape (*spatial, channels) of the features, if the twin flattens them channels first.
+        """
+        variable, place = self.weights[name]
+        value = place.view(as_tensor(variable))
+        if flattened and counts_features(self.layer, variable.name):
+            value = channels_first_features(value, flattened)
+        return value
+
+
+def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], list[str]]:
+    """Run the Keras model; return its parts by label, in the order of the data flow, and faults."""
+    parts: dict[str, Part] = {}
+    faults: dict[str, None] = {}
+    before: dict[int, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
+    flattened: dict[int, tuple[int, ...]] = {}
+    for step, inputs, outputs in walk(graph, arrays):
+        if step is None:
+            continue
+        behind = frozenset().union(*(before[number] for number in step.inputs))
+        if getattr(step.layer, "weights", []) and not step.is_activation:
+            new, more = _parts_of(step.layer)
+            faults |= dict.fromkeys(more)
+            for part in new:
+                known = parts.setdefault(part.label, part)
+                if known.layer is not part.layer:
+                    faults[f"{part.label}: two layers of the Keras model have this path; rename one"] = None
+                order = flattened.get(step.inputs[0]) if isinstance(part.layer, ON_FEATURES) else None
+                known.taken.append(_taken(part, inputs[0], order, behind))
+                behind |= {part.label}
+        before |= dict.fromkeys(step.outputs, behind)
+        follow_order(step, inputs, outputs, flattened)
+    if not parts and not faults:
+        faults["the Keras model has no weights"] = None
+    return parts, list(faults)
+
+
+def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
+    """Return what a layer with weights consists of, not run yet, and faults."""
+    owners = {id(variable): inner for inner in inner_layers(layer) for variable in inner.weights}
+    inner = {id(owner): owner for owner in owners.values()}
+    owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
+    path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
+    layout = find_layout(owner)
+    if layout is None:
+        return [], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"]
+    parts: dict[str, Part] = {}
+    faults = []
+    for variable in owner.weights:
+        place = layout.get(variable.name)
+        if place is None:
+            faults.append(f"{path}: a {kind} has no weight {variable.name} that can be moved")
+            continue
+        label = f"{path}/{place.part}" if place.part else path
+        part = parts.setdefault(label, Part(label, owner, {}, []))
+        part.weights[place.tensor] = (variable, place)
+    return list(parts.values()), faults
+
+
+def _taken(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> Taken:
+    if any(place.part == "pointwise" for _, place in part.weights.values()):
+        value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.perturbed))
+    exact, perturbed = as_tensor(value.exact), as_tensor(value.perturbed)
+    if not exact.is_floating_point():
+        return Taken(exact, 0.0, None, before)
+    tolerance = TIMES_NOISE * noise_of(exact, perturbed)
+    return Taken(exact, tolerance if isfinite(tolerance) else 0.0, flattened, before)
+
+
+def _depthwise(layer: keras.Layer, x: Any) -> Any:
+    """Return what a SeparableConv computes first: (batch, *spatial, channels) convolved channel by channel."""
+    return keras.ops.depthwise_conv(
+        x, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
+    )
+
+
+def keras_dtype(model: keras.Model) -> torch.dtype:
+    """Return the floating-point dtype of a Keras model's weights."""
+    kinds = [keras.backend.standardize_dtype(variable.dtype) for variable in model.weights]
+    return getattr(torch, next((kind for kind in kinds if "float" in kind), "float32"))

@@ -1,0 +1,194 @@
+"""The gradients of a Keras model and of its twin, with respect to what each layer returns and to its weights.
+
+Only TensorFlow as Keras's backend is covered. Both models are kept whole in memory while their gradients are computed.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from parity.errors import ParityError
+from parity.models.alignment import alignments
+from parity.models.keras_graph import Graph, TensorId
+from parity.models.keras_values import walk
+from parity.models.rounding import perturbed_tensor
+from parity.models.torch_calls import Watch, record
+from parity.tracing.pairing import Spot
+from parity.tracing.port import Port
+from parity.tracing.runs import Run
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class KerasGradients(NamedTuple):
+    """Gradients of the sum of a model's outputs, each element times a random number.
+
+    Attributes:
+        tensors: The gradient with respect to each tensor, as it is and with other rounding errors.
+        sizes: The largest absolute value of each tensor.
+        weights: By path of a weight: its gradient, likewise twice; None for a weight that is not trained.
+        outputs: The model's outputs, as PyTorch tensors in Keras's order of axes.
+        factors: The random numbers, of the same shapes.
+        gains: For a tensor that a BatchNormalization returns: by how much it magnifies what it takes, at most.
+    """
+
+    tensors: dict[TensorId, tuple[Tensor, Tensor]]
+    sizes: dict[TensorId, float]
+    weights: dict[str, tuple[Tensor, Tensor] | None]
+    outputs: list[Tensor]
+    factors: list[Tensor]
+    gains: dict[TensorId, float]
+
+
+class TwinGradients(NamedTuple):
+    """Gradients of the same sum in the twin; both parts are empty if the twin lacks an output.
+
+    Attributes:
+        tensors: For each Keras tensor that a call of the twin returns: the gradient with respect to it, None if there
+            is none.
+        weights: By name of a parameter: its gradient, None if there is none.
+    """
+
+    tensors: dict[TensorId, Tensor | None]
+    weights: dict[str, Tensor | None]
+
+
+def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> KerasGradients | None:
+    """Return the gradients of a Keras model in training mode; None without TensorFlow, or an output of real numbers.
+
+    Args:
+        graph: The model.
+        x: An array for each of its inputs.
+        seed: Seed of the other rounding errors.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    trained: dict[str, Any] = {w.path: w for step in graph.steps for w in getattr(step.layer, "trainable_weights", [])}
+    every = {w.path for step in graph.steps for w in step.layer_weights}
+    values: dict[int, Any] = {}
+    gains: dict[int, float] = {}
+    with tf.GradientTape(persistent=True) as tape:
+        for step, inputs, outputs in walk(graph, x, training=True, perturb=partial(_perturbed_both_ways, seed)):
+            values.update(zip(graph.inputs if step is None else step.outputs, outputs, strict=True))
+            if step is not None and isinstance(step.layer, keras.layers.BatchNormalization):
+                gains[step.outputs[0]] = _gain(step.layer, inputs[0].exact)
+        ends = [values[number] for number in graph.outputs]
+        rng = np.random.default_rng(0)
+        real = [at for at, end in enumerate(ends) if end.exact.dtype.is_floating]
+        factors = [np.zeros(end.exact.shape, np.float32) for end in ends]
+        for at in real:
+            factors[at] = rng.standard_normal(ends[at].exact.shape).astype(ends[at].exact.dtype.as_numpy_dtype)
+        losses = [sum(keras.ops.sum(several[at] * factors[at]) for at in real) for several in zip(*ends, strict=True)]
+    if not real:
+        return None
+    tensors = {}
+    floats = [number for number, value in values.items() if value.exact.dtype.is_floating]
+    pairs = zip(
+        floats,
+        tape.gradient(losses[0], [values[number].exact for number in floats]),
+        tape.gradient(losses[1], [values[number].perturbed for number in floats]),
+        strict=True,
+    )
+    for number, exact, perturbed in pairs:
+        if exact is not None and perturbed is not None and number not in graph.inputs:
+            tensors[number] = _dense(exact), _dense(perturbed)
+    weights: dict[str, tuple[Tensor, Tensor] | None] = dict.fromkeys(every)
+    variables = [weight.value for weight in trained.values()]
+    both = zip(trained, tape.gradient(losses[0], variables), tape.gradient(losses[1], variables), strict=True)
+    for path, exact, perturbed in both:
+        if exact is not None:
+            weights[path] = _dense(exact), _dense(perturbed)
+    sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
+    outputs = [_dense(end.exact) for end in ends]
+    return KerasGradients(tensors, sizes, weights, outputs, list(map(_dense, factors)), gains)
+
+
+def _gain(layer: Any, x: Any) -> float:
+    axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
+    scale = keras.ops.abs(layer.gamma) if layer.scale else 1.0
+    return float(keras.ops.max(scale / keras.ops.sqrt(keras.ops.var(x, axes) + layer.epsilon)))
+
+
+def _perturbed_both_ways(first_seed: int, tensor: Any, seed: int, *how: Any) -> Any:
+    """Return a tensor with other rounding errors; its gradient, on its way back, gets others, too."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def perturb(value: Any) -> tuple[Any, Any]:
+        return perturbed_tensor(value, (first_seed, seed), *how), lambda gradient: perturbed_tensor(
+            gradient, (seed, first_seed)
+        )
+
+    return perturb(tensor) if tensor.dtype.is_floating else tensor
+
+
+def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradients:
+    """Return the gradients of a twin with respect to the tensors that its calls return, and to its parameters.
+
+    Args:
+        port: The two models; the twin is in training mode.
+        run: Both models as they ran: it tells where each Keras tensor is seen.
+        in_keras: The Keras model's outputs, and the factors to weigh them with.
+
+    Raises:
+        ParityError: If PyTorch cannot compute them.
+    """
+    model = port.twin
+    spots: dict[Spot, list[TensorId]] = defaultdict(list)
+    for number, found in run.outputs.items():
+        # What a call takes may be the same numbers as of another layer, as before dropout, with other consumers.
+        if found.spot.when == "out" or found.spot.call == len(run.calls):
+            spots[found.spot].append(number)
+    tensors: dict[TensorId, Tensor | None] = {number: None for several in spots.values() for number in several}
+
+    def keep(gradient: Tensor, number: TensorId) -> None:
+        tensors[number] = gradient.clone()
+
+    def watch(call: int, when: str, seen: list[Tensor]) -> None:
+        for position, tensor in enumerate(seen):
+            for number in spots.get(Spot(call, when, position), []):
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(keep, number=number))
+
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    gradients: Sequence[Tensor | None] = [None] * len(parameters)
+    inputs = [tensor.clone() for tensor in port.twin_inputs]
+    try:
+        for parameter in frozen:  # Keras's gradients, too, go through layers that are not trained
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            watched = Watch(run.calls, watch, dropout=False)
+            _, _, outputs = record(model, inputs, port.modules_with_weights, run.graph.keys, watched)
+            watch(len(run.calls), "in", outputs)
+            terms = []
+            for value, output, factor in zip(in_keras.outputs, outputs, in_keras.factors, strict=False):
+                way = next(alignments(value, output), None)
+                if way is not None and way[0].shape == factor.shape:
+                    terms.append((way[1] * factor).sum())
+            if len(terms) < len(in_keras.factors):  # without one of the outputs, every gradient is another
+                return TwinGradients({}, {})
+            loss = sum(terms)
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, [*parameters.values(), *frozen], allow_unused=True)
+    except RuntimeError as error:  # such as of a checkpoint, which runs parts of the model again
+        first = str(error).splitlines()[0]
+        raise ParityError(type(model).__name__, [f"its gradients cannot be computed: {first}"]) from error
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return TwinGradients(tensors, dict(zip(parameters, gradients, strict=False)))
+
+
+def _dense(tensor: Any) -> Tensor:
+    import tensorflow as tf
+
+    # The gradient of an Embedding is a list of rows until it is converted. NumPy has no bfloat16.
+    tensor = tf.convert_to_tensor(tensor)
+    return torch.from_numpy(np.array(tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor))

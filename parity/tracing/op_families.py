@@ -1,0 +1,103 @@
+"""Which operations of the two frameworks do the same kind of thing, by their names.
+
+Layers, modules and functions are compared by what they are called, because a twin may call a function that has no
+object of its own (``x.mean``), or a module of the reader's own that is named after what it does (``MaxPool2dSame``).
+Names are in lower case, without what tells dimensions, padding and work in place apart.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from parity.models.keras_graph import Step, activates
+from parity.models.torch_calls import Call
+
+from torch import nn
+
+_ACTIVATIONS = (
+    "relu relu6 leakyrelu leaky_relu elu selu celu gelu silu swish mish sigmoid logsigmoid tanh softmax logsoftmax "
+    "log_softmax softplus softsign hardtanh hardsigmoid hardswish hard_sigmoid hard_silu prelu rrelu clamp clamp_min "
+    "clip threshold tanhshrink softshrink hardshrink exponential exp glu where maximum"
+)
+_POOLS = (
+    "maxpool avgpool adaptivemaxpool adaptiveavgpool max_pool avg_pool adaptive_max_pool adaptive_avg_pool "
+    "maxpooling averagepooling globalmaxpooling globalaveragepooling mean amax max sum lppool div truediv"
+)
+FAMILIES: Mapping[str, frozenset[str]] = {
+    family: frozenset(names.split())
+    for family, names in {
+        "activation": "activation " + _ACTIVATIONS,
+        "pooling": _POOLS,
+        "merge": "add iadd radd cat concat concatenate stack hstack mul multiply imul sub subtract rsub average "
+        "minimum maximum matmul",
+        "order": "flatten reshape permute view transpose movedim unflatten repeatvector expand moveaxis",
+        "border": "zeropadding zeropad pad constantpad cropping getitem narrow reflectionpad",
+        "dropout": "dropout spatialdropout alphadropout gaussiandropout gaussiannoise feature_dropout alpha_dropout",
+        "upsampling": "upsampling upsample interpolate repeat_interleave",
+        "scale": "rescaling normalization mul multiply div truediv sub add imul itruediv normalize",
+    }.items()
+}
+"""The names of each kind of operation, those of Keras's layers and of PyTorch's modules and functions."""
+
+WHOLE_FAMILIES = ("activation", "merge", "order", "border", "dropout")
+"""Families of which one function by itself does what a Keras layer does; others may be a part of it."""
+
+_AVERAGES = "averagepooling globalaveragepooling avgpool avg_pool adaptiveavgpool adaptive_avg_pool mean"
+_MAXIMA = "maxpooling globalmaxpooling maxpool max_pool adaptivemaxpool adaptive_max_pool amax max"
+POOLINGS = (frozenset(_AVERAGES.split()), frozenset(_MAXIMA.split()))
+"""What the same kind of pooling is called."""
+
+ARITHMETIC = frozenset({*FAMILIES["merge"], *FAMILIES["scale"], "where", "maximum", "minimum", "clamp", "clip"})
+"""What may be done in another order with the same result."""
+
+IDENTITIES = frozenset({*FAMILIES["dropout"], "identity", "activityregularization", "masking"})
+"""What returns the numbers that it takes in evaluation."""
+
+SCALES = frozenset({"rescaling", "normalization"})
+"""Keras's layers that scale."""
+
+_SAME_NUMBERS = (
+    "permute transpose movedim moveaxis swapaxes swapdims contiguous clone detach to float double cpu type squeeze "
+    "unsqueeze view view_as reshape flatten unflatten expand t requires_grad requires_grad_ identity dropout "
+    "pad zeropad constantpad"
+)
+_HANDING_ON = frozenset(_SAME_NUMBERS.split())
+
+
+def names_of_step(step: Step) -> frozenset[str]:
+    """Return what a step may be called: its kind, "activation" for every activation."""
+    return frozenset({_plain("activation" if activates(step) else type(step.layer).__name__)})
+
+
+def names_of_call(call: Call) -> frozenset[str]:
+    """Return what a call may be called: its function, or its module's class and the bases of that."""
+    name = call.name if call.module is None else type(call.module).__name__
+    bases: Sequence[Any] = () if call.module is None else type(call.module).__mro__
+    known = {_plain(base.__name__) for base in bases if base not in (nn.Module, object)}
+    return frozenset({_plain(name), *known, *(["dropout"] if call.rate is not None else [])})
+
+
+def same_numbers(call: Call) -> bool:
+    """Tell whether a call returns the numbers that it takes, in another order or with a border."""
+    return bool(call.inputs) and call.inputs[0] >= 0 and bool(names_of_call(call) & _HANDING_ON)
+
+
+def may_be_twin(step: Step, call: Call) -> bool:
+    """Tell whether a call may be the twin of a step without weights."""
+    names, others = names_of_step(step), names_of_call(call)
+    if names & others or any(names & family and others & family for family in FAMILIES.values()):
+        return True
+    return may_be_anything(call) and not names & (FAMILIES["dropout"] | FAMILIES["order"])
+
+
+def may_be_anything(call: Call) -> bool:
+    """Tell whether a call is of a module of the reader's own whose name does not say what it does."""
+    own = call.module is not None and not type(call.module).__module__.startswith("torch.nn")
+    return own and not any(names_of_call(call) & family for family in FAMILIES.values())
+
+
+@cache
+def _plain(name: str) -> str:
+    """Return a name without what tells dimensions, padding and work in place apart: MaxPool2dSame is maxpool."""
+    return re.sub(r"(\d[dD])|same$|_$", "", name.lower().strip("_"))

@@ -1,0 +1,143 @@
+"""A port: a Keras model and its twin, resolved and checked once, so that all that follows can rely on it."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from parity.errors import ParityError
+from parity.models.inputs import Inputs, TwinInputs, keras_inputs, twin_inputs
+from parity.models.keras_graph import Graph, keras_graph
+from parity.models.keras_layers import inner_layers
+from parity.weights.layouts import find_layout
+from parity.weights.mapping import Row, mapping_rows, source_of, unknown_names
+
+import keras
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+
+class Port(NamedTuple):
+    """A Keras model and its twin, ready to run side by side.
+
+    Attributes:
+        keras_model: A Functional or a built Sequential model.
+        twin: The PyTorch model, on the CPU.
+        graph: The Keras model as steps.
+        rows: The rows of the mapping; every name in them is one that a model has.
+        inputs: An array for each input of the Keras model, in its order and of its dtype.
+        twin_inputs: The twin's inputs. They may be overwritten, so whoever runs the twin passes a copy.
+        twin_inputs_given: Whether the twin's inputs are others than the Keras model's with the channels moved.
+        modules: By the identity of a Keras layer: the modules that hold its weights, in the order of the weights.
+    """
+
+    keras_model: keras.Model
+    twin: nn.Module
+    graph: Graph
+    rows: list[Row]
+    inputs: list[np.ndarray]
+    twin_inputs: list[Tensor]
+    twin_inputs_given: bool
+    modules: dict[int, list[nn.Module]]
+
+    @property
+    def key_of(self) -> dict[str, str]:
+        """Return the key of the tensor in the twin's state dict that each Keras weight fills, by the weight's path."""
+        return {row.keras: row.torch for row in self.rows if row.keras}
+
+    @property
+    def modules_with_weights(self) -> list[nn.Module]:
+        """Return all modules that hold the weights of a layer."""
+        return [module for several in self.modules.values() for module in several]
+
+    def moved(self, seed: int) -> "Port":
+        """Return the same port with other inputs: each real number is up to 5 % smaller or larger.
+
+        Inputs of the twin that were given stay as they are, and with them the Keras model's.
+        """
+        if self.twin_inputs_given:
+            return self
+        inputs = [_moved(array, seed) for array in self.inputs]
+        return self._replace(inputs=inputs, twin_inputs=twin_inputs(self.twin, inputs))
+
+
+def make_port(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    torch_x: TwinInputs = None,
+) -> Port:
+    """Check two models, a mapping and inputs, and return them as a port.
+
+    Args:
+        keras_model: A Functional or a built Sequential model.
+        torch_model: The twin.
+        x: The input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
+        mapping: Which Keras weight fills which PyTorch tensor, as ``parity.mapping.read_mapping`` returns it.
+        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+
+    Raises:
+        ParityError: If the Keras model has no graph, the twin is no module or not on the CPU, the mapping has other
+            columns or names that a model does not have, or the inputs do not fit.
+    """
+    graph = keras_graph(keras_model)
+    if not isinstance(torch_model, nn.Module):
+        raise ParityError(type(torch_model).__name__, ["it is no torch.nn.Module"])
+    rows = mapping_rows(mapping)
+    paths = {weight.path for step in graph.steps for weight in step.layer_weights}
+    faults = list(unknown_names(rows, paths, torch_model.state_dict(keep_vars=True).keys()))
+    if faults:
+        raise ParityError(source_of(mapping), faults)
+    inputs = keras_inputs(keras_model, x)
+    tensors = twin_inputs(torch_model, inputs, torch_x)
+    modules = _modules_of_layers(graph, torch_model, rows)
+    return Port(keras_model, torch_model, graph, rows, inputs, tensors, torch_x is not None, modules)
+
+
+def _moved(array: np.ndarray, seed: int) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    factors = np.random.default_rng(seed).uniform(0.95, 1.05, array.shape)
+    return (array * factors).astype(array.dtype)
+
+
+def _modules_of_layers(graph: Graph, twin: nn.Module, rows: list[Row]) -> dict[int, list[nn.Module]]:
+    """Return the modules that are the twin of a layer with weights, by the identity of the layer.
+
+    A module that holds the weights of another layer, too, does more than this layer. And of a layer made of layers,
+    such as an attention, the twin does not follow from where its weights are. Both are left out.
+    """
+    named = dict(twin.named_modules(remove_duplicate=False))
+    module_of = {row.keras: named[_module_name(row.torch)] for row in rows if row.keras}
+    layers = {id(step.layer): step.layer for step in graph.steps}
+    holders = {identity: list(_holders(layer, module_of)) for identity, layer in layers.items()}
+    owners: dict[int, set[int]] = defaultdict(set)
+    for identity, modules in holders.items():
+        for module in modules:
+            owners[id(module)].add(identity)
+    found = {}
+    for identity, modules in holders.items():
+        layer = layers[identity]
+        inside = {owner for module in modules for inner in module.modules() for owner in owners.get(id(inner), ())}
+        shared = inside - {identity}
+        composite = len(modules) > 1 or len(inner_layers(layer)) > 1
+        if modules and not shared and (find_layout(layer) is not None or not composite):
+            found[identity] = modules
+    return found
+
+
+def _holders(layer: keras.Layer, module_of: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
+    """Yield each module that holds a weight of a layer once, in the order of the layer's weights."""
+    seen: set[int] = set()
+    for weight in getattr(layer, "weights", []):
+        module = module_of.get(weight.path)
+        if module is not None and id(module) not in seen:
+            seen.add(id(module))
+            yield module
+
+
+def _module_name(key: str) -> str:
+    """Return the module of a tensor; a parametrization, such as weight_norm, is a module within it."""
+    parts = key.split(".")
+    return ".".join(parts[: parts.index("parametrizations") if "parametrizations" in parts else -1])

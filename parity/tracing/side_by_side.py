@@ -1,0 +1,252 @@
+"""Run a Keras model and its twin side by side, and compare each tensor as soon as both have computed it.
+
+Only what is still to be compared is kept: the twin runs, and at each of its calls the Keras model is computed as far as
+the layer in question. So a large model needs little more memory than it takes to run both.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from math import inf
+from typing import NamedTuple
+
+from parity.models.alignment import alignments, distance
+from parity.models.inputs import unchanged
+from parity.models.keras_graph import Step, StepIndex, TensorId
+from parity.models.keras_values import Value, follow_order, walk
+from parity.models.rounding import TIMES_NOISE, noise_of, rule_of
+from parity.models.torch_calls import Call, Watch, number_of, record
+from parity.tensors import as_tensor
+from parity.tracing.misfits import without_misfits
+from parity.tracing.pairing import Pairing, Spot, pair
+from parity.tracing.port import Port
+from parity.tracing.runs import MISFIT, Comparison, Run
+
+from torch import Tensor
+
+# The tensors of layers that diverge are stored, to see whether they are each other's: at most so many numbers in all.
+STORED_NUMBERS = 2**24
+
+# An input of a step: the step, and the position of the input among its inputs.
+Consumer = tuple[StepIndex, int]
+
+
+def run(port: Port, training: bool = False) -> Run:
+    """Run both models of a port and compare every tensor that can be seen in both; neither model is changed.
+
+    Args:
+        port: The two models. The twin runs in the mode that it is in, unless ``training``.
+        training: Run both as in training, but without dropout, whose random numbers they cannot share.
+
+    Raises:
+        ParityError: If the twin fails, or calls other modules and functions when it runs again.
+    """
+    whole, keys = port.modules_with_weights, port.graph.keys
+    with unchanged(port.keras_model, port.twin, training):
+        # How the twin is made up shows with a few examples; two, because in training one may be too few.
+        few = [tensor[:2].clone() for tensor in port.twin_inputs]
+        calls, returned, _ = record(port.twin, few, whole, keys)
+    pairing = pair(port.graph, calls, returned, port.modules)
+    comparer = _Comparer(port, calls, pairing, training)
+    with unchanged(port.keras_model, port.twin, training):
+        watch = Watch(calls, comparer.watch, dropout=not training)
+        _, _, outputs = record(port.twin, [tensor.clone() for tensor in port.twin_inputs], whole, keys, watch)
+        comparer.watch(len(calls), "in", outputs)
+        while comparer.advance():
+            pass
+    return without_misfits(comparer.result())
+
+
+class Tensors(NamedTuple):
+    """Tensors of both models around one step.
+
+    Attributes:
+        keras: The Keras tensors that the step takes and returns, and those that were asked for.
+        inputs: By position among the step's inputs: the input as the step's twin takes it, where it can be seen.
+        outputs: What the twin has in place of the step's outputs, where it can be seen.
+    """
+
+    keras: dict[TensorId, Tensor]
+    inputs: dict[int, Tensor]
+    outputs: dict[TensorId, Tensor]
+
+
+def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorId] = ()) -> Tensors:
+    """Run both models again, no further than a step, and return the tensors around it; neither model is changed.
+
+    Args:
+        port: The two models.
+        run: What ``run`` returned for them.
+        step: The step; that after the last is the model's return, whose inputs are the model's outputs.
+        wanted: Other Keras tensors that are wanted.
+    """
+    graph = port.graph
+    outputs = graph.steps[step].outputs if step < len(graph.steps) else ()
+    found = Tensors({}, {}, {})
+    due: dict[tuple[int, str], list[tuple[dict, int, int]]] = defaultdict(list)
+    for (index, slot), spot in run.pairing.inputs.items():
+        if index == step:
+            due[spot.call, spot.when].append((found.inputs, slot, spot.position))
+    for number in outputs:
+        if number in run.outputs:
+            spot = run.outputs[number].spot
+            due[spot.call, spot.when].append((found.outputs, number, spot.position))
+
+    def watch(call: int, when: str, tensors: list[Tensor]) -> None:
+        for holder, key, position in due.pop((call, when), []):
+            holder[key] = tensors[position].clone()
+        if not due:
+            raise _EnoughError
+
+    missing = {*graph.inputs_of(step), *outputs, *wanted}
+    with unchanged(port.keras_model, port.twin, run.training):
+        with suppress(_EnoughError):
+            copies = [tensor.clone() for tensor in port.twin_inputs]
+            again = Watch(run.calls, watch, dropout=not run.training)
+            _, _, returned = record(port.twin, copies, port.modules_with_weights, graph.keys, again)
+            watch(len(run.calls), "in", returned)
+        for one, _, values in walk(graph, port.inputs, run.training, perturb=None):
+            numbers = graph.inputs if one is None else one.outputs
+            for number, value in zip(numbers, values, strict=True):
+                if number in missing:
+                    found.keras[number] = as_tensor(value.exact)
+            if missing <= found.keras.keys():
+                break
+    return found
+
+
+class _EnoughError(Exception):
+    """The twin need not run on: all that is wanted of it is known."""
+
+
+class _Comparer:
+    """Computes the Keras model as far as each of the twin's calls needs it, and compares."""
+
+    def __init__(self, port: Port, calls: list[Call], pairing: Pairing, training: bool) -> None:
+        self.graph, self.calls, self.pairing, self.training = port.graph, calls, pairing, training
+        self.steps = walk(port.graph, port.inputs, training)
+        self.producers = port.graph.producers()
+        self.inputs: dict[Consumer, Comparison] = {}
+        self.outputs: dict[TensorId, Comparison] = {}
+        self.shapes: dict[TensorId, tuple[int, ...]] = {}
+        self.flattened: dict[TensorId, tuple[int, ...]] = {}
+        self.noise: dict[TensorId, float] = {}
+        self.stored: dict[TensorId, tuple[Tensor, Tensor]] = {}
+        self.returned: dict[int, tuple[Tensor, Tensor]] = {}
+        # Keras tensors that are still to be compared, and how often.
+        self.values: dict[TensorId, Tensor] = {}
+        self.pending: Counter[TensorId] = Counter()
+        # What to compare at each call of the twin: a Keras tensor, where the twin's is, and who takes it, if it is seen
+        # as an input.
+        self.due: dict[tuple[int, str], list[tuple[TensorId, Spot, Consumer | None]]] = defaultdict(list)
+        # Tensors that were found to agree: numbers of both, and the version of the twin's.
+        self.agreed: dict[tuple[TensorId, int, int], Comparison] = {}
+        for consumer, spot in pairing.inputs.items():
+            step, slot = consumer
+            self.expect(self.graph.inputs_of(step)[slot], spot, consumer)
+        for number, spot in pairing.outputs.items():
+            self.expect(number, spot, None)
+        for number, spots in pairing.observed.items():
+            for spot in spots:
+                self.expect(number, spot, None)
+
+    def expect(self, number: TensorId, spot: Spot, consumer: Consumer | None) -> None:
+        self.due[spot.call, spot.when].append((number, spot, consumer))
+        self.pending[number] += 1
+
+    def result(self) -> Run:
+        return Run(
+            self.graph,
+            self.calls,
+            self.pairing,
+            self.training,
+            self.inputs,
+            self.outputs,
+            self.shapes,
+            self.flattened,
+            self.noise,
+            self.stored,
+            self.returned,
+        )
+
+    def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:
+        """Compare what is due at a call of the twin; see ``parity.calls.Watcher``."""
+        for number, spot, consumer in self.due.pop((call, when), []):
+            while number not in self.values and self.advance():
+                pass
+            self.enter(number, tensors[spot.position], spot, consumer)
+            self.pending[number] -= 1
+            if not self.pending[number]:
+                del self.values[number]
+
+    def advance(self) -> bool:
+        """Compute the Keras model's next step; tell whether there was one."""
+        try:
+            step, inputs, outputs = next(self.steps)
+        except StopIteration:
+            return False
+        numbers = self.graph.inputs if step is None else step.outputs
+        for number, value in zip(numbers, outputs, strict=True):
+            tensor = as_tensor(value.exact)
+            self.shapes[number] = tuple(tensor.shape)
+            self.noise[number] = noise_of(tensor, as_tensor(value.perturbed))
+            if self.pending[number]:
+                self.values[number] = tensor
+        if step is not None:
+            self.follow(step, inputs, outputs)
+        return True
+
+    def follow(self, step: Step, inputs: list[Value], outputs: list[Value]) -> None:
+        """Note what follows for a step's outputs from its inputs: their noise, and the order of features."""
+        if rule_of(step).selects:
+            # The twin may select other elements, although the one draw of other rounding errors did not.
+            least = max(self.noise[number] for number in step.inputs)
+            self.noise.update({number: max(least, self.noise[number]) for number in step.outputs})
+        follow_order(step, inputs, outputs, self.flattened)
+
+    def enter(self, number: TensorId, twin: Tensor, spot: Spot, consumer: Consumer | None) -> None:
+        """Compare a Keras tensor with the twin's and enter what was found."""
+        found, value = self.comparison(number, twin, spot), self.values[number]
+        if consumer is not None:
+            self.inputs[consumer] = found
+            step, slot = consumer
+            if step == len(self.graph.steps):
+                self.returned[slot] = (value, twin.clone())
+        elif number not in self.outputs or found.difference < self.outputs[number].difference:
+            self.outputs[number] = found
+            room = sum(tensor.numel() for tensor, _ in self.stored.values()) + value.numel() <= STORED_NUMBERS
+            if not found.agrees and room and self.inputs_agree(number):
+                self.stored[number] = (value, twin.clone())
+
+    def comparison(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:
+        # What one layer returns the next takes; the version tells whether the tensor was overwritten in between.
+        known = -1 if twin.is_inference() else number_of(twin)
+        key = (number, known, twin._version if known >= 0 else 0)
+        found = self.agreed.get(key)
+        if found is None:
+            found = self.closest(number, twin, spot)
+            if found.agrees and known >= 0:
+                self.agreed[key] = found
+        return found
+
+    def closest(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:
+        """Compare a Keras tensor and the twin's in each way to align them, and return the nearest."""
+        best = Comparison(inf, TIMES_NOISE * self.noise[number], MISFIT, tuple(twin.shape), spot)
+        module = self.calls[spot.call].module if spot.call < len(self.calls) else None
+        window = spot.when == "in"
+        for view, candidate, note in alignments(self.values[number], twin, module, self.flattened.get(number), window):
+            difference = distance(view, candidate)
+            if best.note == MISFIT or difference < best.difference:
+                best = best._replace(difference=difference, note=note)
+            if best.agrees:
+                break
+        return best
+
+    def inputs_agree(self, number: TensorId) -> bool:
+        """Tell whether the inputs of the step that returned a tensor agree, as far as they were compared."""
+        if number not in self.producers:
+            return True
+        index = self.producers[number]
+        numbers: Iterable[TensorId] = self.graph.steps[index].inputs
+        compared = [self.inputs.get((index, slot)) or self.outputs.get(n) for slot, n in enumerate(numbers)]
+        return all(one is None or one.agrees for one in compared)

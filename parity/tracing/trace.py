@@ -1,0 +1,144 @@
+"""Where does a twin part from its Keras model? A table of all layers, and the first that diverges."""
+
+from typing import NamedTuple
+
+from parity.models.inputs import Inputs, TwinInputs
+from parity.models.rounding import TIMES_NOISE
+from parity.tracing.port import Port, make_port
+from parity.tracing.runs import Run
+from parity.tracing.side_by_side import run
+from parity.tracing.training import Fault, training_faults
+from parity.tracing.verdicts import EXCHANGED, STARTS, Kind, Verdict, layer_name, note_of, table, twin_name, verdicts_of
+
+import keras
+import numpy as np
+import pandas as pd
+from torch import nn
+
+
+class Divergence(NamedTuple):
+    """The layer at which a twin parts from its Keras model.
+
+    Attributes:
+        layer: Name of the Keras layer, or of one of the model's outputs.
+        twin: Name of its twin in the PyTorch model.
+        verdict: "DIVERGES HERE" if its inputs agree and its outputs do not; "TAKES OTHER INPUT" if the twin takes
+            something else than the layers before it return.
+        note: What else is known; may be empty.
+    """
+
+    layer: str
+    twin: str
+    verdict: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        if self.note.startswith(EXCHANGED):
+            others = self.note.removeprefix(EXCHANGED).replace(", ", " and ")
+            return f"{self.layer} and {others} are each other's: each has the output of the other"
+        if self.verdict == Kind.TAKES_OTHER:
+            return f"{self.layer} ({self.twin}) takes another input than what the layers before it return"
+        in_training = next((str(fault) for fault in Fault if self.note.startswith(fault)), "")
+        twin = self.twin if self.twin != "-" else "not found in the twin"
+        return f"{self.layer} ({twin}): {in_training or 'its inputs agree, its outputs do not'}"
+
+
+def trace(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    *,
+    torch_x: TwinInputs = None,
+    training: bool = False,
+) -> pd.DataFrame:
+    """Compare a twin with its Keras model layer by layer. Neither is changed.
+
+    Args:
+        keras_model: A Functional or a built Sequential model.
+        torch_model: The twin; it runs in the mode that it is in.
+        x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
+        mapping: Which Keras weight fills which PyTorch tensor, as ``parity.mapping.read_mapping`` returns it.
+        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+        training: Run both in training mode, without dropout, and compare running statistics, dropout rates and
+            gradients, too. Gradients need all of both models in memory, and TensorFlow as Keras's backend.
+
+    Returns:
+        One row for each call of a Keras layer in the order of the data flow (two for a layer with an activation of its
+        own), then one for each output of the model, then one for each module of the twin that no layer was found for.
+        The columns: ``layer``; ``kind``; ``twin``, a module, or a function with brackets; ``keras_shape`` and
+        ``torch_shape`` of the output, each with its framework's order of axes; ``inputs`` and ``outputs``, the largest
+        absolute difference after the change of layout, NaN where it could not be seen; ``noise``, the difference that
+        rounding makes there, as measured by rounding otherwise; ``verdict``, one of five words; and ``note``, what
+        else is known, which may be empty. The verdicts:
+
+        - "agree": inputs and outputs agree.
+        - "DIVERGES HERE": the inputs agree, the outputs do not.
+        - "TAKES OTHER INPUT": the layers before agree, and the twin takes something else than their output.
+        - "different before": the inputs do not agree, because a layer before diverges.
+        - "not paired": nothing in the twin was found for it.
+
+    Raises:
+        ParityError: If the Keras model has no graph, the mapping does not fit the models, or the inputs do not.
+    """
+    port = make_port(keras_model, torch_model, x, mapping, torch_x)
+    return table(*run_and_judge(port, training))
+
+
+def run_and_judge(port: Port, training: bool = False) -> tuple[Run, list[Verdict]]:
+    """Run both models of a port, and return how they ran and a verdict on each step and each output of the model.
+
+    Args:
+        port: The two models.
+        training: Run both as in training, and compare what a step of training does.
+    """
+    ran = run(port, training)
+    return ran, verdicts_of(ran, training_faults(port, ran) if training else {})
+
+
+def readable(traced: pd.DataFrame) -> pd.DataFrame:
+    """Return what matters of a trace, the same on every machine: differences with two digits, agreement as a word.
+
+    Args:
+        traced: What ``trace`` returned.
+
+    Returns:
+        The columns ``layer``, ``twin``, ``inputs``, ``outputs`` and ``verdict``, as text; the note follows the verdict,
+        after a colon.
+    """
+    table = traced[["layer", "twin", "inputs", "outputs", "verdict"]].copy()
+    table["verdict"] = [
+        f"{verdict}: {note}" if note else verdict for verdict, note in zip(traced.verdict, traced.note, strict=True)
+    ]
+    tolerance = traced.noise.fillna(0) * TIMES_NOISE
+    for column in ("inputs", "outputs"):
+        # The noise of an input is that of another tensor; what follows from it is in the verdict.
+        agrees = (traced[column] <= tolerance) | (traced.verdict == Kind.AGREES)
+        if column == "inputs":
+            agrees |= traced.verdict == Kind.DIVERGES
+        words = [f"{difference:.2g}" for difference in traced[column]]
+        words = ["agree" if same else word for same, word in zip(agrees, words, strict=True)]
+        table[column] = ["-" if np.isnan(d) else w for d, w in zip(traced[column], words, strict=True)]
+    return table
+
+
+def first_divergence(traced: pd.DataFrame) -> Divergence | None:
+    """Return the first layer whose inputs agree and whose outputs do not; None if there is none.
+
+    Args:
+        traced: What ``trace`` returned.
+    """
+    starts = traced[traced.verdict.isin(STARTS)]
+    for row in starts.itertuples():
+        return Divergence(row.layer, row.twin, row.verdict, row.note)
+    return None
+
+
+def divergence_of(run: Run, verdict: Verdict) -> Divergence:
+    """Return a verdict as a divergence.
+
+    Args:
+        run: Both models as they ran.
+        verdict: The verdict; its kind is one of those that start a divergence.
+    """
+    return Divergence(layer_name(run, verdict), twin_name(run, verdict), str(verdict.kind), note_of(run, verdict))

@@ -1,0 +1,272 @@
+"""What is right when a twin predicts and wrong when it trains: statistics, dropout, gradients."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from math import inf, prod, sqrt
+from typing import NamedTuple
+
+from parity.models.alignment import alignments, largest
+from parity.models.inputs import unchanged
+from parity.models.keras_graph import Step, StepIndex, TensorId
+from parity.models.keras_layers import RANDOM_IN_TRAINING
+from parity.models.rounding import TIMES_NOISE, has_float32_constants
+from parity.tracing.gradients import KerasGradients, TwinGradients, keras_gradients, twin_gradients
+from parity.tracing.port import Port
+from parity.tracing.runs import Run
+from parity.weights.layouts import find_layout
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor
+
+# Gradients go through the whole model and back, and have more noise than one draw shows.
+_TIMES_GRADIENT_NOISE = 8 * TIMES_NOISE
+_RETRIALS = 3
+# The norm of the noise of many numbers varies less than its largest does.
+_TIMES_NORM_OF_NOISE = 3
+
+
+class Fault(StrEnum):
+    """A kind of mistake that shows in training only."""
+
+    STATISTICS = "other running statistics"
+    RATE = "another dropout rate"
+    FROZEN = "frozen in one model only"
+    GRADIENT = "another gradient"
+
+
+class TrainingFault(NamedTuple):
+    """What is wrong with a step of the Keras model in training although its outputs agree.
+
+    Attributes:
+        kind: The kind of mistake.
+        detail: What is known of it, in a few words; may be empty.
+    """
+
+    kind: Fault
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)
+
+
+def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
+    """Take one step of training in both models, without dropout, and compare what comes of it. Neither is changed.
+
+    Args:
+        port: The two models.
+        run: Both models as they ran in training mode.
+
+    Returns:
+        For steps of the Keras model: what is wrong with them. Of steps with another gradient, the last in the data
+        flow, as gradients go backwards.
+    """
+    before = {w.path: w.numpy() for w in port.keras_model.non_trainable_variables}
+    faults: dict[StepIndex, TrainingFault] = {}
+    wrong = set(range(len(run.graph.steps)))
+    # What differs by chance, as where a number is on the edge of a ReLU, does not differ each time.
+    for trial in range(1 + _RETRIALS):
+        if not wrong:
+            break
+        moved = port.moved(trial) if trial else port
+        with unchanged(port.keras_model, port.twin, training=True):
+            in_keras = keras_gradients(port.graph, moved.inputs, trial)
+            if in_keras is None:
+                return {}
+            in_twin = twin_gradients(moved, run, in_keras)
+            if trial == 0:
+                faults = _other_statistics(run, before) | _other_rates(run) | _frozen(port, in_keras)
+        wrong &= _other_gradients(run, port.key_of, in_keras, in_twin)
+    # Another output has another gradient before it.
+    different = {number for number, found in run.outputs.items() if not found.agrees}
+    others = {index for index, step in enumerate(run.graph.steps) if different.intersection(step.outputs)}
+    gradients = wrong.intersection(_last(run, wrong | others))
+    return dict.fromkeys(gradients, TrainingFault(Fault.GRADIENT)) | faults
+
+
+def _other_statistics(run: Run, before: dict[str, np.ndarray]) -> dict[StepIndex, TrainingFault]:
+    wrong = [index for index in range(len(run.graph.steps)) if not _same_statistics(run, index, before)]
+    return dict.fromkeys(wrong, TrainingFault(Fault.STATISTICS))
+
+
+def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) -> bool:
+    layer = run.graph.steps[index].layer
+    module = run.calls[run.pairing.twins[index][1]].module if index in run.pairing.twins else None
+    if not isinstance(layer, keras.layers.BatchNormalization) or getattr(module, "running_var", None) is None:
+        return True
+    shape = run.shapes[run.graph.steps[index].inputs[0]]
+    count = prod(shape) // shape[layer.axis]
+    calls = sum(step.layer is layer for step in run.graph.steps)
+    flattened = run.flattened.get(run.graph.steps[index].inputs[0])
+    for variable, buffer, n in (
+        (layer.moving_mean, module.running_mean, inf),
+        (layer.moving_variance, module.running_var, count),
+    ):
+        old, new = (torch.from_numpy(value.copy()) for value in (before[variable.path], variable.numpy()))
+        # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
+        due = new + (new - layer.momentum**calls * old) / (n - 1) if n > 1 and not torch.equal(new, old) else new
+        within = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))
+        within += 4 * run.noise[run.graph.steps[index].inputs[0]] * max(1.0, largest(due) ** 0.5)
+        ways = alignments(due[None], buffer[None], None, flattened)
+        if all(largest(view - other) > within for view, other, _ in ways):
+            return False
+    return True
+
+
+def _other_rates(run: Run) -> dict[StepIndex, TrainingFault]:
+    steps, twins = run.graph.steps, run.pairing.twins
+    paired = {call for at, both in twins.items() if isinstance(steps[at].layer, RANDOM_IN_TRAINING) for call in both}
+    free = [call for number, call in enumerate(run.calls) if number not in paired]
+    rates = [rate for call in free for rate in (call.rate, *call.rates_inside) if rate is not None]
+    return {index: fault for index, step in enumerate(steps) if (fault := _other_rate(run, index, step, rates))}
+
+
+def _other_rate(run: Run, index: StepIndex, step: Step, unpaired: list[float]) -> TrainingFault | None:
+    if not isinstance(step.layer, RANDOM_IN_TRAINING) or not getattr(step.layer, "rate", 0):
+        return None
+    due = step.layer.rate
+    twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
+    rates = unpaired if twin is None else [due if twin.rate is None else twin.rate]
+    if any(abs(rate - due) <= 1e-6 for rate in rates):
+        return None
+    found = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "no dropout"
+    return TrainingFault(Fault.RATE, f"{due:g} in Keras, {found} in the twin")
+
+
+def _frozen(port: Port, in_keras: KerasGradients) -> dict[StepIndex, TrainingFault]:
+    faults = {}
+    keys, parameters = port.key_of, dict(port.twin.named_parameters())
+    for index, step in enumerate(port.graph.steps):
+        frozen: dict[str, list[str]] = {"Keras": [], "the twin": []}
+        for weight in step.weights:
+            parameter = parameters.get(keys.get(weight.path, ""))
+            trained = in_keras.weights.get(weight.path) is not None
+            if parameter is not None and trained != parameter.requires_grad:
+                frozen["the twin" if trained else "Keras"].append(weight.name)
+        said = [f"{' and '.join(short)} not trained in {where}" for where, short in frozen.items() if short]
+        if said:
+            faults[index] = TrainingFault(Fault.FROZEN, ", ".join(said))
+    return faults
+
+
+def _other_gradients(
+    run: Run, keys: dict[str, str], in_keras: KerasGradients, in_twin: TwinGradients
+) -> set[StepIndex]:
+    """Return the steps with another gradient, of what they return or of a weight.
+
+    A twin may compute a tensor twice, as with ``relu(x) + f(relu(x))``, and each has a part of the gradient. So the
+    gradient of a tensor is right if those are that follow from it: of the step's weights, or of what it takes.
+    """
+    lost = _lost(run, in_keras)
+    right: dict[TensorId, bool | None] = dict.fromkeys(run.graph.inputs)  # None where nothing is known
+    found: set[StepIndex] = set()
+    coarse = any(map(has_float32_constants, run.graph.steps))
+    for index, step in enumerate(run.graph.steps):
+        by_outputs = [
+            _same(in_keras.tensors[number], in_twin.tensors[number], run.flattened.get(number), coarse)
+            for number in step.outputs
+            # Where all is 0, a gradient may be one of several: which element is the largest of equals?
+            if in_keras.sizes.get(number, 0) > 0
+            and number in in_keras.tensors
+            and number in in_twin.tensors
+            and number not in lost
+        ]
+        following = [right[number] for number in step.inputs if right[number] is not None]
+        by_weights = []
+        for weight in step.weights if not lost.issuperset(step.outputs) else []:
+            pair, key = in_keras.weights.get(weight.path), keys.get(weight.path, "")
+            place = (find_layout(step.layer) or {}).get(weight.name)
+            # What else a module holds, such as the parts of a parametrization, has another gradient.
+            if pair is None or place is None or key not in in_twin.weights or key.split(".")[-1] != place.tensor:
+                continue
+            before = in_keras.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
+            terms = float(before.abs().sum()) * max(1.0, *(in_keras.sizes.get(number, 1.0) for number in step.inputs))
+            exact, perturbed = (place.view(one) for one in pair)
+            features = run.flattened.get(step.inputs[0])
+            by_weights.append(_same((exact, perturbed), in_twin.weights[key], features, coarse, terms))
+        known = by_weights or following
+        agrees = all(by_weights) and (all(by_outputs) or (bool(known) and all(known)))
+        right.update(dict.fromkeys(step.outputs, agrees if by_outputs or known else None))
+        if not agrees and (by_outputs or by_weights):
+            found.add(index)
+    return found
+
+
+def _lost(run: Run, in_keras: KerasGradients) -> set[TensorId]:
+    """Return the tensors whose gradient is rounding errors only.
+
+    What BatchNormalization returns has a mean that its input has no part in. Of what uses the mean alone, such as
+    global average pooling of one example, the gradient cancels.
+    """
+    lost: set[TensorId] = set()
+    consumers: dict[TensorId, list[tuple[TensorId, ...]]] = {number: [()] for number in run.graph.outputs}
+    for step in reversed(run.graph.steps):
+        for number in step.outputs:
+            after = consumers.get(number, [])
+            if _cancels(number, after, in_keras) or (after and all(o and lost.issuperset(o) for o in after)):
+                lost.add(number)
+        for number in step.inputs:
+            consumers.setdefault(number, []).append(step.outputs)
+    return lost
+
+
+def _cancels(number: TensorId, after: list[tuple[TensorId, ...]], in_keras: KerasGradients) -> bool:
+    """Tell whether BatchNormalization alone takes a tensor, and the terms of its gradient cancel."""
+    known = in_keras.gains.keys() & in_keras.tensors.keys()
+    if len(after) != 1 or not after[0] or number not in in_keras.tensors or not known.issuperset(after[0]):
+        return False
+    gradient = in_keras.tensors[number][0]
+    terms = sum(in_keras.gains[other] * largest(in_keras.tensors[other][0]) for other in after[0])
+    rounding = torch.finfo(gradient.dtype).eps * terms * sqrt(gradient.numel())
+    return _norm(gradient) <= _TIMES_GRADIENT_NOISE * rounding
+
+
+def _last(run: Run, wrong: set[StepIndex]) -> Iterator[StepIndex]:
+    """Yield the last of steps with another gradient; that of the steps before them follows from theirs."""
+    steps = run.graph.steps
+    before: set[TensorId] = set()  # tensors from which a wrong step is reached
+    for index in reversed(range(len(steps))):
+        follows = bool(before & set(steps[index].outputs))
+        if index in wrong and not follows:
+            yield index
+        if index in wrong or follows:
+            before |= set(steps[index].inputs)
+
+
+def _same(
+    pair: tuple[Tensor, Tensor],
+    twin: Tensor | None,
+    flattened: tuple[int, ...] | None,
+    coarse: bool,
+    terms: float = 0.0,
+) -> bool:
+    """Tell whether two gradients agree, by the norm of their difference.
+
+    Of n numbers that go into a ReLU, n times the unit of rounding or so are so close to 0 that the two models may have
+    them on different sides of it. These elements have quite another gradient, and there are more or fewer by chance;
+    together they make up the root of the unit of rounding of the norm. The same goes for two candidates for a maximum.
+
+    Args:
+        pair: Keras's gradient, as it is and with other rounding errors.
+        twin: The twin's.
+        flattened: The shape that the features were flattened from: the twin may have them channels first.
+        coarse: Whether the model has constants in float32, whatever its dtype.
+        terms: The sum of the absolute values of what was summed up.
+    """
+    exact, perturbed = pair
+    eps = max(torch.finfo(dtype).eps for dtype in (exact.dtype, torch.float32 if coarse else exact.dtype))
+    least = _TIMES_GRADIENT_NOISE * eps * max(largest(exact), terms) * sqrt(exact.numel())
+    within = max(TIMES_NOISE * sqrt(eps) * _norm(exact), _TIMES_NORM_OF_NOISE * _norm(exact - perturbed), least)
+    if twin is None:
+        return _norm(exact) <= within
+    ways = alignments(exact, twin, window=True)
+    if exact.ndim in (1, 2) and exact.shape == twin.shape:
+        ways = alignments(exact.reshape(-1, exact.shape[-1]), twin.reshape(-1, exact.shape[-1]), None, flattened)
+    distances = (_norm(view - other) for view, other, _ in ways)
+    first = next(distances, None)  # none if the twin's has another shape: see the outputs
+    return first is None or first <= within or any(distance <= within for distance in distances)
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(tensor.double().norm())

@@ -1,0 +1,1 @@
+"""Move the weights: which Keras weight becomes which PyTorch tensor, and how."""

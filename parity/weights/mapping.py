@@ -1,0 +1,129 @@
+"""Read a mapping, which says which Keras weight fills which PyTorch tensor, and look at it row by row."""
+
+import csv
+import difflib
+from collections.abc import Collection, Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+from parity.errors import ParityError
+
+import pandas as pd
+
+COLUMNS = ["keras", "torch"]
+
+
+class Row(NamedTuple):
+    """One row of a mapping.
+
+    Attributes:
+        label: What to call the row in a message: "line 3" of a file, else "row 3".
+        keras: The path of a Keras weight; empty for a tensor that no Keras weight fills.
+        torch: The key of a tensor in the twin's state dict.
+    """
+
+    label: str
+    keras: str
+    torch: str
+
+    @property
+    def module(self) -> str:
+        """Return the name of the module that has the tensor; that of the twin itself is empty."""
+        return self.torch.rpartition(".")[0]
+
+    @property
+    def owner(self) -> str:
+        """Return what to call that module in a message."""
+        return self.module or "the model"
+
+    @property
+    def tensor(self) -> str:
+        """Return the name of the tensor within its module."""
+        return self.torch.rpartition(".")[2]
+
+
+def read_mapping(path: str | PathLike[str]) -> pd.DataFrame:
+    """Read a mapping from a CSV file.
+
+    Args:
+        path: A UTF-8 file with the columns ``keras`` (the path of a Keras weight, such as ``conv2d_1/kernel``) and
+            ``torch`` (the key of a tensor in the state dict). The keras field is empty for a tensor that no Keras
+            weight fills, such as ``bn1.num_batches_tracked``.
+
+    Returns:
+        A table with those two columns of text, whose index is the line number in the file.
+
+    Raises:
+        ParityError: If the file cannot be read, has other columns, or has a row of another length or without a
+            PyTorch key. Whether the names exist is for ``parity.transfer.transfer`` to say, which has the models.
+    """
+    path = Path(path)
+    rows, faults = {}, []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if header != COLUMNS:
+                raise ParityError(path.name, [f"line 1: the columns must be {COLUMNS}, not {header}"])
+            for row in reader:
+                line = reader.line_num
+                row = [field.strip() for field in row]
+                if not any(row):
+                    continue
+                if len(row) != len(COLUMNS):
+                    faults.append(f"line {line}: {len(COLUMNS)} fields expected, {len(row)} found: {row}")
+                elif not row[1]:
+                    faults.append(f"line {line}: the torch field is empty (keras: {row[0]})")
+                else:
+                    rows[line] = row
+    except OSError as error:
+        raise ParityError(path.name, [f"the file cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ParityError(path.name, [f"the file is not UTF-8 text: {error.reason} at byte {error.start}"]) from error
+    except csv.Error as error:
+        raise ParityError(path.name, [f"line {reader.line_num}: not CSV: {error}"]) from error
+    if not rows and not faults:
+        faults.append("the file has no rows")
+    if faults:
+        raise ParityError(path.name, faults)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
+    table.index.name = "line"
+    table.attrs["source"] = path.name
+    return table
+
+
+def mapping_rows(mapping: pd.DataFrame) -> list[Row]:
+    """Return the rows of a mapping.
+
+    Args:
+        mapping: A table with the columns ``keras`` and ``torch``, as ``read_mapping`` returns it.
+
+    Raises:
+        ParityError: If it has other columns.
+    """
+    if list(mapping.columns) != COLUMNS:
+        raise ParityError(source_of(mapping), [f"the columns must be {COLUMNS}, not {list(mapping.columns)}"])
+    kind = mapping.index.name or "row"
+    texts = mapping.fillna("").astype(str)
+    return [Row(f"{kind} {index}", keras, torch) for index, keras, torch in texts.itertuples()]
+
+
+def unknown_names(rows: Iterable[Row], weights: Collection[str], tensors: Collection[str]) -> Iterator[str]:
+    """Yield a fault for each name in a mapping that the models do not have, with the nearest that they have.
+
+    Args:
+        rows: The rows of the mapping.
+        weights: The paths of the Keras weights.
+        tensors: The keys of the twin's state dict.
+    """
+    for row in rows:
+        for what, name, names in (("Keras weight", row.keras, weights), ("PyTorch tensor", row.torch, tensors)):
+            if name and name not in names:
+                close = difflib.get_close_matches(name, list(names), n=1)
+                yield f"{row.label}: there is no {what} {name}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def source_of(mapping: pd.DataFrame) -> str:
+    """Return what to call a mapping in a message: the name of its file, if it was read from one."""
+    return str(mapping.attrs.get("source", "mapping"))

@@ -1,0 +1,244 @@
+"""Move the weights of a Keras model into its PyTorch twin: all checks first, then all copies."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isclose
+from typing import NamedTuple
+
+from parity.errors import ParityError
+from parity.models.keras_layers import inner_layers
+from parity.tensors import as_tensor
+from parity.weights.fast_copy import copy_permuted
+from parity.weights.flattened import ON_FEATURES, counts_features, is_shape_of, unflattened_channels_first
+from parity.weights.layouts import Place, covered_layers, find_layout
+from parity.weights.mapping import Row, mapping_rows, source_of, unknown_names
+
+import keras
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+
+def transfer(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    mapping: pd.DataFrame,
+    flatten: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Fill a PyTorch model with the weights of its Keras twin: every tensor once, all or nothing.
+
+    The layout is decided by the kind of the Keras layer (``parity.layouts``). The values are copied into the tensors
+    that the PyTorch model has: they keep their dtype, device and identity.
+
+    Args:
+        keras_model: The model to take weights from. It is not changed.
+        torch_model: The twin to fill.
+        mapping: A table with the columns ``keras`` and ``torch``, as ``parity.mapping.read_mapping`` returns it. An
+            empty keras field is right for ``num_batches_tracked``, which becomes 0, for a scale that the Keras layer
+            does without, which becomes 1, and for a bias or offset that it does without, which becomes 0.
+        flatten: For a twin that flattens its activations channels first: the name of each Keras layer behind such a
+            ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. It may be
+            Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU, whose
+            vectors have a number for each.
+
+    Raises:
+        ParityError: If anything does not fit: unknown, repeated or missing names, a kind of layer that is not
+            covered, another kind of module, shape, epsilon, momentum, stride, dilation or number of groups, a value
+            that is NaN or infinite or too large for the twin's dtype, a negative variance. It lists every fault with
+            the line of the mapping, and the PyTorch model is as it was.
+    """
+    rows = mapping_rows(mapping)
+    weights, faults = _keras_weights(keras_model)
+    tensors = {k: v for k, v in torch_model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    faults += unknown_names(rows, weights, tensors)
+    faults += _repeated_or_missing(rows, weights, tensors)
+    known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]
+    modules = dict(torch_model.named_modules(remove_duplicate=False))
+    pairs = [_Pair(row, weights[row.keras], tensors[row.torch], modules[row.module]) for row in known if row.keras]
+    flattened = {name: tuple(shape) for name, shape in (flatten or {}).items()}
+    for pair in pairs:
+        faults += [f"{pair.row.label}: {fault}" for fault in _pair_faults(pair, flattened.get(pair.weight.layer.name))]
+    faults += [
+        f"{row.label}: {row.torch} cannot be written: {obstacle}"
+        for row in known
+        if (obstacle := _obstacle_to_writing(tensors[row.torch]))
+    ]
+    faults += _twin_faults([pair for pair in pairs if pair.fits()])
+    layers = {id(weight.layer): weight.layer for weight in weights.values()}.values()
+    count = Counter(layer.name for layer in layers if isinstance(layer, ON_FEATURES))
+    kinds = ", ".join(kind.__name__ for kind in ON_FEATURES)
+    faults += [f"flatten: the Keras model has no layer {n} of the kinds {kinds}" for n in flattened if count[n] == 0]
+    faults += [f"flatten: the Keras model has {count[n]} layers {n}" for n in flattened if count[n] > 1]
+    twins = {pair.row.module: pair.weight for pair in pairs}
+    constants = {row: _constant(row, twins.get(row.module)) for row in known if not row.keras}
+    faults += [f"{row.label}: {row.torch} needs a Keras weight" for row, value in constants.items() if value is None]
+    if faults:
+        raise ParityError(source_of(mapping), faults)
+    with torch.no_grad():
+        for pair in pairs:
+            _copy(pair, flattened.get(pair.weight.layer.name))
+        for row, value in constants.items():
+            tensors[row.torch].fill_(value)
+
+
+class _Weight(NamedTuple):
+    """A Keras weight, the innermost layer that has it, and where it goes; no place if that is not known."""
+
+    layer: keras.Layer
+    variable: keras.Variable
+    place: Place | None
+
+
+class _Pair(NamedTuple):
+    """A row with both names known: a Keras weight, and the PyTorch tensor and module that it is for."""
+
+    row: Row
+    weight: _Weight
+    tensor: Tensor
+    module: nn.Module
+
+    def fits(self) -> bool:
+        """Tell whether the module is of a kind that the weight can go to."""
+        return self.weight.place is not None and isinstance(self.module, self.weight.place.modules)
+
+
+def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
+    """Return {path: weight}, and faults."""
+    owners = {id(variable): (layer, variable) for layer in inner_layers(model) for variable in layer.weights}
+    weights = [
+        _Weight(layer, variable, (find_layout(layer) or {}).get(variable.name)) for layer, variable in owners.values()
+    ]
+    paths = Counter(weight.variable.path for weight in weights)
+    faults = [
+        f"{n} weights of the Keras model have the path {p}; rename their layers" for p, n in paths.items() if n > 1
+    ]
+    if not weights:
+        faults.append("the Keras model has no weights; build it first")
+    return {weight.variable.path: weight for weight in weights}, faults
+
+
+def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield a fault for each name that has two rows or none."""
+    # A tensor may have two keys, of a module that is registered twice or of tied weights, which may even be two tensors
+    # in the same memory: either key will do, but not both. A tensor without memory is told by itself.
+    identity = {key: tensor.data_ptr() or id(tensor) for key, tensor in tensors.items()}
+    seen: dict[object, Row] = {}
+    for row in rows:
+        for what, name, key in (
+            ("Keras weight", row.keras, row.keras),
+            ("PyTorch tensor", row.torch, identity.get(row.torch, row.torch)),
+        ):
+            if not name:
+                continue
+            if (what, key) in seen:
+                yield f"{row.label}: {what} {name} has a row already, {seen[what, key].label}"
+            seen.setdefault((what, key), row)
+    for path in weights:
+        if ("Keras weight", path) not in seen:
+            yield f"no row for Keras weight {path}"
+    for key in tensors:
+        if ("PyTorch tensor", identity[key]) not in seen:
+            yield f"no row for PyTorch tensor {key}"
+
+
+def _pair_faults(pair: _Pair, flattened: tuple[int, ...] | None) -> Iterator[str]:
+    """Yield what is wrong with one pair by itself: kinds, names, shapes, values."""
+    row, (layer, variable, place), tensor, module = pair
+    kind = type(layer).__name__
+    if find_layout(layer) is None:
+        yield f"{row.keras}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"
+    elif place is None:
+        yield f"{row.keras}: a {kind} has no weight {variable.name} that can be moved"
+    elif not pair.fits():
+        needed = " or ".join(kind.__name__.lstrip("_") for kind in place.modules)
+        yield f"{row.keras} goes to the {place.tensor} of a {needed}; {row.torch} is in a {type(module).__name__}"
+    elif row.tensor != place.tensor:
+        due = row.torch.removesuffix(row.tensor) + place.tensor
+        yield f"{row.keras} belongs in {due}, not in {row.torch}"
+    else:
+        value = as_tensor(variable)
+        reordered = flattened is not None and counts_features(layer, variable.name)
+        if reordered and not is_shape_of(flattened, value.shape[0]):
+            yield f"{row.keras} {tuple(value.shape)} does not take {flattened} flattened"
+        elif (shape := tuple(place.view(value).shape)) != tuple(tensor.shape):
+            yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but {row.torch} is {tuple(tensor.shape)}"
+        yield from (f"{row.keras} {fault}" for fault in _value_faults(value, tensor, variable.name))
+
+
+def _obstacle_to_writing(tensor: Tensor) -> str:
+    """Return why PyTorch would refuse to copy into a tensor, or nothing."""
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return "it was made in inference mode"
+    if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        return "some of its elements are one and the same"
+    return ""
+
+
+def _value_faults(value: Tensor, target: Tensor, name: str) -> Iterator[str]:
+    if not value.is_floating_point():
+        yield f"is kept as {value.dtype}; only floating-point weights can be moved"
+        return
+    # A finite sum proves that all values are finite, at a fraction of the cost of looking at each.
+    if not (value.sum().isfinite() or value.isfinite().all()):
+        yield "has values that are NaN or infinite"
+    elif name == "moving_variance" and value.min() < -torch.finfo(value.dtype).eps * max(1.0, value.max().item()):
+        yield f"has negative variances, the least {value.min().item():.3g}"
+    if target.is_meta:
+        yield "has nowhere to go: the PyTorch model is on the meta device"
+    elif not target.is_floating_point():
+        yield f"cannot be kept as {target.dtype}"
+    elif _narrower(target.dtype, value.dtype) and value.abs().max() > torch.finfo(target.dtype).max:
+        yield f"has values too large for {target.dtype}"
+
+
+def _narrower(a: torch.dtype, b: torch.dtype) -> bool:
+    return torch.finfo(a).max < torch.finfo(b).max
+
+
+def _twin_faults(pairs: list[_Pair]) -> Iterator[str]:
+    """Yield a fault wherever a layer and a module are not each other's only twin, or differ in a setting."""
+    module_of: dict[tuple[int, str], Row] = {}
+    layer_of: dict[int, tuple[tuple[int, str], Row]] = {}
+    for row, (layer, _, place), _, module in pairs:
+        part = (id(layer), place.part)
+        if part not in module_of and id(module) not in layer_of:
+            for name, due, actual in place.settings(layer, module):
+                if not _equal(due, actual):
+                    yield f"{row.label}: {name} of {row.owner} is {actual}; {layer.name} needs {due}"
+        other = module_of.setdefault(part, row)
+        if other.module != row.module:
+            yield f"{row.label}: {row.keras} goes to {row.owner}, but {other.keras} to {other.owner} ({other.label})"
+        other_part, other = layer_of.setdefault(id(module), (part, row))
+        if other_part != part:
+            yield f"{row.label}: {row.owner} takes {row.keras}, but {other.keras} as well ({other.label})"
+
+
+def _equal(due: object, actual: object) -> bool:
+    if isinstance(due, float) and isinstance(actual, float):
+        return isclose(due, actual, rel_tol=1e-6)
+    return due == actual
+
+
+def _copy(pair: _Pair, flattened: tuple[int, ...] | None) -> None:
+    layer, variable, place = pair.weight
+    source, target = place.view(as_tensor(variable)), pair.tensor
+    if flattened and counts_features(layer, variable.name):
+        *spatial, channels = flattened
+        source, target = unflattened_channels_first(source, flattened), target.unflatten(-1, (channels, *spatial))
+    copy_permuted(source, target)
+
+
+def _constant(row: Row, twin: _Weight | None) -> float | None:
+    """Return the value of a tensor that no Keras weight fills, or None if one should.
+
+    ``twin`` is a weight that fills another tensor of the same module.
+    """
+    if row.tensor == "num_batches_tracked":
+        return 0
+    if twin is None or twin.place is None or row.tensor not in ("weight", "bias"):
+        return None
+    layout = find_layout(twin.layer)
+    places = [layout[variable.name] for variable in twin.layer.weights if variable.name in layout]
+    if any((place.tensor, place.part) == (row.tensor, twin.place.part) for place in places):
+        return None
+    return 1 if row.tensor == "weight" else 0
