@@ -163,7 +163,7 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
 
     Args:
         axes: Where to draw.
-        before: A trace, as ``parity.trace.trace`` returns it. A row from the top down for each layer whose output was
+        before: A trace, as ``parity.trace`` returns it. A row from the top down for each layer whose output was
             seen; its noise is a grey bar, within which a difference is no mistake.
         after: A trace of the same Keras model and the mended twin.
     """

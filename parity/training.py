@@ -37,7 +37,7 @@ def keras_snapshot(model: keras.Model, mapping: pd.DataFrame, loss: Any, gradien
 
     Args:
         model: The model; none of its layers holds other layers.
-        mapping: The columns ``keras`` and ``torch``, as ``parity.mapping.read_mapping`` returns them.
+        mapping: The columns ``keras`` and ``torch``, as ``parity.read_mapping`` returns them.
         loss: The loss of the step.
         gradients: Its gradients, in the order of ``model.trainable_variables`` and in Keras's layout.
     """

@@ -92,7 +92,7 @@ class Diagnosis(NamedTuple):
     Attributes:
         divergence: The first layer that diverges, None if none does.
         causes: The known causes that explain it; none if it is another.
-        traced: What ``parity.trace.trace`` returns.
+        traced: What ``parity.trace`` returns.
     """
 
     divergence: Divergence | None
@@ -117,7 +117,7 @@ def diagnose(
 ) -> Diagnosis:
     """Find the first layer that diverges, and try the known causes on it. Neither model is changed.
 
-    The arguments, and what is raised, are those of ``parity.trace.trace``.
+    The arguments, and what is raised, are those of ``parity.trace``.
 
     Returns:
         The layer, and each cause that makes it agree: undone, the twin's layer returns what Keras's does; or done to

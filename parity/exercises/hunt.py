@@ -117,7 +117,7 @@ class ExerciseTwin(nn.Module):
 
 
 def exercise_mapping() -> pd.DataFrame:
-    """Return which Keras weight fills which tensor of the twin, as ``parity.mapping.read_mapping`` would."""
+    """Return which Keras weight fills which tensor of the twin, as ``parity.read_mapping`` would."""
     rows = [(v.path, f"{_MODULES[v.path.split('/')[0]]}.{_TENSORS[v.name]}") for v in _kept_model(9, 9).weights]
     rows += [("", f"{name}.num_batches_tracked") for name in ("stem_norm", "down_norm")]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -141,7 +141,7 @@ class Pair:
         return self.keras(kind, size, exact), _listed(y)
 
     def trace(self, port: nn.Module, size: int = 0) -> pd.DataFrame:
-        """Trace a port at one of the sizes, as ``parity.trace.trace`` does."""
+        """Trace a port at one of the sizes, as ``parity.trace`` does."""
         probe = self._network.probes[size]
         return trace(probe.keras_model, port, probe.x, self.mapping)
 

@@ -18,6 +18,12 @@ from torch import Tensor
 
 # The noise is measured with rounding errors drawn once, at random; those of another run may be some times as large.
 TIMES_NOISE = 32
+# Gradients go through the whole model and back, and have more noise than one draw shows.
+TIMES_GRADIENT_NOISE = 8 * TIMES_NOISE
+# The norm of the noise of many numbers varies less than its largest does.
+TIMES_NORM_OF_NOISE = 3
+# Statistics are means: the noise of the numbers that they are taken of is as much as they may have.
+TIMES_STATISTICS_NOISE = 4
 # From here on PyTorch's softplus returns what it takes, and is off by so much.
 _SOFTPLUS_FROM, _SOFTPLUS_OFF = 20, log1p(exp(-20))
 

@@ -117,13 +117,19 @@ def record(
             raise recorder.fault(_OTHER_CALLS)
         if isinstance(outputs, Mapping) and set(outputs) == set(keys):
             outputs = [outputs[key] for key in keys]
-        leaves = _tensors_in(outputs)
+        leaves = tensors_in(outputs)
         return recorder.calls, list(map(number_of, leaves)), leaves
 
 
 def number_of(tensor: Tensor) -> int:
     """Return the number of a tensor that a model computes while it is recorded, -1 for any other."""
     return getattr(tensor, _TAG, -1)
+
+
+def identity_of(tensor: Tensor) -> tuple[int, int] | None:
+    """Return the number and the version of a tensor, which is another when it was overwritten; None without a number."""
+    number = -1 if tensor.is_inference() else number_of(tensor)
+    return (number, tensor._version) if number >= 0 else None
 
 
 class _Recorder(TorchFunctionMode):
@@ -187,7 +193,7 @@ class _Recorder(TorchFunctionMode):
     def enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if self.inside:
             return
-        tensors = _tensors_in((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         self.inside.append((id(module), tensors, tuple(map(number_of, tensors))))
         self.notify("in", tensors)
 
@@ -205,26 +211,26 @@ class _Recorder(TorchFunctionMode):
             self.failed = name
             return
         call = Call(name, module, numbers, rate=rate, rates_inside=rates if rate is None else ())
-        self.add(call, tensors, _tensors_in(output))
+        self.add(call, tensors, tensors_in(output))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.inside:
             output = func(*args, **kwargs)
-            if _tensors_in(output):
+            if tensors_in(output):
                 self.functions_inside.append(_rate(func, args, kwargs))
             return output
         name = getattr(func, "__name__", "").strip("_")
         # x.T and the like are attributes: their function is called __get__, that of any attribute.
         name = "permute" if name == "get" else name
-        tensors = _tensors_in((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         numbers = tuple(map(number_of, tensors))
         known = any(number >= 0 for number in numbers)
         if known and self.watch is not None and name == self.due():
             self.notify("in", tensors)
         rate = _rate(func, args, kwargs)
         output = func(*args, **kwargs)
-        results = tensors[:1] if name == "setitem" else _tensors_in(output)
+        results = tensors[:1] if name == "setitem" else tensors_in(output)
         if results and known:
             self.add(Call(name, None, numbers, rate=rate), tensors, results)
         return output
@@ -261,7 +267,7 @@ class _DroppingNothing(TorchFunctionMode):
         if func not in _DROPOUTS:
             return func(*args, **(kwargs or {}))
         # It returns a tensor of its own, as one that drops does.
-        return _tensors_in((args, kwargs))[0].clone()
+        return tensors_in((args, kwargs))[0].clone()
 
 
 def _rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
@@ -272,7 +278,8 @@ def _rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | 
     return float(given.get("p", 0.5))
 
 
-def _tensors_in(tree: Any) -> list[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested lists, tuples and dictionaries, in their order."""
     if isinstance(tree, Tensor):
         return [tree]
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

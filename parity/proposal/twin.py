@@ -7,13 +7,13 @@ from math import prod
 from typing import Any
 
 from parity.errors import ParityError
+from parity.models.torch_calls import tensors_in
 from parity.proposal.failures import module_name
 from parity.proposal.layers import Part
 
 import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
-from torch.utils._pytree import tree_leaves
 
 # Tensors that may be there although the Keras layer has no such weight, and what they hold then.
 CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
@@ -87,15 +87,17 @@ class TwinCopy:
         for seed, (name, tensors) in enumerate(self.tensors.items()):
             part, flattened = filled.get(name, (None, None))
             due = None if part is None else (part.label, flattened)
-            if self.holds.get(name, "nothing yet") == due:
+            if name in self.holds and self.holds[name] == due:
                 continue
             self.holds[name] = due
             if part is None:
                 _randomize(tensors, seed)
                 continue
             for own_name, tensor in tensors.items():
-                in_keras = own_name in part.weights
-                tensor.copy_(part.value(own_name, flattened)) if in_keras else tensor.fill_(CONSTANTS[own_name])
+                if own_name in part.weights:
+                    tensor.copy_(part.value(own_name, flattened))
+                else:
+                    tensor.fill_(CONSTANTS[own_name])
         self.watched = {name for name in self.tensors if name not in filled or len(filled[name][0].taken) > 1}
         self.caught = defaultdict(list)
         self.model(*(tensor.clone() for tensor in self.inputs))
@@ -105,8 +107,8 @@ class TwinCopy:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if name not in self.watched:
                 return
-            leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            self.caught[name] += [leaves[0].detach().clone()] if leaves else []
+            tensors = tensors_in((args, kwargs))
+            self.caught[name] += [tensor.detach().clone() for tensor in tensors[:1]]
 
         return hook
 

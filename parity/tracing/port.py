@@ -74,7 +74,7 @@ def make_port(
         keras_model: A Functional or a built Sequential model.
         torch_model: The twin.
         x: The input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
-        mapping: Which Keras weight fills which PyTorch tensor, as ``parity.mapping.read_mapping`` returns it.
+        mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
         torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
 
     Raises:

@@ -15,7 +15,7 @@ from parity.models.inputs import unchanged
 from parity.models.keras_graph import Step, StepIndex, TensorId
 from parity.models.keras_values import Value, follow_order, walk
 from parity.models.rounding import TIMES_NOISE, noise_of, rule_of
-from parity.models.torch_calls import Call, Watch, number_of, record
+from parity.models.torch_calls import Call, Watch, identity_of, record
 from parity.tensors import as_tensor
 from parity.tracing.misfits import without_misfits
 from parity.tracing.pairing import Pairing, Spot, pair
@@ -139,8 +139,8 @@ class _Comparer:
         # What to compare at each call of the twin: a Keras tensor, where the twin's is, and who takes it, if it is seen
         # as an input.
         self.due: dict[tuple[int, str], list[tuple[TensorId, Spot, Consumer | None]]] = defaultdict(list)
-        # Tensors that were found to agree: numbers of both, and the version of the twin's.
-        self.agreed: dict[tuple[TensorId, int, int], Comparison] = {}
+        # Tensors that were found to agree: a Keras tensor, and the identity of the twin's.
+        self.agreed: dict[tuple[TensorId, tuple[int, int] | None], Comparison] = {}
         for consumer, spot in pairing.inputs.items():
             step, slot = consumer
             self.expect(self.graph.inputs_of(step)[slot], spot, consumer)
@@ -170,7 +170,7 @@ class _Comparer:
         )
 
     def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:
-        """Compare what is due at a call of the twin; see ``parity.calls.Watcher``."""
+        """Compare what is due at a call of the twin; see ``parity.models.torch_calls.Watcher``."""
         for number, spot, consumer in self.due.pop((call, when), []):
             while number not in self.values and self.advance():
                 pass
@@ -219,14 +219,14 @@ class _Comparer:
                 self.stored[number] = (value, twin.clone())
 
     def comparison(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:
-        # What one layer returns the next takes; the version tells whether the tensor was overwritten in between.
-        known = -1 if twin.is_inference() else number_of(twin)
-        key = (number, known, twin._version if known >= 0 else 0)
-        found = self.agreed.get(key)
-        if found is None:
-            found = self.closest(number, twin, spot)
-            if found.agrees and known >= 0:
-                self.agreed[key] = found
+        # What one layer returns the next takes, unless the tensor was overwritten in between.
+        identity = identity_of(twin)
+        known = self.agreed.get((number, identity))
+        if known is not None:
+            return known
+        found = self.closest(number, twin, spot)
+        if found.agrees and identity is not None:
+            self.agreed[number, identity] = found
         return found
 
     def closest(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:

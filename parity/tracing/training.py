@@ -9,7 +9,13 @@ from parity.models.alignment import alignments, largest
 from parity.models.inputs import unchanged
 from parity.models.keras_graph import Step, StepIndex, TensorId
 from parity.models.keras_layers import RANDOM_IN_TRAINING
-from parity.models.rounding import TIMES_NOISE, has_float32_constants
+from parity.models.rounding import (
+    TIMES_GRADIENT_NOISE,
+    TIMES_NOISE,
+    TIMES_NORM_OF_NOISE,
+    TIMES_STATISTICS_NOISE,
+    has_float32_constants,
+)
 from parity.tracing.gradients import KerasGradients, TwinGradients, keras_gradients, twin_gradients
 from parity.tracing.port import Port
 from parity.tracing.runs import Run
@@ -20,11 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Gradients go through the whole model and back, and have more noise than one draw shows.
-_TIMES_GRADIENT_NOISE = 8 * TIMES_NOISE
 _RETRIALS = 3
-# The norm of the noise of many numbers varies less than its largest does.
-_TIMES_NORM_OF_NOISE = 3
 
 
 class Fault(StrEnum):
@@ -106,10 +108,12 @@ def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) 
         old, new = (torch.from_numpy(value.copy()) for value in (before[variable.path], variable.numpy()))
         # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
         due = new + (new - layer.momentum**calls * old) / (n - 1) if n > 1 and not torch.equal(new, old) else new
-        within = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))
-        within += 4 * run.noise[run.graph.steps[index].inputs[0]] * max(1.0, largest(due) ** 0.5)
-        ways = alignments(due[None], buffer[None], None, flattened)
-        if all(largest(view - other) > within for view, other, _ in ways):
+        tolerance = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))
+        tolerance += (
+            TIMES_STATISTICS_NOISE * run.noise[run.graph.steps[index].inputs[0]] * max(1.0, largest(due) ** 0.5)
+        )
+        aligned = alignments(due[None], buffer[None], None, flattened)
+        if all(largest(view - other) > tolerance for view, other, _ in aligned):
             return False
     return True
 
@@ -219,7 +223,7 @@ def _cancels(number: TensorId, after: list[tuple[TensorId, ...]], in_keras: Kera
     gradient = in_keras.tensors[number][0]
     terms = sum(in_keras.gains[other] * largest(in_keras.tensors[other][0]) for other in after[0])
     rounding = torch.finfo(gradient.dtype).eps * terms * sqrt(gradient.numel())
-    return _norm(gradient) <= _TIMES_GRADIENT_NOISE * rounding
+    return _norm(gradient) <= TIMES_GRADIENT_NOISE * rounding
 
 
 def _last(run: Run, wrong: set[StepIndex]) -> Iterator[StepIndex]:
@@ -256,16 +260,16 @@ def _same(
     """
     exact, perturbed = pair
     eps = max(torch.finfo(dtype).eps for dtype in (exact.dtype, torch.float32 if coarse else exact.dtype))
-    least = _TIMES_GRADIENT_NOISE * eps * max(largest(exact), terms) * sqrt(exact.numel())
-    within = max(TIMES_NOISE * sqrt(eps) * _norm(exact), _TIMES_NORM_OF_NOISE * _norm(exact - perturbed), least)
+    least = TIMES_GRADIENT_NOISE * eps * max(largest(exact), terms) * sqrt(exact.numel())
+    tolerance = max(TIMES_NOISE * sqrt(eps) * _norm(exact), TIMES_NORM_OF_NOISE * _norm(exact - perturbed), least)
     if twin is None:
-        return _norm(exact) <= within
-    ways = alignments(exact, twin, window=True)
+        return _norm(exact) <= tolerance
+    aligned = alignments(exact, twin, window=True)
     if exact.ndim in (1, 2) and exact.shape == twin.shape:
-        ways = alignments(exact.reshape(-1, exact.shape[-1]), twin.reshape(-1, exact.shape[-1]), None, flattened)
-    distances = (_norm(view - other) for view, other, _ in ways)
+        aligned = alignments(exact.reshape(-1, exact.shape[-1]), twin.reshape(-1, exact.shape[-1]), None, flattened)
+    distances = (_norm(view - other) for view, other, _ in aligned)
     first = next(distances, None)  # none if the twin's has another shape: see the outputs
-    return first is None or first <= within or any(distance <= within for distance in distances)
+    return first is None or first <= tolerance or any(distance <= tolerance for distance in distances)
 
 
 def _norm(tensor: Tensor) -> float:

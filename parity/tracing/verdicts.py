@@ -72,7 +72,7 @@ def verdicts_of(run: Run, faults: Mapping[StepIndex, TrainingFault]) -> list[Ver
 
 
 def table(run: Run, verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Return the table that ``parity.trace.trace`` returns.
+    """Return the table that ``parity.trace`` returns.
 
     Args:
         run: Both models as they ran.

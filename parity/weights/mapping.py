@@ -56,7 +56,7 @@ def read_mapping(path: str | PathLike[str]) -> pd.DataFrame:
 
     Raises:
         ParityError: If the file cannot be read, has other columns, or has a row of another length or without a
-            PyTorch key. Whether the names exist is for ``parity.transfer.transfer`` to say, which has the models.
+            PyTorch key. Whether the names exist is for ``parity.transfer`` to say, which has the models.
     """
     path = Path(path)
     rows, faults = {}, []

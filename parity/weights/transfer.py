@@ -27,13 +27,13 @@ def transfer(
 ) -> None:
     """Fill a PyTorch model with the weights of its Keras twin: every tensor once, all or nothing.
 
-    The layout is decided by the kind of the Keras layer (``parity.layouts``). The values are copied into the tensors
+    The layout is decided by the kind of the Keras layer (``parity.weights.layouts``). The values are copied into the tensors
     that the PyTorch model has: they keep their dtype, device and identity.
 
     Args:
         keras_model: The model to take weights from. It is not changed.
         torch_model: The twin to fill.
-        mapping: A table with the columns ``keras`` and ``torch``, as ``parity.mapping.read_mapping`` returns it. An
+        mapping: A table with the columns ``keras`` and ``torch``, as ``parity.read_mapping`` returns it. An
             empty keras field is right for ``num_batches_tracked``, which becomes 0, for a scale that the Keras layer
             does without, which becomes 1, and for a bias or offset that it does without, which becomes 0.
         flatten: For a twin that flattens its activations channels first: the name of each Keras layer behind such a
