@@ -127,7 +127,7 @@ def number_of(tensor: Tensor) -> int:
 
 
 def identity_of(tensor: Tensor) -> tuple[int, int] | None:
-    """Return the number and the version of a tensor, which is another when it was overwritten; None without a number."""
+    """Return the number of a tensor and its version, which changes if it is overwritten; None without a number."""
     number = -1 if tensor.is_inference() else number_of(tensor)
     return (number, tensor._version) if number >= 0 else None
 

@@ -97,10 +97,11 @@ def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) 
     module = run.calls[run.pairing.twins[index][1]].module if index in run.pairing.twins else None
     if not isinstance(layer, keras.layers.BatchNormalization) or getattr(module, "running_var", None) is None:
         return True
-    shape = run.shapes[run.graph.steps[index].inputs[0]]
+    number = run.graph.steps[index].inputs[0]
+    shape = run.shapes[number]
     count = prod(shape) // shape[layer.axis]
     calls = sum(step.layer is layer for step in run.graph.steps)
-    flattened = run.flattened.get(run.graph.steps[index].inputs[0])
+    flattened = run.flattened.get(number)
     for variable, buffer, n in (
         (layer.moving_mean, module.running_mean, inf),
         (layer.moving_variance, module.running_var, count),
@@ -109,9 +110,7 @@ def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) 
         # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
         due = new + (new - layer.momentum**calls * old) / (n - 1) if n > 1 and not torch.equal(new, old) else new
         tolerance = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))
-        tolerance += (
-            TIMES_STATISTICS_NOISE * run.noise[run.graph.steps[index].inputs[0]] * max(1.0, largest(due) ** 0.5)
-        )
+        tolerance += TIMES_STATISTICS_NOISE * run.noise[number] * max(1.0, largest(due) ** 0.5)
         aligned = alignments(due[None], buffer[None], None, flattened)
         if all(largest(view - other) > tolerance for view, other, _ in aligned):
             return False

@@ -27,8 +27,8 @@ def transfer(
 ) -> None:
     """Fill a PyTorch model with the weights of its Keras twin: every tensor once, all or nothing.
 
-    The layout is decided by the kind of the Keras layer (``parity.weights.layouts``). The values are copied into the tensors
-    that the PyTorch model has: they keep their dtype, device and identity.
+    The layout is decided by the kind of the Keras layer (``parity.weights.layouts``). The values are copied into the
+    tensors that the PyTorch model has: they keep their dtype, device and identity.
 
     Args:
         keras_model: The model to take weights from. It is not changed.
