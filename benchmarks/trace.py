@@ -108,7 +108,7 @@ def resnet50() -> tuple[keras.Model, nn.Module, pd.DataFrame]:
 def dronet() -> tuple[keras.Model, nn.Module, pd.DataFrame]:
     """Return DroNet in both frameworks, with the project's weights, and the mapping between them."""
     keras_model, torch_model = resnet8(200, 200, 1, 1), ResNet8().eval()
-    load_keras_weights(keras_model, PROJECT / "weights" / "dronet_scenes.h5")
+    load_keras_weights(keras_model, PROJECT / "course" / "weights" / "dronet_scenes.h5")
     mapping = read_mapping(PROJECT / "keras_torch_mapping.csv")
     transfer(keras_model, torch_model, mapping)
     return keras_model, torch_model, mapping

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from course.official_weights import at_hand, official_weights
 from keras_model import resnet8
 from parity.compare import largest_difference
 from parity.faults import ParityError
 from parity.mapping import read_mapping
-from parity.official import at_hand, official_weights
 from parity.transfer import load_keras_weights, transfer
 from torch_model import ResNet8
 

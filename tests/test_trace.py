@@ -3,10 +3,11 @@
 import random
 from itertools import product
 
-from parity import draw
+from course.small_models import fill_scaled
 from parity.faults import ParityError
 from parity.layouts import torch_input
 from parity.trace import TRACE_COLUMNS, diagnose, first_divergence, readable, trace
+from parity.tracing.plot import error_by_layer
 
 import keras
 import matplotlib.pyplot as plt
@@ -20,7 +21,6 @@ from networks import in_float64, snapshot, table
 from small import Twin, model_of, norm, ported, verdicts, x_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from twins import fill_scaled
 
 
 def state(model, twin):
@@ -594,7 +594,7 @@ def test_readable_and_the_picture_show_where_it_starts(model):
     assert list(readable(wrong).outputs[:2]) == ["agree", "agree"]
     assert readable(wrong).outputs[2] == f"{wrong.outputs[2]:.2g}"
     _, axes = plt.subplots()
-    draw.error_by_layer(axes, wrong, right)
+    error_by_layer(axes, wrong, right)
     line = next(line for line in axes.lines if line.get_linestyle() == "--")
     assert [label.get_text() for label in axes.get_yticklabels()][round(line.get_ydata()[0] + 0.5)] == "norm"
     plt.close()

@@ -1,0 +1,1 @@
+"""Where a Keras model and its twin part."""
