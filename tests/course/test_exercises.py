@@ -1,6 +1,9 @@
-"""What the checks of the exercises say."""
+"""What the checks of the exercises say, and that each notebook has its own."""
+
+import re
 
 from course.exercises.report import report
+from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT
 from parity.faults import ParityError
 
 import numpy as np
@@ -44,3 +47,15 @@ def test_report_prints_one_line(runs, line, capsys):
 def test_report_never_calls_these_right(answer, capsys):
     report("Task", {"trait": [("case", lambda: (np.ones(2), answer))]})
     assert "Task: wrong for trait (case): " in capsys.readouterr().out
+
+
+def test_each_notebook_with_exercises_has_a_module_of_its_number_and_uses_all_its_checks():
+    modules = {path.name[1:3]: path for path in (ROOT / "course" / "exercises").glob("e*.py")}
+    notebooks = {path.name[:2]: path for path in NOTEBOOKS.glob("[0-9]*.ipynb") if path.name != OFFICIAL}
+    assert modules.keys() == notebooks.keys()
+    for number, path in modules.items():
+        checks = set(re.findall(r"^def (check_\w+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+        page = notebooks[number].read_text(encoding="utf-8")
+        assert checks
+        assert checks <= set(re.findall(r"\bcheck_\w+(?=\()", page)), path.name
+        assert f"from course.exercises.{path.stem} import" in page
