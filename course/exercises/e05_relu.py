@@ -63,7 +63,7 @@ def check_block(answer: Callable[[Any, Tensor], Tensor]) -> None:
         {
             "the output": _block_cases(answer, _output),
             "the caller's x": _block_cases(answer, _input_afterwards),
-            "what may stay": _block_cases(answer, _with_what_may_stay),
+            "what may stay": _block_cases(answer, _in_place_and_dropout),
         },
     )
 
@@ -137,7 +137,7 @@ def _input_afterwards(answer: Callable, net: SimpleNamespace, x: np.ndarray, exp
     return x, channels_last(tensor)
 
 
-def _with_what_may_stay(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
+def _in_place_and_dropout(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
     dropouts = []
     handle = net.dropout.register_forward_hook(lambda *_: dropouts.append(True))
     try:

@@ -55,17 +55,16 @@ def _order_cases(answer: Callable, shapes: list[_Shape]) -> Iterator[Case]:
         batch_norm.set_weights([rng.uniform(0.5, 2, size=h * w * c) for _ in range(4)])
         dense.set_weights([rng.normal(size=(h * w * c, 5)), np.zeros(5)])
         expected = np.asarray(dense(batch_norm(features)))
-        vectors = [torch.tensor(np.asarray(vector)) for vector in batch_norm.weights]
-        kernel = torch.tensor(np.asarray(dense.kernel))
 
-        def run(shape=(h, w, c), maps=maps, expected=expected, vectors=vectors, kernel=kernel, eps=batch_norm.epsilon):
-            index = answer(*shape)
+        def run(maps=maps, expected=expected, batch_norm=batch_norm, dense=dense):
+            index = answer(*maps.shape[1:])
             if index is None:
                 return None
+            kernel = torch.tensor(np.asarray(dense.kernel))
             index = _as_index(index, len(kernel))
-            gamma, beta, mean, variance = (vector[index] for vector in vectors)
+            gamma, beta, mean, variance = (torch.tensor(np.asarray(vector))[index] for vector in batch_norm.weights)
             x = torch_input(maps).flatten(1)
-            return expected, F.batch_norm(x, mean, variance, gamma, beta, eps=eps) @ kernel[index]
+            return expected, F.batch_norm(x, mean, variance, gamma, beta, eps=batch_norm.epsilon) @ kernel[index]
 
         yield f"{h} x {w} x {c}", run
 

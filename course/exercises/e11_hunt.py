@@ -78,7 +78,7 @@ def _model(height: int, width: int) -> keras.Model:
     return model
 
 
-# What nobody but this module has in hand, and so nobody changes.
+# Kept for this module alone. A reader gets a model of their own from exercise_at, and may change it.
 _kept_model = cache(_model)
 
 

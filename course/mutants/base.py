@@ -77,13 +77,15 @@ def enter(
 ) -> Callable:
     """Return a decorator that enters a function, which plants a mistake in the twin that it is given, as a mutant.
 
+    Modules that the function adds to the twin are put in eval mode.
+
     Args:
-        mutants: The list to enter it in.
-        network: See ``Mutant``, as for the rest.
+        mutants: The list that the mutant is appended to.
+        network: This and the rest are what ``Mutant`` has.
         name: Where and what, in words.
-        layers: The right places.
-        cause: The right cause.
-        shows: When it shows.
+        layers: The names of the Keras layers at which the mistake may rightly be located.
+        cause: The cause that is to be named.
+        shows: When the mistake shows.
     """
 
     def decorate(change: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:

@@ -35,20 +35,20 @@ def sample(mutants: Iterable[Mutant], each: int) -> list[Mutant]:
 
 
 class Pair:
-    """A Keras model and the ports of it: what both return, for inputs that are the same for every port.
+    """A Keras model and ports of it: what both return for the same inputs, one port after another.
 
     Attributes:
         name: Name of the network.
         mapping: Which Keras weight fills which PyTorch tensor.
         state: The state dict of a right port.
-        sizes: The numbers of the input sizes, a range; each has a Keras model with the same weights.
+        sizes: A range, the numbers of the input sizes. For each there is a Keras model, all with the same weights.
     """
 
     def __init__(self, network: Network) -> None:
         self.name, self.mapping = network.name, network.mapping
         self.state, self.sizes = network.build().state_dict(), range(len(network.probes))
         self._network = network
-        # A scale of 1 that Keras does without has a gradient all the same.
+        # PyTorch has a gradient for a tensor that no Keras weight fills, such as a scale of 1. Keras has none.
         self._without_keras = set(network.mapping["torch"][network.mapping["keras"].fillna("") == ""])
         self.keras = functools.cache(self._keras)
         self._trained = functools.cache(self._keras_step)

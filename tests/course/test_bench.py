@@ -126,4 +126,4 @@ def test_a_trace_of_a_pair_finds_a_mistake(pair):
     wrong = pair.right()
     wrong[1] = nn.Identity()
     assert first_divergence(pair.trace(pair.right())) is None
-    assert first_divergence(pair.trace(wrong)).layer == "dense_a"
+    assert first_divergence(pair.trace(wrong)).layer.startswith("dense_a")
