@@ -6,7 +6,7 @@ forward pass of each model, and how much more memory a trace takes than forward 
 size of all layers' outputs together, which a trace that kept them would need. It takes about two minutes and 3 GB.
 """
 
-import parity  # noqa: F401, I001  settles the Keras backend before Keras is imported
+import course  # noqa: F401, I001  settles the Keras backend before Keras is imported
 from pathlib import Path
 
 from parity.layouts import torch_input

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import parity.padding as padding  # the package settles the Keras backend before Keras is imported
+import parity.padding as padding
 from course.small_models import draw, fill_scaled, pair_up
 from parity.padding import pad_same
 from parity.transfer import transfer
