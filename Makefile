@@ -23,7 +23,7 @@ lab: .venv/installed
 
 # Run every notebook and store its outputs.
 record: .venv/installed
-	$(bin)/python notebooks/record.py
+	$(bin)/python -m course.pages.record
 
 lint: .venv/installed
 	$(bin)/ruff check

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from course.official_weights import official_weights
+from course.scenes import scenes
 from keras_model import resnet8, with_logits
 from parity import ParityError, compare, header, load_keras_weights, read_mapping, transfer
 from parity.axes import torch_input
-from parity.official import official_weights
-from parity.scenes import scenes
 from torch_model import ResNet8
 
 import keras
@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--weights",
-        default=HERE / "weights" / "dronet_scenes.h5",
+        default=HERE / "course" / "weights" / "dronet_scenes.h5",
         help="Keras weight file (HDF5), or 'official' for the file that DroNet's authors published, which is fetched "
         "(default: the project's own, %(default)s)",
     )
@@ -165,6 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         weights = official_weights() if options.weights == "official" else Path(options.weights)
+    except ValueError as error:
+        print(f"convert: the official weights: {error}", file=sys.stderr)
+        return 1
+    try:
         convert(weights, options.mapping, options.out)
     except (ParityError, OSError) as error:
         print(f"convert: {error}", file=sys.stderr)

@@ -4,7 +4,7 @@ The architecture is that of ``model_struct.json`` in https://github.com/uzh-rpg/
 "DroNet: Learning to Fly by Driving", 2018, https://doi.org/10.1109/LRA.2018.2795643), written for Keras 3.
 """
 
-import parity  # noqa: F401  settles the Keras backend before Keras is imported
+import course  # noqa: F401  settles the Keras backend before Keras is imported
 
 import keras
 from keras import layers, regularizers

@@ -6,7 +6,7 @@ forward pass of each model, and how much more memory a trace takes than forward 
 size of all layers' outputs together, which a trace that kept them would need. It takes about two minutes and 3 GB.
 """
 
-import parity  # noqa: F401, I001  settles the Keras backend before Keras is imported
+import course  # noqa: F401, I001  settles the Keras backend before Keras is imported
 from pathlib import Path
 
 from parity.axes import torch_input
@@ -106,7 +106,7 @@ def resnet50() -> tuple[keras.Model, nn.Module, pd.DataFrame]:
 def dronet() -> tuple[keras.Model, nn.Module, pd.DataFrame]:
     """Return DroNet in both frameworks, with the project's weights, and the mapping between them."""
     keras_model, torch_model = resnet8(200, 200, 1, 1), ResNet8().eval()
-    load_keras_weights(keras_model, PROJECT / "weights" / "dronet_scenes.h5")
+    load_keras_weights(keras_model, PROJECT / "course" / "weights" / "dronet_scenes.h5")
     mapping = read_mapping(PROJECT / "keras_torch_mapping.csv")
     transfer(keras_model, torch_model, mapping)
     return keras_model, torch_model, mapping

@@ -4,12 +4,6 @@
 ``diagnose`` says why. ``parity.padding`` has layers that pad as Keras does; ``parity.tracing.plot`` draws a trace.
 """
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
 from parity.axes import channels_first, channels_last, run_torch
 from parity.comparison import compare, header, largest_difference
 from parity.diagnosis.causes import CAUSES

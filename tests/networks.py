@@ -1,47 +1,29 @@
-"""What several tests need: random weights, mappings, and every byte of a model.
+"""What several tests need: models with random weights, mappings, and every byte of a model."""
 
-Every number is drawn from a normal distribution, so that it may be negative and no two are alike, and in float64, where
-rounding makes a difference of about 1e-14 and a mistake one of about 1.
-"""
+from course.small_models import TENSORS, draw, fill, table
+from parity import transfer
 
-import parity  # noqa: F401, I001  settles the Keras backend before Keras is imported
 import keras
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
-from parity.weights.mapping import COLUMNS
-from parity import transfer
+__all__ = [
+    "ROUNDING",
+    "TENSORS",
+    "draw",
+    "fill",
+    "in_float64",
+    "moved",
+    "rows_for",
+    "sequential",
+    "snapshot",
+    "spoil",
+    "table",
+    "twin_output",
+]
 
 ROUNDING = 1e-12
-
-# Written out here, not taken from parity.layouts, which is what is tested.
-TENSORS = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-    "alpha": "weight",
-    "embeddings": "weight",
-    "depthwise_kernel": "depthwise.weight",
-    "pointwise_kernel": "pointwise.weight",
-}
-
-
-def draw(*shape, seed=0):
-    """Return numbers that float32 holds exactly, as float64."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32).astype(np.float64)
-
-
-def fill(model, seed=0):
-    """Give a Keras layer or model random weights, and positive variances of which none is near 1."""
-    for number, variable in enumerate(model.weights):
-        values = draw(*variable.shape, seed=(seed, number))
-        variable.assign(2 + np.abs(values) if variable.name == "moving_variance" else values)
-    return model
 
 
 def spoil(module):
@@ -54,12 +36,6 @@ def spoil(module):
 def sequential(shape, *layers, dtype="float64"):
     """Return a Keras model of these layers with random weights."""
     return fill(keras.Sequential([keras.Input(shape, dtype=dtype), *layers]))
-
-
-def table(*rows):
-    """Return a mapping as read_mapping would, had it read these rows from line 2 on."""
-    lines = pd.RangeIndex(2, 2 + len(rows), name="line")
-    return pd.DataFrame(rows, index=lines, columns=COLUMNS, dtype=str)
 
 
 def rows_for(model, module):

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import parity.padding as padding  # the package settles the Keras backend before Keras is imported
+import parity.padding as padding
+from course.small_models import draw, fill_scaled, pair_up
 from parity import transfer
 from parity.padding import pad_same
 
@@ -16,9 +17,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from networks import draw
 from torch import Tensor, nn
-from twins import fill_scaled, pair_up
 
 PORTS = 200  # how many the tests draw
 

@@ -1,11 +1,11 @@
 """Small Keras models and twins of them, each made of one function."""
 
+from course.small_models import draw as numbers
+from course.small_models import fill_scaled, pair_up
 from parity import readable, transfer
 
 import keras
-from networks import draw as numbers
 from torch import nn
-from twins import fill_scaled, pair_up
 
 
 class Twin(nn.Module):

@@ -3,37 +3,24 @@
 import copy
 import os
 import re
-from functools import partial
 
 import convert
-from conftest import OFFICIAL, pytest_ignore_collect
+from course.mutants.dronet_mistakes import MISTAKES
+from course.official_weights import at_hand, official_weights
+from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT
+from course.pages.pytest_plugin import pytest_ignore_collect
 from keras_model import resnet8
-from parity import load_keras_weights, padding, read_mapping, transfer
-from parity.official import at_hand, official_weights
-from parity.weights.layouts import find_layout
+from parity import layouts, load_keras_weights, padding, read_mapping, transfer
 from torch_model import ResNet8
 
 import h5py
 import keras
-import nbformat
 import pooch
 import pytest
 import torch
-import torch.nn.functional as F
-from anatomy import NOTEBOOKS, ROOT
-from torch import nn
 
-WEIGHTS = ROOT / "weights" / "dronet_scenes.h5"
+WEIGHTS = ROOT / "course" / "weights" / "dronet_scenes.h5"
 MAPPING = ROOT / "keras_torch_mapping.csv"
-
-
-def notebook_mistakes():
-    """Return the mistakes that notebook 08 plants, by name, from its own cells."""
-    notebook = nbformat.read(NOTEBOOKS / "08_dronet.ipynb", as_version=4)
-    cells = [cell.source for cell in notebook.cells if "mistakes" in cell.metadata.get("tags", ())]
-    names = {"nn": nn, "F": F, "torch": torch, "partial": partial}
-    exec("\n".join(cells), names)
-    return names["MISTAKES"]
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +52,17 @@ def test_right_twin_is_verified(twin, expected):
     assert convert.verify(twin, expected) == []
 
 
-@pytest.mark.parametrize("name", notebook_mistakes())
+@pytest.mark.parametrize("name", MISTAKES)
 def test_each_mistake_fails_verification(name, twin, expected):
     port = copy.deepcopy(twin)
-    notebook_mistakes()[name](port)
+    MISTAKES[name](port)
     faults = convert.verify(port, expected)
     assert any("float64" in fault for fault in faults)
 
 
 def test_padding_that_is_right_at_200_fails_at_another_size(twin, expected):
     port = copy.deepcopy(twin)
-    notebook_mistakes()["blocks: padding=1"](port)
+    MISTAKES["blocks: padding=1"](port)
     faults = convert.verify(port, expected)
     assert faults
     assert not any("200 x 200" in fault for fault in faults)
@@ -142,7 +129,7 @@ def test_command_refuses_bad_input_and_writes_nothing(arguments, message, tmp_pa
 
 @pytest.mark.usefixtures("one_size")
 def test_command_refuses_a_wrong_layout(tmp_path, capsys, monkeypatch):
-    places = find_layout(keras.layers.Conv2D(1, 1))
+    places = layouts.find_layout(keras.layers.Conv2D(1, 1))
     reversed_axes = places["kernel"]._replace(view=lambda kernel: kernel.permute(3, 2, 1, 0))
     monkeypatch.setitem(places, "kernel", reversed_axes)
     assert convert.main(["--out", str(tmp_path / "x.pth")]) == 1
@@ -162,7 +149,7 @@ def test_command_refuses_a_wrong_padding(tmp_path, capsys, monkeypatch):
 def test_official_weights_are_checked_by_their_sha256(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DRONET_H5", str(WEIGHTS))
     assert convert.main(["--weights", "official", "--out", str(tmp_path / "x.pth")]) == 1
-    assert "not the official weights: the SHA-256 is" in capsys.readouterr().err
+    assert "is another file: its SHA-256 is" in capsys.readouterr().err
     monkeypatch.setenv("DRONET_H5", str(tmp_path / "none.h5"))
     assert convert.main(["--weights", "official", "--out", str(tmp_path / "x.pth")]) == 1
     assert "none.h5" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 import copy
 
-from parity import ParityError, diagnose, draw, first_divergence, readable, trace
+from parity import ParityError, diagnose, first_divergence, readable, trace
+from parity.tracing.plot import error_by_layer
 from parity.tracing.verdicts import TRACE_COLUMNS
 
 import keras
@@ -150,7 +151,7 @@ def test_the_first_divergence_is_marked_in_the_picture(models):
     twin = copy.deepcopy(right)
     twin.b.eps = 1.0
     figure, axes = plt.subplots()
-    draw.error_by_layer(axes, trace(model, twin, x, mapping), trace(*models))
+    error_by_layer(axes, trace(model, twin, x, mapping), trace(*models))
     assert [text.get_text() for text in axes.texts] == ["first divergence"]
     assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["conv", "norm"]
     assert axes.get_xscale() == "log"

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+from course.official_weights import at_hand, official_weights
 from keras_model import resnet8
 from parity import ParityError, largest_difference, load_keras_weights, read_mapping, transfer
-from parity.official import at_hand, official_weights
 from torch_model import ResNet8
 
 import h5py

@@ -5,6 +5,8 @@ import itertools
 import random
 from pathlib import Path
 
+from course.mutants import MUTANTS, Probe, load_network, run_keras, run_twin
+from course.small_models import fill_scaled
 from keras_model import resnet8
 from parity import ParityError, propose_mapping, read_mapping, transfer
 from parity.axes import torch_input
@@ -17,11 +19,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from mutants import MUTANTS, load_network, run_keras, run_twin
 from networks import draw, snapshot, spoil
 from random_ports import right_ports
 from torch import nn
-from twins import Probe, fill_scaled
 
 CSV = Path(__file__).parents[1] / "keras_torch_mapping.csv"
 L = keras.layers

@@ -2,13 +2,13 @@
 
 import copy
 
+from course.mutants import Probe, run_keras, run_twin
 from parity import first_divergence, trace
 from parity.axes import torch_input
 
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from random_ports import PORTS, right_ports
-from twins import Probe, run_keras, run_twin
 
 
 @settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))

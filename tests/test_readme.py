@@ -4,7 +4,7 @@ import inspect
 import re
 import tomllib
 
-from conftest import OFFICIAL
+from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT
 from parity.padding import Conv2dSame
 from parity.weights.layouts import covered_layers, find_layout
 
@@ -13,7 +13,6 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from anatomy import NOTEBOOKS, ROOT
 from networks import fill
 from torch import nn
 

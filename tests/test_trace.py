@@ -3,8 +3,10 @@
 import random
 from itertools import product
 
-from parity import ParityError, diagnose, draw, first_divergence, readable, trace
+from course.small_models import fill_scaled
+from parity import ParityError, diagnose, first_divergence, readable, trace
 from parity.axes import torch_input
+from parity.tracing.plot import error_by_layer
 from parity.tracing.verdicts import TRACE_COLUMNS
 
 import keras
@@ -19,7 +21,6 @@ from networks import in_float64, snapshot, table
 from small import Twin, model_of, norm, ported, verdicts, x_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from twins import fill_scaled
 
 
 def state(model, twin):
@@ -593,7 +594,7 @@ def test_readable_and_the_picture_show_where_it_starts(model):
     assert list(readable(wrong).outputs[:2]) == ["agree", "agree"]
     assert readable(wrong).outputs[2] == f"{wrong.outputs[2]:.2g}"
     _, axes = plt.subplots()
-    draw.error_by_layer(axes, wrong, right)
+    error_by_layer(axes, wrong, right)
     line = next(line for line in axes.lines if line.get_linestyle() == "--")
     assert [label.get_text() for label in axes.get_yticklabels()][round(line.get_ydata()[0] + 0.5)] == "norm"
     plt.close()

@@ -1,5 +1,6 @@
 """Twins that compute the same in another way raise no alarm, and with a mistake the layer is found all the same."""
 
+from course.small_models import fill_scaled
 from parity import diagnose, first_divergence, trace, transfer
 from parity.models.keras_graph import keras_graph
 from parity.models.keras_values import walk
@@ -13,7 +14,6 @@ import torch.nn.functional as F
 from keras import layers as L
 from small import Twin, model_of, norm, ported, verdicts, x_of
 from torch import nn
-from twins import fill_scaled
 
 # By what a layer computes of a tensor and of another: the Keras layers, and functions that do the same, and another.
 SEVERAL = {

@@ -1,0 +1,108 @@
+"""The exercises of notebook 02: Dense layers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from course.exercises.report import Case, report
+from parity import ParityError, run_torch
+
+import keras
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Fill = Callable[[nn.Linear, np.ndarray, np.ndarray], nn.Linear]
+
+_SQUARE = ((4, 4), (7, 7))
+_RECTANGULAR = ((3, 5), (6, 2), (1, 4), (4, 1))
+
+
+def check_fill_linear(answer: Fill) -> None:
+    """Check a function of (linear, kernel, bias) that fills a Linear from arrays (i, o) and (o,)."""
+    report(
+        "Fill a Linear",
+        {
+            "layers that are not square": _filled(answer, _RECTANGULAR),
+            "square layers": _filled(answer, _SQUARE),
+            "float32 arrays": _filled(answer, [(3, 5)], dtype="float32"),
+            "arrays that change afterwards": _filled(answer, [(3, 5)], change=True),
+            "a bias of the wrong shape": _filled(answer, [(3, 5)], refuse=True),
+        },
+    )
+
+
+def check_pointwise_weight(answer: Callable[[Tensor], Tensor]) -> None:
+    """Check a function of a Dense kernel (i, o) that returns the weight of a 1 x 1 convolution, both as tensors."""
+    report(
+        "1 x 1 convolution",
+        {
+            "kernels that are not square": _convolved(answer, _RECTANGULAR),
+            "square kernels": _convolved(answer, _SQUARE),
+        },
+    )
+
+
+def _dense(inputs: int, outputs: int, dtype: str = "float64") -> tuple[keras.layers.Dense, np.ndarray, np.ndarray]:
+    """Return a Dense layer that computes in float64, and its kernel and bias as arrays of this dtype."""
+    rng = np.random.default_rng(inputs)
+    kernel, bias = (rng.normal(size=shape).astype(dtype) for shape in ((inputs, outputs), outputs))
+    layer = keras.layers.Dense(outputs, dtype="float64")
+    layer.build((None, inputs))
+    layer.set_weights([kernel, bias])
+    return layer, kernel, bias
+
+
+def _filled(
+    answer: Fill, sizes: Sequence[tuple[int, int]], dtype: str = "float64", change: bool = False, refuse: bool = False
+) -> Iterator[Case]:
+    for inputs, outputs in sizes:
+
+        def run(inputs=inputs, outputs=outputs):
+            layer, kernel, bias = _dense(inputs, outputs, dtype)
+            x = np.random.default_rng(0).normal(size=(2, inputs))
+            if refuse:
+                _expect_refusal(answer, kernel, bias[:1])
+            linear = nn.Linear(inputs, outputs, dtype=torch.float64)
+            before = linear.weight.detach().numpy().copy()
+            filled = answer(linear, kernel, bias)
+            if filled is None and np.array_equal(linear.weight.detach(), before):
+                return None
+            if filled is not linear:
+                raise ParityError("answer", [f"it returns {_kind(filled)}, not the Linear that it was given"])
+            if change:
+                kernel[:], bias[:] = 0, 0
+            return np.asarray(layer(x)), run_torch(filled, x)
+
+        yield f"{inputs} -> {outputs}", run
+
+
+def _expect_refusal(answer: Fill, kernel: np.ndarray, bias: np.ndarray) -> None:
+    linear = nn.Linear(*kernel.shape, dtype=torch.float64)
+    try:
+        answer(linear, kernel, bias)
+    except Exception:
+        return
+    raise ParityError("bias", [f"a bias of shape {bias.shape} for {kernel.shape[1]} outputs raises no error"])
+
+
+def _convolved(answer: Callable[[Tensor], Tensor], sizes: Sequence[tuple[int, int]]) -> Iterator[Case]:
+    for inputs, outputs in sizes:
+
+        def run(inputs=inputs, outputs=outputs):
+            layer, kernel, bias = _dense(inputs, outputs)
+            x = np.random.default_rng(0).normal(size=(2, 3, 5, inputs))
+            weight = answer(torch.from_numpy(kernel))
+            if weight is None:
+                return None
+            if not isinstance(weight, Tensor):
+                raise ParityError("answer", [f"it returns {_kind(weight)}, not a tensor"])
+            if weight.shape != (outputs, inputs, 1, 1):
+                raise ParityError("answer", [f"its shape is {tuple(weight.shape)}, not {(outputs, inputs, 1, 1)}"])
+            return np.asarray(layer(x)), run_torch(lambda x: F.conv2d(x, weight, torch.from_numpy(bias)), x)
+
+        yield f"{inputs} -> {outputs}", run
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"

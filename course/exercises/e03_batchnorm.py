@@ -1,0 +1,163 @@
+"""The exercises of notebook 03: batch normalization."""
+
+from collections.abc import Callable, Iterator
+
+from course.exercises.report import Case, report
+from parity import ParityError, channels_last, largest_difference, run_torch
+from parity.axes import torch_input
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_Step = Callable[[nn.BatchNorm2d, Tensor], Tensor]
+# What training leaves behind, by name: the values of all steps in one array.
+_Record = dict[str, np.ndarray]
+
+
+def check_my_batchnorm(answer: Callable[[keras.layers.BatchNormalization], nn.BatchNorm2d]) -> None:
+    """Check a function of a built Keras layer that returns its twin, an nn.BatchNorm2d in eval mode.
+
+    In training, outputs and running means are compared. The running variance is not: nn.BatchNorm2d has no setting
+    that makes it Keras's.
+    """
+    report(
+        "Any layer",
+        {
+            "defaults": _inference_cases(answer, [{}]),
+            "epsilon": _inference_cases(answer, [{"epsilon": 1.001e-5}, {"epsilon": 0.1}]),
+            "scale, center": _inference_cases(
+                answer, [{"scale": False}, {"center": False}, {"scale": False, "center": False}]
+            ),
+            "training": _training_cases(answer, [{}, {"momentum": 0.9}, {"scale": False, "epsilon": 1.001e-5}]),
+        },
+    )
+
+
+def check_training_step(answer: _Step) -> None:
+    """Check a function of (module, x) that runs a module in train mode, and leaves the running statistics of Keras.
+
+    ``x`` is (batch, channels, height, width), and the module has Keras's epsilon and the complement of its momentum.
+    """
+    report(
+        "Training step",
+        {
+            "one step": _step_cases(answer, [({}, 1)]),
+            "20 steps": _step_cases(answer, [({}, 20)]),
+            "momentum": _step_cases(answer, [({"momentum": 0.9}, 5), ({"momentum": 0.3}, 5)]),
+        },
+    )
+
+
+def _layer(settings: dict) -> keras.layers.BatchNormalization:
+    """Return a layer of 4 channels whose vectors are random and whose variances are between 1 and 1e-4."""
+    rng = np.random.default_rng(0)
+    layer = keras.layers.BatchNormalization(dtype="float64", **settings)
+    layer.build((None, None, None, 4))
+    for weight in layer.weights:
+        weight.assign(rng.uniform(0.5, 2, 4) if weight.name == "gamma" else rng.normal(size=4))
+    layer.moving_variance.assign(10.0 ** -np.arange(4)[::-1] * rng.uniform(0.1, 1, 4))
+    return layer
+
+
+def _twin(layer: keras.layers.BatchNormalization) -> nn.BatchNorm2d:
+    """Return the twin of a layer that has all four vectors, in train mode."""
+    module = nn.BatchNorm2d(4, layer.epsilon, 1 - layer.momentum, dtype=torch.float64)
+    vectors = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+    names = ("weight", "bias", "running_mean", "running_var")
+    tensors = [torch.tensor(np.asarray(vector)) for vector in vectors]
+    module.load_state_dict(dict(zip(names, tensors, strict=True)))
+    return module
+
+
+def _batches(layer: keras.layers.BatchNormalization, number: int) -> list[np.ndarray]:
+    """Return batches (batch, height, width, 4) of changing size, drawn around the layer's own statistics."""
+    rng = np.random.default_rng(1)
+    mean, deviation = np.array(layer.moving_mean), np.sqrt(np.array(layer.moving_variance))
+    return [mean + deviation * (1 + 2 * rng.normal(size=(2 + step % 3, 2, 3, 4))) for step in range(number)]
+
+
+def _words(settings: dict) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items()) or "no settings"
+
+
+def _inference_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Case]:
+    for settings in all_settings:
+
+        def run(settings=settings):
+            layer = _layer(settings)
+            (x,) = _batches(layer, 1)
+            expected = np.array(layer(x))
+            module = answer(layer)
+            if module is None:
+                return None
+            if getattr(module, "training", False):
+                raise ParityError("my_batchnorm", ["the module is in train mode"])
+            return expected, run_torch(module, x)
+
+        yield _words(settings), run
+
+
+def _training_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Case]:
+    for settings in all_settings:
+
+        def run(settings=settings):
+            batches = _batches(_layer(settings), 5)
+            expected = _train_keras(_layer(settings), batches)
+            module = answer(_layer(settings))
+            if module is None:
+                return None
+            found = _train_torch(lambda module, x: module(x), module.train(), batches)
+            del expected["running variance"], found["running variance"]
+            return _judged(expected, found)
+
+        yield f"{_words(settings)}, 5 training steps", run
+
+
+def _step_cases(answer: _Step, settings_and_steps: list[tuple[dict, int]]) -> Iterator[Case]:
+    for settings, steps in settings_and_steps:
+
+        def run(settings=settings, steps=steps):
+            batches = _batches(_layer(settings), steps)
+            found = _train_torch(answer, _twin(_layer(settings)), batches)
+            return None if found is None else _judged(_train_keras(_layer(settings), batches), found)
+
+        yield f"{_words(settings)}, {steps} step{'s' * (steps > 1)}", run
+
+
+def _train_keras(layer: keras.layers.BatchNormalization, batches: list[np.ndarray]) -> _Record:
+    outputs, means, variances = [], [], []
+    for x in batches:
+        outputs.append(np.array(layer(x, training=True)).ravel())
+        means.append(np.array(layer.moving_mean))
+        variances.append(np.array(layer.moving_variance))
+    return _record(outputs, means, variances)
+
+
+def _train_torch(step: _Step, module: nn.BatchNorm2d, batches: list[np.ndarray]) -> _Record | None:
+    """Run a step with each batch; return None as soon as the step does."""
+    outputs, means, variances = [], [], []
+    for x in batches:
+        output = step(module, torch_input(x))
+        if output is None:
+            return None
+        outputs.append(channels_last(output.detach()).numpy().ravel())
+        # PyTorch changes its running statistics in place, so each step's are copied.
+        means.append(module.running_mean.detach().numpy().copy())
+        variances.append(module.running_var.detach().numpy().copy())
+    return _record(outputs, means, variances)
+
+
+def _record(outputs: list[np.ndarray], means: list[np.ndarray], variances: list[np.ndarray]) -> _Record:
+    parts = {"output": outputs, "running mean": means, "running variance": variances}
+    return {name: np.concatenate(steps) for name, steps in parts.items()}
+
+
+def _judged(expected: _Record, found: _Record) -> tuple[np.ndarray, np.ndarray]:
+    """Return all numbers of both; raise a fault that names each part that differs."""
+    apart = {name: largest_difference(expected[name], found[name]) for name in expected}
+    faults = [f"{name} differs by up to {size:.2g}" for name, size in apart.items() if not size < 1e-12]
+    if faults:
+        raise ParityError("training", faults)
+    return np.concatenate(list(expected.values())), np.concatenate(list(found.values()))

@@ -1,0 +1,104 @@
+"""The exercises of notebook 06: the order of features behind Flatten and before Reshape."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from course.exercises.report import Case, report
+from parity import ParityError, channels_last
+from parity.axes import torch_input
+
+import keras
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_Shape = tuple[int, int, int]
+
+# Maps (h, w, c). One row hides exchanged axes. None has as many channels as pixels: there, an order and its inverse are
+# the same.
+_ONE_ROW = [(1, 5, 3)]
+_SEVERAL_ROWS = [(4, 6, 3), (3, 4, 7)]
+
+
+def check_feature_order(answer: Callable[[int, int, int], Tensor | Sequence[int]]) -> None:
+    """Check a function of (h, w, c) that returns the index of features.
+
+    At place n of the index stands the place, in what Keras flattens, of the n-th feature of ``nn.Flatten``. The index
+    is put to use on the four vectors of a BatchNormalization between Flatten and Dense, and on the kernel of the Dense.
+    """
+    report(
+        "BatchNormalization",
+        {"one row": _order_cases(answer, _ONE_ROW), "several rows": _order_cases(answer, _SEVERAL_ROWS)},
+    )
+
+
+def check_decoder(answer: Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]) -> None:
+    """Check a function of (kernel, bias, h, w, c) that returns the weight and bias of an ``nn.Linear``.
+
+    The kernel (i, h * w * c) and the bias (h * w * c) are those of a Dense before ``Reshape((h, w, c))``; the Linear
+    stands before ``nn.Unflatten(1, (c, h, w))``.
+    """
+    report(
+        "Decoder",
+        {"a bias of zeros": _decoder_cases(answer, 0), "a random bias": _decoder_cases(answer, 1)},
+    )
+
+
+def _order_cases(answer: Callable, shapes: list[_Shape]) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    for h, w, c in shapes:
+        maps = rng.normal(size=(2, h, w, c))
+        batch_norm = keras.layers.BatchNormalization(dtype="float64")
+        dense = keras.layers.Dense(5, dtype="float64")
+        features = keras.layers.Flatten(dtype="float64")(maps)
+        dense(batch_norm(features))
+        batch_norm.set_weights([rng.uniform(0.5, 2, size=h * w * c) for _ in range(4)])
+        dense.set_weights([rng.normal(size=(h * w * c, 5)), np.zeros(5)])
+        expected = np.asarray(dense(batch_norm(features)))
+
+        def run(maps=maps, expected=expected, batch_norm=batch_norm, dense=dense):
+            index = answer(*maps.shape[1:])
+            if index is None:
+                return None
+            kernel = torch.tensor(np.asarray(dense.kernel))
+            index = _as_index(index, len(kernel))
+            gamma, beta, mean, variance = (torch.tensor(np.asarray(vector))[index] for vector in batch_norm.weights)
+            x = torch_input(maps).flatten(1)
+            return expected, F.batch_norm(x, mean, variance, gamma, beta, eps=batch_norm.epsilon) @ kernel[index]
+
+        yield f"{h} x {w} x {c}", run
+
+
+def _as_index(answer: Tensor | Sequence[int], features: int) -> Tensor:
+    index = torch.as_tensor(answer)
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise ParityError("answer", [f"the index holds {index.dtype}, not integers"])
+    if index.shape != (features,):
+        raise ParityError("answer", [f"the index has the shape {tuple(index.shape)}, not {(features,)}"])
+    return index.long()
+
+
+def _decoder_cases(answer: Callable, bias_scale: float) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    for h, w, c in _ONE_ROW + _SEVERAL_ROWS:
+        x = rng.normal(size=(2, 5))
+        dense = keras.layers.Dense(h * w * c, dtype="float64")
+        dense.build(x.shape)
+        dense.set_weights([rng.normal(size=(5, h * w * c)), bias_scale * rng.normal(size=h * w * c)])
+        expected = np.asarray(keras.layers.Reshape((h, w, c), dtype="float64")(dense(x)))
+        weights = [torch.tensor(np.asarray(weight)) for weight in dense.weights]
+
+        def run(shape=(h, w, c), x=x, expected=expected, weights=weights):
+            converted = answer(*(weight.clone() for weight in weights), *shape)
+            if converted is None:
+                return None
+            if not isinstance(converted, tuple | list) or len(converted) != 2:
+                raise ParityError("answer", [f"it returns {type(converted).__name__}, not the pair (weight, bias)"])
+            weight, bias = map(torch.as_tensor, converted)
+            h, w, c = shape
+            for name, tensor, due in (("weight", weight, (h * w * c, x.shape[1])), ("bias", bias, (h * w * c,))):
+                if tensor.shape != due:
+                    raise ParityError("answer", [f"the {name} has the shape {tuple(tensor.shape)}, not {due}"])
+            return expected, channels_last(F.linear(torch.tensor(x), weight, bias).unflatten(1, (c, h, w)))
+
+        yield f"{h} x {w} x {c}", run

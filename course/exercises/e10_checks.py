@@ -1,0 +1,135 @@
+"""The exercises of notebook 10: a check that lets no mistake through, and the causes that inference cannot show."""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from textwrap import shorten
+from typing import Any, NoReturn
+
+from course.exercises.report import in_words
+from course.mutants import CAUSES, MUTANTS, Mutant, load_network
+from course.mutants.bench import Pair
+
+import numpy as np
+import torch
+from torch import nn
+
+_SMALL = ("encoder", "dense", "residual", "pooling", "flat", "heads", "nested")
+
+
+def check_my_check(answer: Callable[[Pair, nn.Module], bool]) -> None:
+    """Check a function of (pair, port): it must pass right ports and catch mistakes that show when a port predicts.
+
+    It is tried on the right ports of seven small networks, and on all their mutants but those that show in training
+    only. A mutant at which it raises an error is caught.
+    """
+    pairs = _pairs()
+    mutants = [m for m in MUTANTS if m.network in pairs and m.shows != "training"]
+
+    def says(pair: Pair, port: nn.Module) -> Any:
+        said = answer(pair, port)
+        return bool(said) if isinstance(said, np.bool_ | torch.Tensor) and said.ndim == 0 else said
+
+    for name, pair in pairs.items():
+        try:
+            said = says(pair, pair.right())
+        except Exception as error:
+            print(f"My check: wrong; the right port of {name} must pass: {in_words(error)}")
+            return
+        if said is None and name == _SMALL[0] and not _raises(answer, pair, mutants):
+            print("My check: not attempted yet")
+            return
+        if not isinstance(said, bool):
+            print(f"My check: wrong; for the right port of {name} it returned {_short(said)}: return True or False")
+            return
+        if not said:
+            print(f"My check: wrong; the right port of {name} must pass: False, not True")
+            return
+    through = []
+    for mutant in mutants:
+        pair = pairs[mutant.network]
+        try:
+            said = says(pair, mutant.plant(pair.right()))
+        except Exception:
+            continue
+        which = f"{mutant.network}: {mutant.name}"
+        if not isinstance(said, bool):
+            print(f"My check: wrong; for {which} it returned {_short(said)}: return True or False")
+            return
+        if said:
+            through.append(which)
+    if through:
+        print(f"My check: wrong; it lets {len(through)} of {len(mutants)} mutants through, the first is {through[0]}")
+    else:
+        print(f"My check: right; it passes {len(pairs)} right ports and catches all {len(mutants)} mutants")
+
+
+def check_causes_of_training(answer: Iterable[str] | None) -> None:
+    """Check a set of causes: those of which no mutant changes an output at inference."""
+    if answer is None:
+        print("Causes: not attempted yet")
+        return
+    try:
+        named = {answer} if isinstance(answer, str) else set(map(str, answer))
+    except TypeError:
+        print("Causes: wrong; answer with a set of names")
+        return
+    unknown = sorted(named - set(CAUSES))
+    if unknown:
+        print(f"Causes: wrong; not among the causes: {_short(', '.join(unknown))}")
+        return
+    shown, hidden = _shown_and_hidden()
+    for cause in sorted(named - hidden):
+        print(f"Causes: wrong; {cause} changes outputs at inference")
+        return
+    if named != hidden:
+        print(f"Causes: wrong; {len(hidden - named)} more cannot be seen at inference")
+    else:
+        print(f"Causes: right; the other {len(shown)} causes show at inference")
+
+
+@cache
+def _pairs() -> dict[str, Pair]:
+    """Return the small networks, which keep what Keras returned, for all checks of this process."""
+    pairs = {name: Pair(load_network(name)) for name in _SMALL}
+    for pair in pairs.values():
+        pair.trace = _no_trace
+    return pairs
+
+
+def _no_trace(*_: Any, **__: Any) -> NoReturn:
+    raise NotImplementedError("this exercise is about a check without the trace")
+
+
+def _raises(answer: Callable[[Pair, nn.Module], Any], pair: Pair, mutants: list[Mutant]) -> bool:
+    """Tell whether a check raises an error at some mutant of a pair: one with asserts, which returns nothing."""
+    for mutant in mutants:
+        if mutant.network == pair.name:
+            try:
+                answer(pair, mutant.plant(pair.right()))
+            except Exception:
+                return True
+    return False
+
+
+def _short(value: Any) -> str:
+    return shorten(str(value), width=80, placeholder=" …")
+
+
+@cache
+def _shown_and_hidden() -> tuple[set[str], set[str]]:
+    """Return the causes that change an output at inference, and those that do not."""
+    pairs = _pairs()
+    mutants = [m for m in MUTANTS if m.network in pairs]
+    shown = {m.cause for m in mutants if _shows(pairs[m.network], m.plant(pairs[m.network].right()))}
+    # Of the slow networks, what their mutants say of themselves, which the tests hold, is taken for true.
+    shown |= {m.cause for m in MUTANTS if m.network not in pairs and m.shows != "training"}
+    return shown, {m.cause for m in mutants} - shown
+
+
+def _shows(pair: Pair, port: Any) -> bool:
+    """Tell whether a port's outputs differ from Keras's by more than rounding at any size."""
+    for size in pair.sizes:
+        for a, b in zip(*pair.both(port, "images", size, exact=True), strict=True):
+            if not np.abs(a - b).max() <= 1e-6 * np.abs(a).max():
+                return True
+    return False

@@ -1,0 +1,181 @@
+"""Figures: arrays and padding drawn element by element, tables as pictures, and how they reach a notebook."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from parity.tracing.plot import DARK, LIGHT, MIDDLE, PALE
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Image, display
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+PALE_GREY, ORANGE = "#b0b0b0", "#ff8c42"
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook, with a text for those who cannot see it.
+
+    Args:
+        figure: The figure; it is closed, so that it is not displayed twice.
+        alt: What the figure shows, in one or two sentences. It is stored in the metadata of the output.
+    """
+    image = BytesIO()
+    # No date and no version: a second run gives the same bytes.
+    figure.savefig(image, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    display(Image(image.getvalue(), format="png", alt=alt))
+
+
+def boxes(axes: Axes, array: np.ndarray, title: str, shade: np.ndarray | None = None) -> None:
+    """Draw a small array as boxes with its numbers or texts written in them.
+
+    Args:
+        axes: Where to draw.
+        array: Numbers or texts (rows, columns), or (columns,) for a single row.
+        title: Title of the drawing.
+        shade: Numbers of the same shape; a box is the lighter the larger its number is. The array itself if left out.
+    """
+    array = np.atleast_2d(array)
+    shade = (array if shade is None else np.atleast_2d(shade)).astype(float)
+    low, high = shade.min(), shade.max()
+    for (row, column), value in np.ndenumerate(array):
+        lightness = (shade[row, column] - low) / ((high - low) or 1)
+        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=plt.cm.cividis(lightness), edgecolor="black"))
+        color = "white" if lightness < 0.5 else "black"
+        axes.text(column + 0.5, row + 0.5, value, ha="center", va="center", fontsize=11, color=color)
+    axes.set_xlim(-0.05, array.shape[1] + 0.05)
+    axes.set_ylim(array.shape[0] + 0.05, -0.05)
+    axes.set_aspect("equal")
+    axes.set_title(title, loc="left", fontsize=11.5)
+    axes.axis("off")
+
+
+def windows(axes: Axes, size: int, kernel: int, stride: int, padding: tuple[int, int], title: str) -> None:
+    """Draw one axis of a padded input and which of its elements each output reads.
+
+    Args:
+        axes: Where to draw.
+        size: Number of elements of the input; they are drawn as boxes with their indices.
+        kernel: Size of the kernel.
+        stride: Step of the kernel; each of its positions is drawn as a bar under the elements that it reads.
+        padding: Number of padding elements (before, after); they are drawn hatched.
+        title: Title of the drawing.
+    """
+    before, after = padding
+    for index in range(-before, size + after):
+        is_data = 0 <= index < size
+        box = {"facecolor": LIGHT} if is_data else {"facecolor": "white", "hatch": "///", "hatchcolor": PALE_GREY}
+        axes.add_patch(Rectangle((index, 0), 1, 1, edgecolor="black", linewidth=1, **box))
+        axes.text(
+            index + 0.5, 0.5, index if is_data else "pad", ha="center", va="center", fontsize=12 if is_data else 10
+        )
+    starts = range(-before, size + after - kernel + 1, stride)
+    for number, start in enumerate(starts):
+        y = -0.35 - 0.45 * number
+        axes.plot([start + 0.1, start + kernel - 0.1], [y, y], color=DARK, linewidth=5, solid_capstyle="butt")
+        read = [str(index) if 0 <= index < size else "pad" for index in range(start, start + kernel)]
+        axes.text(size + after + 0.25, y, f"output {number} reads {', '.join(read)}", va="center", fontsize=10)
+    axes.set_xlim(-1.1, size + after + 4.4)
+    axes.set_ylim(-0.45 * len(starts) - 0.3, 1.1)
+    axes.set_title(title, loc="left", fontsize=11.5)
+    axes.axis("off")
+
+
+def error_by_size(axes: Axes, sizes: Sequence[int], errors: Sequence[float], within: float) -> None:
+    """Plot the largest difference for each image size: a filled square where the outputs agree, a cross elsewhere.
+
+    Args:
+        axes: Where to draw.
+        sizes: Sizes of the images, in pixels.
+        errors: The largest absolute difference at each.
+        within: The largest difference that is agreement; such points are drawn at zero.
+    """
+    right = [size for size, error in zip(sizes, errors, strict=True) if error <= within]
+    wrong = [(size, error) for size, error in zip(sizes, errors, strict=True) if error > within]
+    axes.axhline(0, color="black", linewidth=0.8)
+    if wrong:
+        axes.vlines(*zip(*wrong, strict=True), ymax=0, color=MIDDLE, linewidth=1)
+        axes.plot(*zip(*wrong, strict=True), "x", color=DARK, markersize=7, markeredgewidth=2, label="different")
+    axes.plot(right, [0] * len(right), "s", color=PALE, markeredgecolor="black", markersize=9, label="agree")
+    for size in right:
+        axes.annotate(str(size), (size, 0), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=10)
+    axes.set_xlabel("height and width of the image, in pixels")
+    axes.set_ylabel("largest |Keras - PyTorch|")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def road(axes: Axes, image: np.ndarray, steering: dict[str, float]) -> None:
+    """Show a scene with one line for each steering angle, from the middle of the bottom upwards.
+
+    Args:
+        axes: Where to draw.
+        image: A grey image (height, width, 1), values in [0, 1].
+        steering: Steering by label, in [-1, 1], positive to the right; 1 leans 60 degrees. At most three.
+    """
+    height, width = image.shape[:2]
+    axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
+    styles = (("white", "-", 5), (PALE, "--", 3), (ORANGE, ":", 3))
+    outline = [patheffects.Stroke(linewidth=6, foreground="black"), patheffects.Normal()]
+    for (label, value), (color, line, linewidth) in zip(steering.items(), styles, strict=False):
+        angle = np.radians(60 * value)
+        length = 0.45 * height
+        x = [width / 2, width / 2 + length * np.sin(angle)]
+        y = [height - 1, height - 1 - length * np.cos(angle)]
+        axes.plot(x, y, label=label, color=color, ls=line, lw=linewidth, path_effects=outline)
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def marks(axes: Axes, table: pd.DataFrame, log: bool = False) -> None:
+    """Plot a table as marks: a row for each index, from the top down, and a kind of mark for each column.
+
+    Args:
+        axes: Where to draw.
+        table: Numbers; at most three columns.
+        log: Make the axis logarithmic.
+    """
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    rows = np.arange(len(table))[::-1]
+    kinds = (("s", DARK), ("o", LIGHT), ("D", "white"))
+    for (name, column), (marker, color), shift in zip(table.items(), kinds, (0.13, -0.13, 0), strict=False):
+        axes.plot(column, rows + shift, marker, color=color, markeredgecolor="black", markersize=8, label=name)
+    axes.set_yticks(rows, table.index)
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(table.columns))
+
+
+def squares(axes: Axes, filled: pd.DataFrame, groups: Sequence[str]) -> None:
+    """Draw a table of truth values as squares, filled where they are true, with the groups of rows side by side.
+
+    Args:
+        axes: Where to draw. A column of the table becomes a line of squares; its name is written at the left.
+        filled: Truth values.
+        groups: The group of each row of the table; the groups' names stand above, in sorted order.
+    """
+    order = np.argsort(np.asarray(groups), kind="stable")
+    values, sorted_groups = filled.to_numpy()[order].T, np.asarray(groups)[order]
+    for value, color in ((True, DARK), (False, "white")):
+        rows, columns = np.nonzero(values == value)
+        axes.plot(columns, rows, "s", color=color, markeredgecolor=MIDDLE, markersize=7)
+    for group in np.unique(sorted_groups):
+        places = np.flatnonzero(sorted_groups == group)
+        axes.axvline(places[-1] + 0.5, color="black", linewidth=0.8)
+        axes.text(places.mean(), -0.75, group, ha="center", fontsize=10)
+    axes.set_yticks(range(len(values)), filled.columns)
+    axes.set_xticks([])
+    axes.set_xlim(-0.6, len(order) - 0.4)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.tick_params(length=0)
+    axes.spines[["top", "right"]].set_visible(False)

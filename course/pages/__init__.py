@@ -1,0 +1,1 @@
+"""The notebooks as pages: how they are run, recorded and checked."""

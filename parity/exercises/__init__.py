@@ -1,4 +1,0 @@
-"""What the exercises of the notebooks are checked with: Keras itself, on inputs that cannot hide a mistake.
-
-Each module serves one notebook. Each check prints one line: not attempted yet, what is still wrong, or right.
-"""

@@ -1,0 +1,61 @@
+"""What the checks of the exercises say, and that each notebook has its own."""
+
+import re
+
+from course.exercises.report import report
+from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT
+from parity import ParityError
+
+import numpy as np
+import pytest
+
+
+def fails(error):
+    raise error
+
+
+RIGHT, WRONG, NONE = (lambda: (np.ones(2), np.ones(2))), (lambda: (np.ones(2), np.zeros(2))), (lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("runs", "line"),
+    [
+        ([RIGHT], "Task: right; it equals Keras"),
+        ([RIGHT, RIGHT], "Task: right; it equals Keras in all 2 cases"),
+        ([NONE, RIGHT], "Task: not attempted yet"),
+        ([RIGHT, NONE], "Task: right for trait 0; wrong for trait 1 (case 1): it returned None"),
+        ([WRONG], "Task: wrong for trait 0 (case 0): other numbers, by up to 1"),
+        ([RIGHT, WRONG], "Task: right for trait 0; wrong for trait 1 (case 1): other numbers, by up to 1"),
+        (
+            [lambda: (np.ones(2), np.array([1, np.inf]))],
+            "Task: wrong for trait 0 (case 0): other numbers, by up to inf",
+        ),
+        ([lambda: fails(KeyError())], "Task: wrong for trait 0 (case 0): KeyError"),
+        ([lambda: fails(NotImplementedError())], "Task: wrong for trait 0 (case 0): NotImplementedError"),
+        ([lambda: fails(RuntimeError("a:\n\tb"))], "Task: wrong for trait 0 (case 0): RuntimeError: a: b"),
+        ([lambda: fails(ParityError("csv", list("abcd")))], "Task: wrong for trait 0 (case 0): a; b; and 2 more"),
+    ],
+)
+def test_report_prints_one_line(runs, line, capsys):
+    report("Task", {f"trait {n}": [(f"case {n}", run)] for n, run in enumerate(runs)})
+    assert capsys.readouterr().out == line + "\n"
+
+
+@pytest.mark.parametrize(
+    "answer", [np.full(2, np.nan), np.ones(3), np.ones((2, 1)), np.array([]), "text", 1j * np.ones(2)]
+)
+def test_report_never_calls_these_right(answer, capsys):
+    report("Task", {"trait": [("case", lambda: (np.ones(2), answer))]})
+    assert "Task: wrong for trait (case): " in capsys.readouterr().out
+
+
+def test_each_notebook_with_exercises_has_a_module_of_its_number_and_uses_all_its_checks():
+    modules = {path.name[1:3]: path for path in (ROOT / "course" / "exercises").glob("e*.py")}
+    notebooks = {path.name[:2]: path for path in NOTEBOOKS.glob("[0-9]*.ipynb") if path.name != OFFICIAL}
+    assert modules.keys() == notebooks.keys()
+    for number, path in modules.items():
+        checks = set(re.findall(r"^def (check_\w+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+        page = notebooks[number].read_text(encoding="utf-8")
+        assert checks
+        assert checks <= set(re.findall(r"\bcheck_\w+(?=\()", page)), path.name
+        assert f"from course.exercises.{path.stem} import" in page

@@ -1,0 +1,133 @@
+"""The notebooks as pages, and the guard that no unrun cell passes."""
+
+import copy
+import re
+import subprocess
+import sys
+
+from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT, link_faults, output_faults, page_faults
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+SERIES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
+PAGES = [*ROOT.glob("*.md"), *SERIES, *SOLUTIONS]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def names(paths):
+    return {"argvalues": paths, "ids": [str(path.relative_to(ROOT)) for path in paths]}
+
+
+@pytest.mark.parametrize("path", **names([*SERIES, *SOLUTIONS]))
+def test_outputs_are_clean(path):
+    assert list(output_faults(read(path))) == []
+
+
+@pytest.mark.parametrize("path", **names(SERIES))
+def test_page_has_all_its_parts(path):
+    assert list(page_faults(read(path), path)) == []
+
+
+@pytest.mark.parametrize("path", **names([path for path in SERIES if path.name != OFFICIAL]))
+def test_solution_is_right(path):
+    solution = read(NOTEBOOKS / "solutions" / path.name)
+    printed = "".join(output.get("text", "") for cell in solution.cells for output in cell.get("outputs", []))
+    exercises = set(re.findall(r"\bcheck_\w+(?=\()", "".join(cell.source for cell in read(path).cells)))
+    assert exercises
+    assert exercises <= set(re.findall(r"\bcheck_\w+(?=\()", "".join(cell.source for cell in solution.cells)))
+    assert printed.count(": right; ") >= len(exercises)
+
+
+@pytest.mark.parametrize("path", **names(PAGES))
+def test_links_resolve(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert list(link_faults(text, path.parent)) == []
+
+
+def broken(change):
+    notebook = copy.deepcopy(read(SERIES[0]))
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    change(cells)
+    return notebook
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda cells: cells[0].update(execution_count=None), "without having been run"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", name="stderr", text="x")), "stderr"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", text="in /home/me/x.py")), "path"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", text="<f at 0x7f00aa112233>")), "address"),
+        (lambda cells: cells[0].outputs.append(new_output("stream", text="UserWarning: x")), "warning"),
+        (lambda cells: cells[0].outputs.append(new_output("error", ename="E", evalue="e")), "error"),
+        (lambda cells: cells[0].outputs.append(new_output("display_data", {"image/png": "x"})), "alternative text"),
+    ],
+)
+def test_broken_outputs_are_seen(change, fault):
+    assert any(fault in found for found in output_faults(broken(change)))
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "fault"),
+    [
+        ("## Why", "## Because", "headings"),
+        ("## Predict", "### Predict", "headings"),
+        ("</details>", "", "folds"),
+        ("**For the cheat sheet:**", "", "cheat sheet"),
+        (f"solutions/{SERIES[0].name}", "solutions/other.ipynb", "solutions"),
+        ("Read: ", "Reading ", "minutes"),
+        ("## Why", "## Why" + " word" * 900, "words"),
+    ],
+)
+def test_broken_pages_are_seen(find, replace, fault):
+    notebook = copy.deepcopy(read(SERIES[0]))
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(find, replace)
+    assert any(fault in found for found in page_faults(notebook, SERIES[0]))
+
+
+def test_a_missing_final_check_is_seen():
+    notebook = copy.deepcopy(read(SERIES[0]))
+    for cell in notebook.cells:
+        cell.metadata.pop("tags", None)
+    assert any("final-check" in found for found in page_faults(notebook, SERIES[0]))
+
+
+def test_dead_links_are_seen():
+    faults = list(link_faults("[a](nowhere.md) [b](http://example.org) [c](https://example.org)", ROOT))
+    assert len(faults) == 2
+
+
+def test_strict_nbval_fails_what_it_should(tmp_path):
+    """Run pytest on a planted notebook: a final check cannot fail, another does so by accident, a cell never ran."""
+    cells = [new_code_cell("naive, fixed = 3, 4", execution_count=1)]
+    checks = ("assert fixed == 4", "assert fixed > 2", "assert int('4' if fixed == 4 else 'x')")
+    for count, check in enumerate(checks, 2):
+        cells.append(new_code_cell(check, execution_count=count, metadata={"tags": ["final-check"]}))
+    cells.append(new_code_cell("assert fixed == 4", execution_count=5))
+    for count, text in ((6, "2\n"), (7, "3\n"), (None, ""), (9, "2\n")):
+        cells.append(new_code_cell("print(1 + 1)", execution_count=count))
+        cells[-1].outputs = [new_output("stream", name="stdout", text=text)] if text else []
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "planted.ipynb")
+    command = [sys.executable, "-m", "pytest", "-n0", "-rA", "-c", str(ROOT / "pyproject.toml")]
+    result = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    line = r"^(PASSED|FAILED|ERROR) \S*planted\.ipynb::Cell (\d)(, with the naive port)?"
+    found = re.findall(line, result.stdout, flags=re.MULTILINE)
+    outcomes = {(int(cell), bool(naive)): outcome for outcome, cell, naive in found}
+    expected = dict.fromkeys([(cell, False) for cell in range(9)], "PASSED") | {
+        (6, False): "FAILED",
+        (7, False): "ERROR",
+    }
+    expected |= {(1, True): "PASSED", (2, True): "FAILED", (3, True): "FAILED"}
+    assert outcomes == expected, result.stdout
+    assert "the final check passes the naive port" in result.stdout
+    assert "saved without having been run" in result.stdout
