@@ -78,7 +78,7 @@ def test_the_twin_equals_the_keras_model_at_every_size(height, width, channels, 
     assert largest_difference(steering, twin_steering) < ROUNDING * 10
     assert largest_difference(probability, twin_probability) < ROUNDING * 10
     assert largest_difference(logits, twin_logits) < ROUNDING * 10
-    assert torch.equal(again, twin_steering)
+    assert largest_difference(again, twin_steering) < ROUNDING * 10
     # Neither the heads nor the images may be alike, or all this would say little.
     for a, b in ((twin_steering, twin_logits), twin_steering, twin_logits):
         assert largest_difference(a, b) > 1e-5
@@ -98,8 +98,8 @@ def test_keras_too_refuses_images_of_fewer_than_five_pixels():
 def test_training_drops_half_of_the_features_and_evaluating_none():
     twin, x = ResNet8(41, 47, 1, 1), torch.rand(2, 1, 47, 41)
     assert twin.dropout.p == resnet8(9, 7, 1, 1).get_layer("dropout_1").rate == 0.5
-    assert not torch.equal(twin.train()(x)[0], twin(x)[0])
-    assert torch.equal(twin.eval()(x)[0], twin(x)[0])
+    assert largest_difference(twin.train()(x)[0], twin(x)[0]) > 1e-3
+    assert largest_difference(twin.eval()(x)[0], twin(x)[0]) < 1e-5
 
 
 # --- Files that are no mapping --------------------------------------------------------------------------------------
