@@ -7,10 +7,14 @@ else
 bin := .venv/bin
 endif
 
-.PHONY: convert test lab record lint format
+# The versions to install. None, and pip takes the newest: make test CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
+install = $(bin)/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-# Convert the project's DroNet weights, verify the result, write torch_weights.pth.
-convert: .venv/installed
+.PHONY: convert test lab record lint format constraints
+
+# Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
+convert: .venv/convert-installed
 	$(bin)/python convert.py
 
 # Run every notebook and compare its outputs with those stored; run the tests.
@@ -33,7 +37,21 @@ format: .venv/installed
 	$(bin)/ruff check --fix
 	$(bin)/ruff format
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(bin)/python -m pip install --editable .
+# Pin the newest versions that fit pyproject.toml, of what is pulled in too, for every system and Python that it allows.
+# RENEW= keeps the pins that still fit, RENEW="--upgrade-package keras" renews one.
+RENEW ?= --upgrade
+constraints: .venv/pyvenv.cfg
+	$(install) uv
+	$(bin)/uv pip compile pyproject.toml --universal --all-extras --group dev --fork-strategy fewest $(RENEW) \
+		--no-annotate --custom-compile-command "make constraints" --output-file constraints.txt
+
+.venv/installed: .venv/convert-installed
+	$(install) --editable ".[course]"
 	touch $@
+
+.venv/convert-installed: .venv/pyvenv.cfg pyproject.toml $(CONSTRAINTS)
+	$(install) --editable ".[convert]"
+	touch $@
+
+.venv/pyvenv.cfg:
+	$(PYTHON) -m venv .venv
