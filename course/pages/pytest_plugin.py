@@ -12,6 +12,7 @@ from typing import Any
 from course.official_weights import at_hand
 from course.pages.anatomy import OFFICIAL
 from course.pages.processes import kernel_profile, settle
+from course.pages.warm_kernels import AVAILABLE, use_warm_kernels
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -23,9 +24,18 @@ PLANT = "__import__('course.pages.naive_check', fromlist=['plant']).plant({check
 _PROFILE = pytest.StashKey[TemporaryDirectory]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option ``--cold-kernels``."""
+    parser.addoption(
+        "--cold-kernels", action="store_true", help="start each notebook's kernel from nothing, as JupyterLab does"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Settle how this process and the notebooks' kernels share the machine."""
     settle()
+    if AVAILABLE and not config.option.cold_kernels:
+        use_warm_kernels()
     config.stash[_PROFILE] = kernel_profile()
 
 
