@@ -14,6 +14,7 @@ import math
 
 from parity import largest_difference, padding
 from parity.padding import pad_same, same_padding
+from tests.helpers.models import ROUNDING, draw, moved, twin_output
 
 import keras
 import pytest
@@ -21,7 +22,6 @@ import tensorflow as tf
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import ROUNDING, draw, moved, twin_output
 from torch import nn
 
 

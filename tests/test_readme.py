@@ -7,13 +7,13 @@ import tomllib
 from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT
 from parity.padding import Conv2dSame
 from parity.weights.layouts import covered_layers, find_layout
+from tests.helpers.models import fill
 
 import keras
 import nbformat
 import numpy as np
 import pytest
 import torch
-from networks import fill
 from torch import nn
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """What every notebook of the series must have, and what none may have."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,17 @@ def output_faults(notebook: NotebookNode) -> Iterator[str]:
                 yield f"cell {number} has a figure without alternative text of at least eight words"
 
 
+def lines_of_code(source: str) -> int:
+    """Return how many lines of a cell a reader has to follow: those that are neither empty nor of an import."""
+    imports = {
+        line
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    return sum(bool(line.strip()) for number, line in enumerate(source.splitlines(), 1) if number not in imports)
+
+
 def page_faults(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """Yield what is wrong with the page: headings, lengths, figures, exercises, links; notebooks of the series."""
     practised = path.name != OFFICIAL  # it is read and run: it has no exercises
@@ -71,9 +83,8 @@ def page_faults(notebook: NotebookNode, path: Path) -> Iterator[str]:
     if len(prose.split()) not in WORDS:
         yield f"{len(prose.split())} words of prose"
     for number, cell in enumerate(notebook.cells):
-        lines = [line for line in cell.source.splitlines() if line.strip()]
-        if cell.cell_type == "code" and len(lines) > LINES:
-            yield f"cell {number} has {len(lines)} lines of code"
+        if cell.cell_type == "code" and lines_of_code(cell.source) > LINES:
+            yield f"cell {number} has {lines_of_code(cell.source)} lines of code"
     if not any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs):
         yield "no figure"
     if prose.count("<details>") != prose.count("</details>") or prose.count("<details>") < 1 + practised:

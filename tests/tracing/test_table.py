@@ -5,6 +5,7 @@ import copy
 from parity import ParityError, diagnose, first_divergence, readable, trace
 from parity.tracing.plot import error_by_layer
 from parity.tracing.verdicts import TRACE_COLUMNS
+from tests.helpers.models import draw, sequential, snapshot, table
 
 import keras
 import matplotlib.pyplot as plt
@@ -12,8 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from networks import draw as numbers
-from networks import sequential, snapshot, table
 from torch import nn
 
 
@@ -51,7 +50,7 @@ def models():
     state |= {"b.running_mean": mean, "b.running_var": variance, "b.num_batches_tracked": torch.tensor(0)}
     twin.load_state_dict(state | {"c.weight": 0.05 * dense.T, "c.bias": offset})
     model.get_layer("dense").kernel.assign(0.05 * model.get_layer("dense").kernel)
-    return model, twin, numbers(3, 6, 5, 2, seed=9), table(*rows)
+    return model, twin, draw(3, 6, 5, 2, seed=9), table(*rows)
 
 
 def test_a_row_for_each_layer_in_the_order_of_the_data_flow(models):

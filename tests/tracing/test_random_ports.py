@@ -5,10 +5,10 @@ import copy
 from course.mutants import Probe, run_keras, run_twin
 from parity import first_divergence, trace
 from parity.axes import torch_input
+from tests.helpers.random_ports import PORTS, right_ports
 
 import torch
 from hypothesis import HealthCheck, assume, given, settings
-from random_ports import PORTS, right_ports
 
 
 @settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))

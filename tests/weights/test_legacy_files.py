@@ -6,6 +6,7 @@ from pathlib import Path
 from course.official_weights import at_hand, official_weights
 from keras_model import resnet8
 from parity import ParityError, largest_difference, load_keras_weights, read_mapping, transfer
+from tests.helpers.models import draw, fill, snapshot, spoil
 from torch_model import ResNet8
 
 import h5py
@@ -13,9 +14,8 @@ import keras
 import numpy as np
 import pytest
 import torch
-from networks import draw, fill, snapshot, spoil
 
-CSV = Path(__file__).parents[1] / "keras_torch_mapping.csv"
+CSV = Path(__file__).parents[2] / "keras_torch_mapping.csv"
 KERAS_1 = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
 
 

@@ -1,7 +1,7 @@
-"""What several tests need: models with random weights, mappings, and every byte of a model."""
+"""Small Keras models with random weights, twins of them, their mappings, and every byte of a model."""
 
-from course.small_models import TENSORS, draw, fill, table
-from parity import transfer
+from course.small_models import TENSORS, draw, fill, fill_scaled, pair_up, table
+from parity import readable, transfer
 
 import keras
 import numpy as np
@@ -11,16 +11,24 @@ from torch import nn
 __all__ = [
     "ROUNDING",
     "TENSORS",
+    "Twin",
     "draw",
     "fill",
+    "fill_scaled",
     "in_float64",
+    "model_of",
     "moved",
+    "norm",
+    "pair_up",
+    "ported",
     "rows_for",
     "sequential",
     "snapshot",
     "spoil",
     "table",
     "twin_output",
+    "verdicts",
+    "x_of",
 ]
 
 ROUNDING = 1e-12
@@ -82,3 +90,43 @@ def in_float64(model):
         input_tensors=keras.Input(model.input_shape[1:], dtype="float64"),
         clone_function=lambda layer: type(layer).from_config(layer.get_config() | {"dtype": "float64"}),
     )
+
+
+class Twin(nn.Module):
+    """A twin made of modules and of one function, which takes the twin and its inputs."""
+
+    def __init__(self, run, **modules):
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *x, **more):
+        """Call the function that this twin was made of."""
+        return self.run(self, *x, **more)
+
+
+def norm(channels, kind=nn.BatchNorm2d):
+    return kind(channels, eps=1e-3, momentum=0.01)
+
+
+def x_of(*shape, seed=0):
+    return draw(*shape, seed=seed).astype("float32")
+
+
+def model_of(shape, function, dtype=None):
+    """Return the Keras model that a function makes of one input, with random weights."""
+    x = keras.Input(shape, dtype=dtype)
+    return fill_scaled(keras.Model(x, function(x)))
+
+
+def ported(model, twin, *names, **renamed):
+    """Give a twin the weights of a Keras model; return the twin and the mapping."""
+    mapping = pair_up(model, twin, dict.fromkeys(names) | {name: name for name in names} | renamed)
+    transfer(model, twin, mapping)
+    return twin.eval(), mapping
+
+
+def verdicts(traced):
+    """Return the verdict on each layer, and after a colon its note."""
+    return dict(zip(traced.layer, readable(traced).verdict, strict=True))

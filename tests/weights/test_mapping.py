@@ -4,14 +4,14 @@ from pathlib import Path
 
 from keras_model import resnet8
 from parity import ParityError, largest_difference, read_mapping, transfer
+from tests.helpers.models import ROUNDING, draw, fill, in_float64, spoil
 from torch_model import ResNet8
 
 import keras
 import pytest
 import torch
-from networks import ROUNDING, draw, fill, in_float64, spoil
 
-CSV = Path(__file__).parents[1] / "keras_torch_mapping.csv"
+CSV = Path(__file__).parents[2] / "keras_torch_mapping.csv"
 
 # --- The file that comes with the project ---------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from parity import ParityError, propose_mapping, read_mapping, transfer
 from parity.axes import torch_input
 from parity.proposal.failures import Failure
 from parity.proposal.search import Found, union
+from tests.helpers.models import draw, snapshot, spoil
+from tests.helpers.random_ports import right_ports
 from torch_model import ResNet8
 
 import keras
@@ -19,11 +21,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from networks import draw, snapshot, spoil
-from random_ports import right_ports
 from torch import nn
 
-CSV = Path(__file__).parents[1] / "keras_torch_mapping.csv"
+CSV = Path(__file__).parents[2] / "keras_torch_mapping.csv"
 L = keras.layers
 
 

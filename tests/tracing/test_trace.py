@@ -11,6 +11,7 @@ from parity.models.keras_graph import keras_graph
 from parity.models.keras_values import walk
 from parity.tracing.plot import error_by_layer
 from parity.tracing.verdicts import TRACE_COLUMNS
+from tests.helpers.models import Twin, in_float64, model_of, norm, ported, snapshot, table, verdicts, x_of
 
 import keras
 import matplotlib.pyplot as plt
@@ -20,8 +21,6 @@ import torch
 import torch.nn.functional as F
 from keras import layers as L
 from keras import ops
-from networks import in_float64, snapshot, table
-from small import Twin, model_of, norm, ported, verdicts, x_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

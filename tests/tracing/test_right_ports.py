@@ -4,6 +4,7 @@ from course.small_models import fill_scaled
 from parity import diagnose, first_divergence, trace, transfer
 from parity.models.keras_graph import keras_graph
 from parity.models.keras_values import walk
+from tests.helpers.models import Twin, model_of, norm, ported, verdicts, x_of
 
 import keras
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from keras import layers as L
-from small import Twin, model_of, norm, ported, verdicts, x_of
 from torch import nn
 
 # By what a layer computes of a tensor and of another: the Keras layers, and functions that do the same, and another.

@@ -6,13 +6,13 @@ from functools import partial
 from parity import ParityError, channels_first, channels_last, largest_difference, read_mapping, transfer
 from parity.axes import torch_input
 from parity.weights.layouts import covered_layers
+from tests.helpers.models import ROUNDING, draw, fill, moved, rows_for, sequential, snapshot, spoil, table, twin_output
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from networks import ROUNDING, draw, fill, moved, rows_for, sequential, snapshot, spoil, table, twin_output
 from torch import nn
 
 

@@ -7,10 +7,10 @@ from course.mutants import MUTANTS, NETWORKS, SHOWS, Mutant, load_network
 from course.pages.anatomy import ROOT
 from parity import CAUSES, diagnose, first_divergence, trace
 from parity.padding import MaxPool2dSame
+from tests.helpers.random_ports import PORTS
 
 import pandas as pd
 import pytest
-from random_ports import PORTS
 
 ROOM = 0.9  # the least share of mutants whose cause is to be named
 
