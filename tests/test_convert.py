@@ -10,7 +10,8 @@ from course.official_weights import at_hand, official_weights
 from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT
 from course.pages.pytest_plugin import pytest_ignore_collect
 from keras_model import resnet8
-from parity import layouts, load_keras_weights, padding, read_mapping, transfer
+from parity import load_keras_weights, padding, read_mapping, transfer
+from parity.weights.layouts import find_layout
 from torch_model import ResNet8
 
 import h5py
@@ -129,7 +130,7 @@ def test_command_refuses_bad_input_and_writes_nothing(arguments, message, tmp_pa
 
 @pytest.mark.usefixtures("one_size")
 def test_command_refuses_a_wrong_layout(tmp_path, capsys, monkeypatch):
-    places = layouts.find_layout(keras.layers.Conv2D(1, 1))
+    places = find_layout(keras.layers.Conv2D(1, 1))
     reversed_axes = places["kernel"]._replace(view=lambda kernel: kernel.permute(3, 2, 1, 0))
     monkeypatch.setitem(places, "kernel", reversed_axes)
     assert convert.main(["--out", str(tmp_path / "x.pth")]) == 1

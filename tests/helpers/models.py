@@ -1,10 +1,13 @@
 """Small Keras models with random weights, twins of them, their mappings, and every byte of a model."""
 
+import re
+
 from course.small_models import TENSORS, draw, fill, fill_scaled, pair_up, table
-from parity import readable, transfer
+from parity import ParityError, readable, transfer
 
 import keras
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -12,6 +15,7 @@ __all__ = [
     "ROUNDING",
     "TENSORS",
     "Twin",
+    "conv",
     "draw",
     "fill",
     "fill_scaled",
@@ -21,6 +25,7 @@ __all__ = [
     "norm",
     "pair_up",
     "ported",
+    "refused",
     "rows_for",
     "sequential",
     "snapshot",
@@ -130,3 +135,23 @@ def ported(model, twin, *names, **renamed):
 def verdicts(traced):
     """Return the verdict on each layer, and after a colon its note."""
     return dict(zip(traced.layer, readable(traced).verdict, strict=True))
+
+
+def conv(name, filters=4, **more):
+    """Return a convolution of 3 x 3 pixels, padded."""
+    return keras.layers.Conv2D(filters, 3, padding="same", name=name, **more)
+
+
+def refused(model, twin, mapping, faults, **kwargs):
+    """Assert that a transfer is refused with exactly these faults, given as patterns, and that it changes nothing."""
+    before = snapshot(model), snapshot(twin)
+    with pytest.raises(ParityError) as caught:
+        transfer(model, twin, mapping, **kwargs)
+    assert (snapshot(model), snapshot(twin)) == before
+    found = caught.value.faults
+    for pattern in faults:
+        assert [fault for fault in found if re.search(pattern, fault)], f"no fault {pattern} in {found}"
+    unexpected = [fault for fault in found if not any(re.search(pattern, fault) for pattern in faults)]
+    assert not unexpected
+    assert str(caught.value).startswith(f"{mapping.attrs.get('source', 'mapping')}: {len(found)} fault")
+    assert all(fault in str(caught.value) for fault in found)
