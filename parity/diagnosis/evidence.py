@@ -25,7 +25,7 @@ class Evidence(NamedTuple):
     """All that is known of a layer that diverges.
 
     Attributes:
-        run: Both models as they ran.
+        run: The record of both models' run.
         index: The step; the one after the last is the model's return.
         step: The step itself, None for the model's return.
         modules: The twin's modules that hold the layer's weights, or the one that plays its part; may be empty.
@@ -155,7 +155,7 @@ def _others(run: Run, index: StepIndex, number: TensorId, here: bool) -> dict[Te
     Of a large model, these are the nearest.
 
     Args:
-        run: Both models as they ran.
+        run: The record of both models' run.
         index: The layer's step.
         number: The tensor whose shape is wanted, too.
         here: Whether the layer takes what it should; else what its twin takes may be another of its inputs.

@@ -16,7 +16,7 @@ ON_FEATURES = (
 
 
 def counts_features(layer: keras.Layer, weight: str) -> bool:
-    """Tell whether a weight of a layer has a number or a row for each feature that the layer takes.
+    """Tell whether a weight of a layer has one number, or one row, for each feature of the layer's input.
 
     Args:
         layer: The layer.
