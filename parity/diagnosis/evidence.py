@@ -121,7 +121,7 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
         at_step=index,
         step=step,
         modules=modules,
-        inputs=[tensors.keras[taken] for taken in step.inputs] if step is not None else [],
+        inputs=[tensors.keras[input_number] for input_number in step.inputs] if step is not None else [],
         twin_inputs=[twin for _, twin in sorted(tensors.inputs.items())] if step is not None else [],
         value=tensors.keras[number],
         twin=tensors.outputs[number] if diverges else tensors.inputs[slot],

@@ -185,7 +185,7 @@ def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[
     if getattr(step.layer, "_call_has_training_arg", False):
         kwargs["training"] = training and not step.frozen and not isinstance(step.layer, RANDOM_IN_TRAINING)
     if step.has_activation:
-        # Keras computes it in one go; there is no other way to see what precedes the activation.
+        # Keras computes a layer and its activation at once. Without the activation, the layer returns what precedes it.
         with mock.patch.object(step.layer, "activation", None):
             return tree.flatten(step.layer(*args, **kwargs))
     return tree.flatten(step.layer(*args, **kwargs))

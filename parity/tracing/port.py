@@ -130,11 +130,11 @@ def _modules_of_layers(graph: Graph, twin: nn.Module, rows: list[Row]) -> dict[i
 
 def _holders(layer: keras.Layer, module_of: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
     """Yield each module that holds a weight of a layer once, in the order of the layer's weights."""
-    seen: set[int] = set()
+    found: set[int] = set()
     for weight in getattr(layer, "weights", []):
         module = module_of.get(weight.path)
-        if module is not None and id(module) not in seen:
-            seen.add(id(module))
+        if module is not None and id(module) not in found:
+            found.add(id(module))
             yield module
 
 

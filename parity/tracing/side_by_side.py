@@ -249,8 +249,8 @@ class _Comparer:
         if number not in self.producers:
             return True
         index = self.producers[number]
-        for slot, taken in enumerate(self.graph.steps[index].inputs):
-            found = self.inputs.get((index, slot)) or self.outputs.get(taken)
+        for slot, input_number in enumerate(self.graph.steps[index].inputs):
+            found = self.inputs.get((index, slot)) or self.outputs.get(input_number)
             if found is not None and not found.agrees:
                 return False
         return True

@@ -36,16 +36,16 @@ def transfer(
         mapping: A table with the columns ``keras`` and ``torch``, as ``parity.read_mapping`` returns it. An
             empty keras field is right for ``num_batches_tracked``, which becomes 0, for a scale that the Keras layer
             does without, which becomes 1, and for a bias or offset that it does without, which becomes 0.
-        flatten: For a twin that flattens its activations channels first: the name of each Keras layer behind such a
-            ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. It may be
-            Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU, whose
-            vectors have a number for each.
+        flatten: For a twin that flattens its activations channels first: the name of each Keras layer after such a
+            ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. The layer
+            may be Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU,
+            whose vectors have a number for each feature.
 
     Raises:
         ParityError: If anything does not fit: unknown, repeated or missing names, a kind of layer that is not
             covered, another kind of module, shape, epsilon, momentum, stride, dilation or number of groups, a value
             that is NaN or infinite or too large for the twin's dtype, a negative variance. It lists every fault with
-            the line of the mapping, and the PyTorch model is as it was.
+            the line of the mapping, and leaves the PyTorch model as it was.
     """
     rows = mapping_rows(mapping)
     weights, faults = _keras_weights(keras_model)
@@ -144,7 +144,7 @@ def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mappi
     # tensors in the same memory. A row for either key will do, but not for both. A tensor on the meta device has no
     # memory, so its own identity counts.
     identity = {key: tensor.data_ptr() or id(tensor) for key, tensor in tensors.items()}
-    seen: dict[object, Row] = {}
+    row_of: dict[object, Row] = {}
     for row in rows:
         for what, name, key in (
             ("Keras weight", row.keras, row.keras),
@@ -152,14 +152,14 @@ def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mappi
         ):
             if not name:
                 continue
-            if (what, key) in seen:
-                yield f"{row.label}: {what} {name} has a row already, {seen[what, key].label}"
-            seen.setdefault((what, key), row)
+            if (what, key) in row_of:
+                yield f"{row.label}: {what} {name} has a row already, {row_of[what, key].label}"
+            row_of.setdefault((what, key), row)
     for path in weights:
-        if ("Keras weight", path) not in seen:
+        if ("Keras weight", path) not in row_of:
             yield f"no row for Keras weight {path}"
     for key in tensors:
-        if ("PyTorch tensor", identity[key]) not in seen:
+        if ("PyTorch tensor", identity[key]) not in row_of:
             yield f"no row for PyTorch tensor {key}"
 
 
