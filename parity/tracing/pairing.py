@@ -125,7 +125,7 @@ class _Pairer:
         return self.result
 
     def is_open(self, index: StepIndex) -> bool:
-        """Tell whether a step has no twin yet, and its output is seen nowhere."""
+        """Tell whether a step has no twin yet, and its output is not observed either."""
         return index not in self.result.twins and self.steps[index].outputs[0] not in self.result.observed
 
     def pair_by_modules(self) -> None:

@@ -132,8 +132,9 @@ def _normalization(modules: tuple[type[nn.Module], ...], settings: _SettingsOf) 
 
 
 _L = keras.layers
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_batch_normalization_places = _normalization(_BATCH_NORMS, _batch_normalization)
+# All of PyTorch's batch normalizations derive from one class, whose own name is private.
+_BATCH_NORM = nn.BatchNorm1d.__mro__[1]
+_batch_normalization_places = _normalization((_BATCH_NORM,), _batch_normalization)
 
 _LAYOUTS: dict[type[keras.Layer], dict[str, Place]] = {
     _L.Dense: _with_bias(Place("weight", (nn.Linear,), _kernel, _none)),
