@@ -1,4 +1,4 @@
-"""Why does a twin part from its Keras model? The known causes, tried on the first layer that diverges.
+"""Why does a twin part from its Keras model? The known causes are tried on the first layer that diverges.
 
 A cause explains a difference if undoing it makes the layer agree, or if doing the same to Keras's numbers gives the
 twin's. Nothing is changed: modules are copied before anything is tried on them.

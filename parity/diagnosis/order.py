@@ -1,4 +1,4 @@
-"""Orders of axes, features and channels that a layer and its twin may not share."""
+"""Causes in the order of axes, features and channels."""
 
 from collections.abc import Iterator
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""What both models are run with, and how they are left as they were."""
+"""The inputs of both models, and how to restore both after a run."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +110,7 @@ def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool =
     for attributes in attributes_of_modules:
         containers += [value for value in attributes.values() if isinstance(value, dict | list | set)]
     contents = [copy.copy(container) for container in containers]
-    for attributes in attributes_of_modules:  # a hook on gradients wraps what its module takes and returns
+    for attributes in attributes_of_modules:  # a hook on gradients replaces its module's inputs and outputs
         attributes["_backward_hooks"].clear()
         attributes["_backward_pre_hooks"].clear()
     try:

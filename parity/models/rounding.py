@@ -1,7 +1,7 @@
-"""How far two right models may be apart: the rounding errors of each operation, and the noise that comes of them.
+"""How far two equal models may differ: the rounding errors of each operation, and the noise that they cause.
 
 Most operations round each element by up to one unit of rounding of the largest. ``RULES`` has a row for each operation
-that rounds otherwise. A new operation is a new row, with its source.
+that rounds differently. A new operation is a new row, with its source.
 """
 
 from collections.abc import Callable, Mapping, Sequence

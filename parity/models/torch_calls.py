@@ -1,4 +1,4 @@
-"""What a PyTorch model calls while it runs: its modules, and the functions between them."""
+"""Record what a PyTorch model calls while it runs: its modules, and the functions between them."""
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -208,7 +208,7 @@ class _Recorder(TorchFunctionMode):
         rate = rates[0] if len(rates) == len(functions) == 1 else None
         _, tensors, numbers = self.inside.pop()
         name = self.names[id(module)]
-        if output is None:  # it failed, and whoever called it may go on
+        if output is None:  # the module failed; its caller may catch the error
             self.failed = name
             return
         call = Call(name, module, numbers, rate=rate, rates_inside=rates if rate is None else ())

@@ -181,9 +181,12 @@ def _proposal(parts: dict[str, Part], twin: TwinCopy, found: Found, by_name: dic
     owner = {name: parts[label] for label, name in decided.items() if name is not None}
     rows = []
     for name, tensors in twin.tensors.items():
-        for tensor in tensors if name in owner else ():
-            weights = owner[name].weights
-            rows.append((weights[tensor][0].path if tensor in weights else "", f"{name}.{tensor}" if name else tensor))
+        if name not in owner:
+            continue
+        weights = owner[name].weights
+        for tensor in tensors:
+            path = weights[tensor][0].path if tensor in weights else ""
+            rows.append((path, f"{name}.{tensor}" if name else tensor))
     # Numbered as the lines of the file will be.
     mapping = pd.DataFrame(rows, index=pd.RangeIndex(2, 2 + len(rows), name="line"), columns=COLUMNS, dtype=str)
     mapping.attrs["source"] = "proposal"

@@ -194,7 +194,7 @@ class _Pairer:
             return False
         step = self.steps[index]
         names = set(names_of_step(step))
-        names.discard("activation")  # of which there are many
+        names.discard("activation")  # the name of every activation
         names.add(step.kind.split(" ")[-1])
         return any(names & kinds and names_of_call(self.calls[call]) & kinds for kinds in (*POOLINGS, names))
 

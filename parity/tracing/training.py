@@ -138,8 +138,10 @@ def _other_rate(run: Run, index: StepIndex, step: Step, unpaired: list[float]) -
     if not isinstance(step.layer, RANDOM_IN_TRAINING) or not getattr(step.layer, "rate", 0):
         return None
     expected = step.layer.rate
-    twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
-    rates = unpaired if twin is None else [expected if twin.rate is None else twin.rate]
+    rates = unpaired
+    if index in run.pairing.twins:
+        twin = run.calls[run.pairing.twins[index][1]]
+        rates = [expected if twin.rate is None else twin.rate]
     if any(abs(rate - expected) <= 1e-6 for rate in rates):
         return None
     found = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "no dropout"

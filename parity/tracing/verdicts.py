@@ -153,7 +153,7 @@ def _largest(comparisons: Sequence[Comparison | None]) -> float:
 def _of_steps(run: Run) -> list[Verdict]:
     # Whether each tensor agrees. For a tensor that was not compared: whether the tensors before it agree.
     right: dict[TensorId, bool] = dict.fromkeys(run.graph.inputs, True)
-    # The steps before a tensor whose outputs were not seen, back to the last that was.
+    # For each tensor that was not seen: its step, and the steps before it whose outputs were not seen either.
     unseen: dict[TensorId, tuple[StepIndex, ...]] = {}
     verdicts = []
     for index, step in enumerate(run.graph.steps):
