@@ -120,9 +120,8 @@ def _faults(parts: dict[str, Part], fits: dict[str, list[str]], twin: TwinCopy) 
     for label, part in parts.items():
         if not fits[label]:
             shapes = _shapes({name: part.value(name) for name in part.weights})
-            kinds = next(iter(part.weights.values()))[1].modules
-            kind = " or ".join(kind.__name__.lstrip("_") for kind in kinds)
-            yield f"{label}: no module fits; it needs a {kind} with {shapes}"
+            place = next(iter(part.weights.values()))[1]
+            yield f"{label}: no module fits; it needs a {place.needed} with {shapes}"
     fitting = {name for names in fits.values() for name in names}
     called = twin.inputs_of_modules({})
     for name in twin.tensors:

@@ -43,6 +43,7 @@ class Place(NamedTuple):
         settings: Takes the Keras layer and the module, and yields each setting that must agree: its name, the value
             that the Keras layer needs, and the value that the module has.
         part: Which of the layer's modules it is, for a layer that becomes several modules.
+        kind: What to call these modules in a message, if not by their own names.
     """
 
     tensor: str
@@ -50,6 +51,12 @@ class Place(NamedTuple):
     view: Callable[[Tensor], Tensor]
     settings: _SettingsOf
     part: str = ""
+    kind: str = ""
+
+    @property
+    def needed(self) -> str:
+        """Return what to call the kinds of module that may hold it: "Conv2d"."""
+        return self.kind or " or ".join(module.__name__ for module in self.modules)
 
 
 def _unchanged(weight: Tensor) -> Tensor:
@@ -132,9 +139,10 @@ def _normalization(modules: tuple[type[nn.Module], ...], settings: _SettingsOf) 
 
 
 _L = keras.layers
-# All of PyTorch's batch normalizations derive from one class, whose own name is private.
-_BATCH_NORM = nn.BatchNorm1d.__mro__[1]
-_batch_normalization_places = _normalization((_BATCH_NORM,), _batch_normalization)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_batch_normalization_places = {
+    name: place._replace(kind="BatchNorm") for name, place in _normalization(_BATCH_NORMS, _batch_normalization).items()
+}
 
 _LAYOUTS: dict[type[keras.Layer], dict[str, Place]] = {
     _L.Dense: _with_bias(Place("weight", (nn.Linear,), _kernel, _none)),

@@ -172,8 +172,7 @@ def _pair_faults(pair: _Pair, flattened: tuple[int, ...] | None) -> Iterator[str
     elif place is None:
         yield f"{row.keras}: a {kind} has no weight {variable.name} that can be moved"
     elif not isinstance(module, place.modules):
-        needed = " or ".join(kind.__name__.lstrip("_") for kind in place.modules)
-        yield f"{row.keras} goes to the {place.tensor} of a {needed}; {row.torch} is in a {type(module).__name__}"
+        yield f"{row.keras} goes to the {place.tensor} of a {place.needed}; {row.torch} is in a {type(module).__name__}"
     elif row.tensor != place.tensor:
         right = row.torch.removesuffix(row.tensor) + place.tensor
         yield f"{row.keras} belongs in {right}, not in {row.torch}"
