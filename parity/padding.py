@@ -10,7 +10,7 @@ read (2.21.0). The layers here do not.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,24 @@ def pad_same(
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
-class _WithoutPaddingArgument:
+if TYPE_CHECKING:
+
+    class _Convolution(nn.Module):
+        """What PyTorch's convolutions have in common. The classes below are mixins, each combined with one of them."""
+
+        kernel_size: tuple[int, ...]
+        stride: tuple[int, ...]
+        dilation: tuple[int, ...]
+        output_padding: tuple[int, ...]
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def forward(self, x: Tensor) -> Tensor: ...
+else:
+    _Convolution = object
+
+
+class _WithoutPaddingArgument(_Convolution):
     """The constructor of a PyTorch convolution, less the arguments that SAME padding decides."""
 
     def __init__(
@@ -140,15 +157,15 @@ class _ConvTransposeSame(_WithoutPaddingArgument):
         return x
 
 
-class ConvTranspose1dSame(_ConvTransposeSame, nn.ConvTranspose1d):
+class ConvTranspose1dSame(_ConvTransposeSame, nn.ConvTranspose1d):  # type: ignore[misc]  # its forward takes no output_size
     """``nn.ConvTranspose1d`` with SAME padding, on (batch, channels, length)."""
 
 
-class ConvTranspose2dSame(_ConvTransposeSame, nn.ConvTranspose2d):
+class ConvTranspose2dSame(_ConvTransposeSame, nn.ConvTranspose2d):  # type: ignore[misc]  # its forward takes no output_size
     """``nn.ConvTranspose2d`` with SAME padding, on (batch, channels, height, width)."""
 
 
-class ConvTranspose3dSame(_ConvTransposeSame, nn.ConvTranspose3d):
+class ConvTranspose3dSame(_ConvTransposeSame, nn.ConvTranspose3d):  # type: ignore[misc]  # its forward takes no output_size
     """``nn.ConvTranspose3d`` with SAME padding, on (batch, channels, depth, height, width)."""
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -22,5 +23,5 @@ def as_tensor(value: Any) -> Tensor:
         if hasattr(value, "read_value"):  # a tf.Variable
             value = value.read_value()
         if "CPU" in value.device:
-            return torch.from_dlpack(value)
+            return from_dlpack(value)
     return torch.from_numpy(np.array(value))

@@ -1,8 +1,8 @@
-"""Activations, and axes of normalizations, that a layer and its twin may not share."""
+"""Causes in activations, and in the axes of normalizations."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, combinations
-from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence
@@ -25,30 +25,37 @@ _ACTIVATIONS = (
 )
 
 
-def activations(value: Tensor) -> Iterator[tuple[str, Any]]:
-    """Yield known activations that change a tensor (batch, ..., channels), by name."""
+Activation = Callable[[Tensor], Tensor]
+
+
+def activations(value: Tensor) -> Iterator[tuple[str, Activation]]:
+    """Yield the name and the function of each known activation that a tensor (batch, ..., channels) can go through."""
     if not value.is_floating_point():
         return
     names = "relu relu6 elu selu celu silu mish sigmoid hard_sigmoid log_sigmoid tanh hard_tanh softplus softsign "
     names += "hard_silu exponential"
-    functions = {name: keras.activations.get(name) for name in names.split()}
-    for name, function in functions.items():
-        yield name, lambda x, f=function: as_tensor(f(x.numpy()))
+    for name in names.split():
+        yield name, partial(_in_keras, name)
     yield "hard_sigmoid as in Keras 2", lambda x: (0.2 * x + 0.5).clamp(0, 1)
     yield "gelu", F.gelu
-    yield "gelu by tanh", lambda x: F.gelu(x, approximate="tanh")
+    yield "gelu by tanh", partial(F.gelu, approximate="tanh")
     yield "gelu by a sigmoid", lambda x: x * (1.702 * x).sigmoid()
     for slope in (0.01, 0.1, 0.2, 0.3):
-        yield f"leaky_relu with slope {slope}", lambda x, s=slope: F.leaky_relu(x, s)
+        yield f"leaky_relu with slope {slope}", partial(F.leaky_relu, negative_slope=slope)
     for axis in range(value.ndim):
-        yield f"softmax along axis {axis}", lambda x, a=axis: x.softmax(a)
-        yield f"log_softmax along axis {axis}", lambda x, a=axis: x.log_softmax(a)
+        yield f"softmax along axis {axis}", partial(torch.softmax, dim=axis)
+        yield f"log_softmax along axis {axis}", partial(torch.log_softmax, dim=axis)
     if value.ndim > 3:
         yield "softmax along all pixels", lambda x: x.flatten(1, -2).softmax(1).reshape(x.shape)
 
 
+def _in_keras(name: str, x: Tensor) -> Tensor:
+    """Return what Keras's activation of this name makes of a tensor."""
+    return as_tensor(keras.activations.get(name)(x.numpy()))
+
+
 def by_function(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the function with which the layer's input, or what precedes its activation, gives what the twin has."""
+    """Yield the activation with which the step's input gives what the twin has."""
     if evidence.step is None or len(evidence.inputs) != 1:
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
@@ -77,18 +84,18 @@ def by_function(evidence: Evidence) -> Iterator[Cause]:
             yield known_cause("another slope", f"{slope:g}")
 
 
-def _slope(evidence: Evidence, of: Callable[[Tensor], Tensor] = torch.clone) -> float | None:
-    """Return the slope for negative numbers, if the twin is the identity for others and has one slope.
+def _slope(evidence: Evidence, curve: Activation = torch.clone) -> float | None:
+    """Return the slope of the twin for negative numbers, if it has a single one and keeps all other numbers.
 
     Args:
         evidence: The layer, which is an activation.
-        of: What the slope is a factor of, a function of the negative numbers.
+        curve: The function of negative numbers that the slope is a factor of.
     """
-    for view, twin, _ in alignments(evidence.inputs[0], evidence.twin):
-        negative = view < 0
-        if not bool(negative.any()) or largest((view - twin)[~negative]) > evidence.tolerance:
+    for x, twin, _ in alignments(evidence.inputs[0], evidence.twin):
+        negative = x < 0
+        if not bool(negative.any()) or largest((x - twin)[~negative]) > evidence.tolerance:
             continue
-        below = of(view[negative])
+        below = curve(x[negative])
         slope = float((twin[negative] / below).median())
         if largest(twin[negative] - slope * below) <= evidence.tolerance:
             return slope
@@ -96,11 +103,11 @@ def _slope(evidence: Evidence, of: Callable[[Tensor], Tensor] = torch.clone) -> 
 
 
 def _described(name: str, layer: keras.Layer) -> str:
-    """Return the name of an activation with the settings of its layer that are not the usual ones."""
-    usual = {"alpha": 1, "negative_slope": 0, "max_value": None, "threshold": 0}
-    settings = {key: getattr(layer, key, value) for key, value in usual.items()}
-    given = [f"{k} {v:g}" for k, v in settings.items() if isinstance(v, int | float) and v != usual[k]]
-    return f"{name} with {' and '.join(given)}" if given else name
+    """Return the name of an activation, with those settings of its layer that are not the defaults."""
+    defaults = {"alpha": 1, "negative_slope": 0, "max_value": None, "threshold": 0}
+    settings = {key: getattr(layer, key, default) for key, default in defaults.items()}
+    changed = [f"{k} {v:g}" for k, v in settings.items() if isinstance(v, int | float) and v != defaults[k]]
+    return f"{name} with {' and '.join(changed)}" if changed else name
 
 
 def by_axis(evidence: Evidence) -> Iterator[Cause]:
@@ -110,17 +117,17 @@ def by_axis(evidence: Evidence) -> Iterator[Cause]:
     if not isinstance(evidence.step.layer, keras.layers.LayerNormalization | keras.layers.GroupNormalization):
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
-    by_name = {path.rpartition("/")[2]: weight for path, weight in evidence.weights.items() if path in evidence.actual}
-    gamma, beta = by_name.get("gamma", torch.ones(())), by_name.get("beta", torch.zeros(()))
+    weights = evidence.weights_of_layer()
+    gamma, beta = weights.get("gamma", torch.ones(())), weights.get("beta", torch.zeros(()))
     axes = range(1, x.ndim)
-    for several in chain.from_iterable(combinations(axes, n) for n in range(1, x.ndim)):
-        mean, variance = x.mean(several, keepdim=True), x.var(several, correction=0, keepdim=True)
+    for normalized in chain.from_iterable(combinations(axes, n) for n in range(1, x.ndim)):
+        mean, variance = x.mean(normalized, keepdim=True), x.var(normalized, correction=0, keepdim=True)
         normal = (x - mean) / (variance + layer.epsilon).sqrt()
-        for axis in axes:
-            if gamma.ndim and gamma.numel() != x.shape[axis]:
+        for scaled in axes:
+            if gamma.ndim and gamma.numel() != x.shape[scaled]:
                 continue
-            shape = [-1 if other == axis else 1 for other in range(x.ndim)]
-            scale, offset = (v.reshape(shape) if v.ndim else v for v in (gamma, beta))
+            shape = [-1 if axis == scaled else 1 for axis in range(x.ndim)]
+            scale, offset = (weight.reshape(shape) if weight.ndim else weight for weight in (gamma, beta))
             if evidence.explains(normal * scale + offset):
-                yield known_cause("axis", f"it normalizes along {several}")
+                yield known_cause("axis", f"it normalizes along {normalized}")
                 return

@@ -54,6 +54,10 @@ class Cause(NamedTuple):
     detail: str
     notebook: str
 
+    def __str__(self) -> str:
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.cause}{detail}: notebook {self.notebook}"
+
 
 def known_cause(cause: str, detail: str = "") -> Cause:
     """Return one of ``CAUSES`` with what was found and the number of its notebook."""

@@ -1,4 +1,4 @@
-"""Why does a twin part from its Keras model? The known causes, tried on the first layer that diverges.
+"""Why does a twin part from its Keras model? The known causes are tried on the first layer that diverges.
 
 A cause explains a difference if undoing it makes the layer agree, or if doing the same to Keras's numbers gives the
 twin's. Nothing is changed: modules are copied before anything is tried on them.
@@ -63,7 +63,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_other_input,
     by_numbers,
 )
-"""What may explain that a layer takes what it should and returns something else, in the order of the trials."""
+"""What may explain that a layer's inputs agree and its outputs do not, in the order in which it is tried."""
 
 WRONG_INPUT: tuple[Attempt, ...] = (
     by_dropping,
@@ -77,7 +77,7 @@ WRONG_INPUT: tuple[Attempt, ...] = (
     by_precision,
     by_scaled_input,
 )
-"""What may explain that a layer's twin takes something else than the layers before return, in the same sense."""
+"""What may explain that a layer's twin takes another input than the layers before return, likewise in order."""
 
 _CAUSES_IN_TRAINING = {
     Fault.RATE: "dropout rate",
@@ -91,7 +91,7 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         divergence: The first layer that diverges, None if none does.
-        causes: The known causes that explain it; none if it is another.
+        causes: The known causes that explain it; empty if none does.
         traced: What ``parity.trace`` returns.
     """
 
@@ -102,7 +102,7 @@ class Diagnosis(NamedTuple):
     def __str__(self) -> str:
         if self.divergence is None:
             return "no layer diverges"
-        lines = [f"{c.cause}{f' ({c.detail})' if c.detail else ''}: notebook {c.notebook}" for c in self.causes]
+        lines = [str(cause) for cause in self.causes]
         return "\n  ".join([str(self.divergence), *(lines or ["none of the known causes explains it"])])
 
 
@@ -120,9 +120,9 @@ def diagnose(
     The arguments, and what is raised, are those of ``parity.trace``.
 
     Returns:
-        The layer, and each cause that makes it agree: undone, the twin's layer returns what Keras's does; or done to
-        Keras's numbers, it gives the twin's. ``parity.CAUSES`` lists the causes that are known. With them, the
-        table that ``trace`` returns.
+        The layer, the causes that explain the difference, and the table that ``trace`` returns. A cause explains a
+        difference if undoing it makes the twin's layer agree, or if doing the same to Keras's numbers gives the twin's.
+        ``parity.CAUSES`` lists the known causes.
     """
     port = make_port(keras_model, torch_model, x, mapping, torch_x)
     run, verdicts = run_and_judge(port, training)
@@ -149,7 +149,7 @@ def _causes(port: Port, run: Run, verdict: Verdict) -> list[Cause]:
 
 
 def explained_by(attempts: Sequence[Attempt], evidence: Evidence) -> list[Cause]:
-    """Return the causes that the first attempt finds that finds any."""
+    """Return the causes that are found by the first attempt that finds any."""
     found = (list(attempt(evidence)) for attempt in attempts)
     return next(filter(None, found), [])
 
@@ -160,14 +160,14 @@ def _exchange(run: Run, verdict: Verdict) -> Cause:
         names = [f"output {output + 1}" for output in verdict.exchanged_with]
         return known_cause("heads exchanged", ", ".join([divergence_of(run, verdict).layer, *names]))
     names = [steps[index].name for index in (verdict.step, *verdict.exchanged_with)]
-    if _leads_out(run, verdict.step):
+    if _becomes_output(run, verdict.step):
         cause = "heads exchanged"
     else:
         cause = "weights of another layer" if steps[verdict.step].weights else "another skip"
     return known_cause(cause, ", ".join(names))
 
 
-def _leads_out(run: Run, index: StepIndex) -> bool:
+def _becomes_output(run: Run, index: StepIndex) -> bool:
     """Tell whether a step's output becomes one of the model's through layers without weights only."""
     numbers = set(run.graph.steps[index].outputs)
     for step in run.graph.steps[index + 1 :]:

@@ -1,4 +1,4 @@
-"""A layer that diverges, and all that is known of it."""
+"""All that is known of a layer that diverges, and how it is gathered."""
 
 from collections.abc import Sequence
 from math import prod
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# What stands for infinity where tensors are subtracted.
+# The number in place of infinity where tensors are subtracted.
 _HUGE = 1e30
 
 
@@ -25,24 +25,24 @@ class Evidence(NamedTuple):
     """All that is known of a layer that diverges.
 
     Attributes:
-        run: Both models as they ran.
-        index: The step; the one after the last is the model's return.
+        run: The record of both models' run.
+        at_step: The position of the step in the graph; the one after the last is the model's return.
         step: The step itself, None for the model's return.
-        modules: The twin's modules that hold the layer's weights, or the one that plays its part; may be empty.
-        inputs: What the Keras layer takes.
-        twin_inputs: What its twin takes, with the axes as the twin has them; may be empty.
-        value: What the Keras layer returns; where the twin takes another input, what the layer takes.
-        twin: What the twin has instead.
+        modules: The modules that are the layer's twin; empty if it is functions, or none was found.
+        inputs: The inputs of the Keras layer.
+        twin_inputs: The inputs of its twin, in the twin's order of axes; empty if they could not be seen.
+        value: The Keras tensor that differs: the layer's output, or its input if the twin takes another input.
+        twin: The twin's tensor in its place.
         tolerance: The largest difference that rounding explains.
-        flattened: The shape that the features it takes were flattened from, None if they were not.
+        flattened: The shape that the features of the layer's input were flattened from, None if they were not.
         channels_first: Whether the twin has those features channels first.
-        weights: Every Keras weight that can be moved: its path, and the values in PyTorch's layout.
-        actual: By the path of each of the layer's weights: the module, and the name of the tensor in it.
-        others: Other tensors of the Keras model, of the shape of what it takes.
+        weights: All Keras weights that can be moved, by path, in PyTorch's layout.
+        places: Where in the twin each of the layer's weights is, by path: the module, and the tensor's name in it.
+        others: Other tensors of the Keras model with the same shape as the layer's inputs, by name.
     """
 
     run: Run
-    index: StepIndex
+    at_step: StepIndex
     step: Step | None
     modules: list[nn.Module]
     inputs: list[Tensor]
@@ -53,20 +53,29 @@ class Evidence(NamedTuple):
     flattened: tuple[int, ...] | None
     channels_first: bool
     weights: dict[str, Tensor]
-    actual: dict[str, tuple[nn.Module, str]]
+    places: dict[str, tuple[nn.Module, str]]
     others: dict[str, Tensor]
 
     def agrees(self, twin: Tensor | None) -> bool:
-        """Tell whether a tensor in the twin's order of axes is what the Keras layer returns."""
+        """Tell whether a tensor in the twin's order of axes agrees with the Keras tensor."""
         return twin is not None and agree_within(self.value, twin, self.tolerance, self.flattened)
 
     def explains(self, value: Tensor | None) -> bool:
-        """Tell whether a tensor in Keras's order of axes is what the twin has."""
+        """Tell whether a tensor in Keras's order of axes agrees with the twin's tensor."""
         return value is not None and agree_within(value, self.twin, self.tolerance, window=True)
+
+    def weights_of_layer(self) -> dict[str, Tensor]:
+        """Return the layer's weights in PyTorch's layout by their short names, such as "kernel"."""
+        return {short_name(path): weight for path, weight in self.weights.items() if path in self.places}
+
+
+def short_name(path: str) -> str:
+    """Return the name of a weight without the path of its layer."""
+    return path.rpartition("/")[2]
 
 
 def run_modules(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor | None:
-    """Return what modules, one after the other, make of what the twin took; None if they cannot."""
+    """Return the output of modules that run one after the other on inputs of the twin; None if they fail."""
     if not modules or not inputs:
         return None
     try:
@@ -82,45 +91,51 @@ def run_modules(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tenso
 def agree_within(
     value: Tensor, twin: Tensor, tolerance: float, flattened: tuple[int, ...] | None = None, window: bool = False
 ) -> bool:
-    """Tell whether a Keras tensor and the twin's agree in one of the ways to lay one over the other; see ``views``."""
+    """Tell whether a Keras tensor and the twin's agree in one of their ``alignments``."""
     # Infinities cannot be subtracted; where both tensors have one, they agree.
     value, twin = (torch.nan_to_num(tensor, nan=torch.nan, posinf=_HUGE, neginf=-_HUGE) for tensor in (value, twin))
     aligned = alignments(value, twin, None, flattened, window)
-    return any(largest(view - other) <= tolerance for view, other, _ in aligned)
+    return any(largest(keras_value - twin_value) <= tolerance for keras_value, twin_value, _ in aligned)
 
 
 def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
-    """Gather what is known of the layer that diverges; both models run again as far as that layer."""
-    index, here = verdict.step, verdict.kind == Kind.DIVERGES
+    """Gather what is known of the layer that diverges. Both models run again as far as that layer.
+
+    Args:
+        port: The two models.
+        run: The record of their run.
+        verdict: The verdict on the layer, or on the output of the model, that diverges first.
+    """
+    index, diverges = verdict.step, verdict.kind == Kind.DIVERGES
     step = run.graph.steps[index] if index < len(run.graph.steps) else None
     number, slot = _differing(run, verdict)
-    others = _others(run, index, number, here)
+    others = _others(run, index, number, diverges)
     tensors = tensors_at(port, run, index, others)
-    taken = number if step is None or not here else step.inputs[0]
-    seen = run.inputs.get((index, 0)) or run.outputs.get(taken)
-    weights, actual = _weights(port, step)
+    layer_input = number if step is None or not diverges else step.inputs[0]
+    compared = run.inputs.get((index, 0)) or run.outputs.get(layer_input)
+    weights, places = _weights(port, step)
     calls = [run.calls[call] for call in dict.fromkeys(run.pairing.twins.get(index, ()))]
     modules = list({id(call.module): call.module for call in calls if call.module is not None}.values())
     return Evidence(
         run=run,
-        index=index,
+        at_step=index,
         step=step,
         modules=modules,
-        inputs=[tensors.keras[one] for one in step.inputs] if step is not None else [],
+        inputs=[tensors.keras[input_number] for input_number in step.inputs] if step is not None else [],
         twin_inputs=[twin for _, twin in sorted(tensors.inputs.items())] if step is not None else [],
         value=tensors.keras[number],
-        twin=tensors.outputs[number] if here else tensors.inputs[slot],
+        twin=tensors.outputs[number] if diverges else tensors.inputs[slot],
         tolerance=TIMES_NOISE * run.noise[number],
-        flattened=run.flattened.get(taken),
-        channels_first=seen is not None and seen.note == CHANNELS_FIRST_FEATURES,
+        flattened=run.flattened.get(layer_input),
+        channels_first=compared is not None and compared.note == CHANNELS_FIRST_FEATURES,
         weights=weights,
-        actual=actual,
-        others={name: tensors.keras[one] for one, name in others.items()},
+        places=places,
+        others={name: tensors.keras[other] for other, name in others.items()},
     )
 
 
 def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
-    """Return the Keras tensor that differs first, and its position among the step's inputs or the model's outputs."""
+    """Return the Keras tensor that differs first, and its slot; the slot of an output is 0."""
     index = verdict.step
     if index == len(run.graph.steps):
         return run.graph.outputs[verdict.output], verdict.output
@@ -135,40 +150,40 @@ def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
 def _weights(port: Port, step: Step | None) -> tuple[dict[str, Tensor], dict[str, tuple[nn.Module, str]]]:
     """Return every weight in PyTorch's layout, and where in the twin those of one step are."""
     keys, modules = port.key_of, dict(port.twin.named_modules(remove_duplicate=False))
-    weights, actual = {}, {}
-    for other in port.graph.steps:
-        layout = find_layout(other.layer) or {}
-        for variable in other.weights:
+    weights, places = {}, {}
+    for other_step in port.graph.steps:
+        layout = find_layout(other_step.layer) or {}
+        for variable in other_step.weights:
             if variable.name not in layout or variable.path not in keys:
                 continue
             value = torch.from_numpy(variable.numpy().copy())
             weights[variable.path] = layout[variable.name].view(value)
-            if step is not None and not step.is_activation and other.layer is step.layer:
+            if step is not None and not step.is_activation and other_step.layer is step.layer:
                 module, _, tensor = keys[variable.path].rpartition(".")
-                actual[variable.path] = (modules[module], tensor)
-    return weights, actual
+                places[variable.path] = (modules[module], tensor)
+    return weights, places
 
 
-def _others(run: Run, index: StepIndex, number: TensorId, here: bool) -> dict[TensorId, str]:
-    """Return the names of other tensors with the shape of what a Keras layer takes, or of another tensor.
+def _others(run: Run, index: StepIndex, number: TensorId, diverges: bool) -> dict[TensorId, str]:
+    """Return other tensors with the shape of a layer's input, or of the tensor that differs, and their names.
 
-    Of a large model, these are the nearest.
+    In a large model, only the nearest are returned.
 
     Args:
-        run: Both models as they ran.
+        run: The record of both models' run.
         index: The layer's step.
-        number: The tensor whose shape is wanted, too.
-        here: Whether the layer takes what it should; else what its twin takes may be another of its inputs.
+        number: The tensor that differs.
+        diverges: Whether the twin takes the right input. If not, it may take another of the layer's inputs.
     """
     steps = run.graph.steps
-    own = steps[index].inputs if index < len(steps) else ()
-    shapes = {run.shapes[one] for one in (*own, number)}
+    inputs = steps[index].inputs if index < len(steps) else ()
     outputs = steps[index].outputs if index < len(steps) else ()
-    excluded = {number, *outputs, *(own if here else ())}
-    fitting = [one for one, shape in run.shapes.items() if shape in shapes and one not in excluded]
-    fitting.sort(key=lambda one: abs(one - number))
-    sizes = np.cumsum([prod(run.shapes[one]) for one in fitting])
+    shapes = {run.shapes[own] for own in (*inputs, number)}
+    excluded = {number, *outputs, *(inputs if diverges else ())}
+    fitting = [other for other, shape in run.shapes.items() if shape in shapes and other not in excluded]
+    fitting.sort(key=lambda other: abs(other - number))
+    sizes = np.cumsum([prod(run.shapes[other]) for other in fitting])
     starts = run.graph.inputs
-    names = {one: f"input {place}" if len(starts) > 1 else "the input" for place, one in enumerate(starts, 1)}
-    names |= {one: step.name for step in steps for one in step.outputs}
-    return {one: names[one] for one, size in sorted(zip(fitting, sizes, strict=True)) if size <= STORED_NUMBERS}
+    names = {start: f"input {count}" if len(starts) > 1 else "the input" for count, start in enumerate(starts, 1)}
+    names |= {output: step.name for step in steps for output in step.outputs}
+    return {other: names[other] for other, size in sorted(zip(fitting, sizes, strict=True)) if size <= STORED_NUMBERS}

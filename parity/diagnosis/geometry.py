@@ -1,8 +1,8 @@
-"""Padding, strides, windows and borders that a layer and its twin may not share."""
+"""Causes in padding, strides, pooling windows and borders."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within
@@ -17,44 +17,76 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _spatial(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Return kernel size, stride and dilation of a convolution or pooling layer."""
+class Geometry(NamedTuple):
+    """How the window of a convolution or a pooling layer moves, along each spatial axis.
+
+    Attributes:
+        kernel: The size of the kernel, or of the pooling window.
+        stride: The step of the window.
+        dilation: The distance between neighbouring elements of the kernel.
+        padding: What Keras calls the padding: "valid", "same" or "causal".
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: str
+
+
+class Kernel(NamedTuple):
+    """What a convolution computes with, in PyTorch's layout."""
+
+    weight: Tensor
+    bias: Tensor | None
+    groups: int
+
+
+Pads = list[tuple[int, int]]
+
+
+def geometry_of(layer: Any) -> Geometry | None:
+    """Return the geometry of a convolution or pooling layer of Keras, None for any other layer."""
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     if kernel is None:
         return None
-    rank = len(kernel)
-    dilation = getattr(layer, "dilation_rate", 1)
-    dilation = (dilation,) * rank if isinstance(dilation, int) else tuple(dilation)
-    return tuple(kernel), tuple(layer.strides), dilation
+    dilation = _each_axis(getattr(layer, "dilation_rate", 1), len(kernel))
+    return Geometry(tuple(kernel), tuple(layer.strides), dilation, getattr(layer, "padding", "valid"))
 
 
-def pads_due(evidence: Evidence) -> list[tuple[int, int]]:
-    """Return how many elements Keras adds (before, after) along each axis."""
-    kernel, stride, dilation = _spatial(evidence.step.layer)
-    sizes = evidence.inputs[0].shape[1:-1]
-    if evidence.step.layer.padding == "same":
+def _each_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def _right_pads(geometry: Geometry, sizes: Sequence[int]) -> Pads:
+    """Return how many elements Keras adds (before, after) along each spatial axis of an input of these sizes."""
+    kernel, stride, dilation, padding = geometry
+    if padding == "same":
         return [same_padding(*axis) for axis in zip(sizes, kernel, stride, dilation, strict=True)]
-    if evidence.step.layer.padding == "causal":
+    if padding == "causal":
         return [((k - 1) * d, 0) for k, d in zip(kernel, dilation, strict=True)]
     return [(0, 0)] * len(kernel)
 
 
-def _other_pads(evidence: Evidence) -> Iterator[list[tuple[int, int]]]:
+def _other_pads(evidence: Evidence, geometry: Geometry) -> Iterator[Pads]:
     """Yield every other padding with which the output has the shape of the twin's."""
-    kernel, stride, dilation = _spatial(evidence.step.layer)
-    sizes = evidence.inputs[0].shape[1:-1]
+    kernel, stride, dilation, _ = geometry
+    sizes = _spatial_sizes(evidence)
     outputs = evidence.twin.shape[2:]
-    due = pads_due(evidence)
-    each = []
+    right = _right_pads(geometry, sizes)
+    pairs_of_axes = []
     for n, k, s, d, o in zip(sizes, kernel, stride, dilation, outputs, strict=True):
         reach = (k - 1) * d + 1
         pairs = [(b, a) for b in range(reach + 1) for a in range(reach + 1) if (n + b + a - reach) // s + 1 == o]
-        each.append(pairs)
-    if max(map(len, each), default=0) > 40:
-        each = [[pair for pair in pairs if abs(pair[0] - pair[1]) <= 2] for pairs in each]
-    for pads in product(*each):
-        if list(pads) != due:
+        pairs_of_axes.append(pairs)
+    if max(map(len, pairs_of_axes), default=0) > 40:
+        pairs_of_axes = [[pair for pair in pairs if abs(pair[0] - pair[1]) <= 2] for pairs in pairs_of_axes]
+    for pads in product(*pairs_of_axes):
+        if list(pads) != right:
             yield list(pads)
+
+
+def _spatial_sizes(evidence: Evidence) -> Sequence[int]:
+    return evidence.inputs[0].shape[1:-1]
 
 
 def _channels_first_input(evidence: Evidence) -> Tensor:
@@ -62,67 +94,73 @@ def _channels_first_input(evidence: Evidence) -> Tensor:
     return evidence.inputs[0].movedim(-1, 1).to(dtype)
 
 
-def _kernels(evidence: Evidence) -> tuple[Tensor, Tensor | None, int] | None:
-    """Return weight, bias and groups of a convolution, right for PyTorch."""
-    if len({id(module) for module, _ in evidence.actual.values()}) != 1:
+def _kernel_of(evidence: Evidence) -> Kernel | None:
+    """Return the kernel of a convolution whose weights are all in one module, None for any other layer."""
+    if len({id(module) for module, _ in evidence.places.values()}) != 1:
         return None
-    by_name = {path.rpartition("/")[2]: weight for path, weight in evidence.weights.items() if path in evidence.actual}
-    weight = next((value for name, value in by_name.items() if "kernel" in name), None)
+    weights = evidence.weights_of_layer()
+    weight = next((value for name, value in weights.items() if "kernel" in name), None)
     if weight is None or weight.ndim != evidence.value.ndim:
         return None
     groups = evidence.inputs[0].shape[-1] // weight.shape[1]
-    return weight.to(evidence.twin.dtype), by_name.get("bias"), groups
+    return Kernel(weight.to(evidence.twin.dtype), weights.get("bias"), groups)
 
 
-def convolved(evidence: Evidence, pads: list[tuple[int, int]], mode: str = "constant") -> Tensor | None:
-    """Return what the Keras layer's convolution makes of its input with another padding, channels first."""
-    kernels = _kernels(evidence)
-    if kernels is None or "Transpose" in type(evidence.step.layer).__name__:
+def _is_transposed(layer: Any) -> bool:
+    return "Transpose" in type(layer).__name__
+
+
+def right_convolution(evidence: Evidence) -> Tensor | None:
+    """Return what a convolution should make of its input, channels first; None for any other layer."""
+    if evidence.step is None or _is_transposed(evidence.step.layer):
         return None
-    weight, bias, groups = kernels
-    _, stride, dilation = _spatial(evidence.step.layer)
+    geometry, kernel = geometry_of(evidence.step.layer), _kernel_of(evidence)
+    if geometry is None or kernel is None:
+        return None
+    return _convolved(evidence, geometry, kernel, _right_pads(geometry, _spatial_sizes(evidence)))
+
+
+def _convolved(evidence: Evidence, geometry: Geometry, kernel: Kernel, pads: Pads, mode: str = "constant") -> Tensor:
+    """Return what a convolution makes of its input with other padding, channels first."""
     x = padded(_channels_first_input(evidence), pads, mode)
-    return _CONVOLUTIONS[len(stride)](x, weight, bias, stride, 0, dilation, groups)
+    convolve = _CONVOLUTIONS[len(geometry.stride)]
+    return convolve(x, kernel.weight, kernel.bias, geometry.stride, 0, geometry.dilation, kernel.groups)
 
 
 def by_padding(evidence: Evidence) -> Iterator[Cause]:
     """Yield the padding with which a convolution gives what the twin has."""
-    if (
-        evidence.step is None
-        or evidence.step.is_activation
-        or not evidence.inputs
-        or _spatial(evidence.step.layer) is None
-    ):
+    if evidence.step is None or evidence.step.is_activation or not evidence.inputs:
         return
-    if _kernels(evidence) is None or evidence.twin.ndim != evidence.value.ndim:
+    geometry, kernel = geometry_of(evidence.step.layer), _kernel_of(evidence)
+    if geometry is None or kernel is None or evidence.twin.ndim != evidence.value.ndim:
         return
-    if "Transpose" in type(evidence.step.layer).__name__:
-        yield from _by_cropping(evidence)
+    if _is_transposed(evidence.step.layer):
+        yield from _by_cropping(evidence, geometry, kernel)
         return
-    due = pads_due(evidence)
-    for pads in _other_pads(evidence):
-        if evidence.explains(_channels_last(convolved(evidence, pads))):
-            yield known_cause("padding", f"{pads} is added, not {due}")
+    sizes = _spatial_sizes(evidence)
+    right = _right_pads(geometry, sizes)
+    for pads in _other_pads(evidence, geometry):
+        if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, pads))):
+            yield known_cause("padding", f"{pads} is added, not {right}")
             return
     for mode in ("reflect", "replicate", "circular"):
-        sizes = evidence.inputs[0].shape[1:-1]
-        if any(max(pair) >= size for pair, size in zip(due, sizes, strict=True)):
+        if any(max(pair) >= size for pair, size in zip(right, sizes, strict=True)):
             continue
-        if evidence.explains(_channels_last(convolved(evidence, due, mode))):
+        if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, right, mode))):
             yield known_cause("padding value", f"the padding is no zeros, it is {mode}")
             return
 
 
-def _by_cropping(evidence: Evidence) -> Iterator[Cause]:
+def _by_cropping(evidence: Evidence, geometry: Geometry, kernel: Kernel) -> Iterator[Cause]:
     """Yield the crop with which a transposed convolution gives what the twin has."""
-    weight, bias, _ = _kernels(evidence)
-    kernel, stride, dilation = _spatial(evidence.step.layer)
-    whole = _TRANSPOSED[len(stride)](_channels_first_input(evidence), weight, bias, stride, 0, 0, 1, dilation)
+    stride, dilation, bias = geometry.stride, geometry.dilation, kernel.bias
+    convolve = _TRANSPOSED[len(stride)]
+    whole = convolve(_channels_first_input(evidence), kernel.weight, bias, stride, 0, 0, 1, dilation)
     # Beyond the result there is only the bias.
-    room = max((k - 1) * d + s for k, s, d in zip(kernel, stride, dilation, strict=True))
-    rest = torch.zeros(whole.shape[1], dtype=whole.dtype) if bias is None else bias.to(whole.dtype)
-    rest = rest.reshape(1, -1, *[1] * len(stride))
-    whole = padded(whole - rest, [(0, room)] * len(stride)) + rest
+    room = max((k - 1) * d + s for k, s, d in zip(geometry.kernel, stride, dilation, strict=True))
+    beyond = torch.zeros(whole.shape[1], dtype=whole.dtype) if bias is None else bias.to(whole.dtype)
+    beyond = beyond.reshape(1, -1, *[1] * len(stride))
+    whole = padded(whole - beyond, [(0, room)] * len(stride)) + beyond
     sizes = evidence.twin.shape[2:]
     ranges = [range(min(room, have - want) + 1) for have, want in zip(whole.shape[2:], sizes, strict=True)]
     for starts in product(*ranges):
@@ -137,50 +175,74 @@ def _by_cropping(evidence: Evidence) -> Iterator[Cause]:
 def by_pooling(evidence: Evidence) -> Iterator[Cause]:
     """Yield the pooling that gives what the twin has."""
     layer = evidence.step.layer if evidence.step else None
-    if not hasattr(layer, "pool_size") or evidence.twin.ndim != evidence.value.ndim or not evidence.inputs:
+    geometry = geometry_of(layer) if hasattr(layer, "pool_size") else None
+    if geometry is None or evidence.twin.ndim != evidence.value.ndim or not evidence.inputs:
         return
-    kernel, stride, _ = _spatial(layer)
-    due, is_max = pads_due(evidence), "Max" in type(layer).__name__
-    for module in evidence.modules:
-        for name, wanted in (("kernel_size", kernel), ("stride", stride), ("dilation", (1,) * len(kernel))):
-            actual = getattr(module, name, wanted)
-            actual = (actual,) * len(kernel) if isinstance(actual, int) else tuple(actual)
-            if actual != wanted:
-                yield known_cause("stride or dilation", f"{name} is {actual}, not {wanted}")
-                return
-    for pads in [due, *_other_pads(evidence)]:
-        for name, y in _pooled(evidence, kernel, stride, pads):
+    right, is_max = _right_pads(geometry, _spatial_sizes(evidence)), _is_max(layer)
+    other_window = _other_window(evidence, geometry)
+    if other_window is not None:
+        yield other_window
+        return
+    for pads in [right, *_other_pads(evidence, geometry)]:
+        for name, y in _pooled(evidence, geometry, pads):
             if not evidence.explains(_channels_last(y)):
                 continue
             if evidence.twin.shape[2:] != y.shape[2:]:
                 yield known_cause("padding", "the right windows, and more at the end, as with ceil_mode")
             elif ("max" in name) != is_max:
                 yield known_cause("another pooling", name)
-            elif pads == due and name == "max, zeros":
+            elif pads == right and name == "max, zeros":
                 yield known_cause("padding value", "zeros, where minus infinity is due")
-            elif pads == due and name == "average, padding counted":
+            elif pads == right and name == "average, padding counted":
                 yield known_cause("padding counted", "the average counts elements of padding")
             else:
-                yield known_cause("padding", f"{pads} is added, not {due}; {name}")
+                yield known_cause("padding", f"{pads} is added, not {right}; {name}")
             return
-    if getattr(evidence.modules[0], "ceil_mode", False) if evidence.modules else False:
+    if not evidence.modules:
+        yield from _by_other_windows(evidence, geometry)
+    elif getattr(evidence.modules[0], "ceil_mode", False):
         yield known_cause("padding", "ceil_mode adds a window at the end")
-    elif not evidence.modules:
-        for other, step in product(range(2, max(kernel) + 2), range(1, max(stride) + 2)):
-            for pads in (due, [(0, 0)] * len(kernel), [(other // 2, other // 2)] * len(kernel)):
-                if any(n + sum(pair) < other for n, pair in zip(evidence.inputs[0].shape[1:-1], pads, strict=True)):
-                    continue
-                for name, y in _pooled(evidence, (other,) * len(kernel), (step,) * len(kernel), pads):
-                    if (
-                        ("max" in name) == is_max
-                        and evidence.twin.shape == y.shape
-                        and evidence.explains(_channels_last(y))
-                    ):
-                        yield known_cause("stride or dilation", f"windows of {other} in steps of {step}")
-                        return
 
 
-def _pooled(evidence: Evidence, kernel: Any, stride: Any, pads: list[tuple[int, int]]) -> Iterator[tuple[str, Tensor]]:
+def _is_max(layer: Any) -> bool:
+    return "Max" in type(layer).__name__
+
+
+def _other_window(evidence: Evidence, geometry: Geometry) -> Cause | None:
+    """Return the first setting of the twin's modules that gives them other windows, None if there is none."""
+    rank = len(geometry.kernel)
+    # Keras's pooling has no dilation.
+    right_settings = {"kernel_size": geometry.kernel, "stride": geometry.stride, "dilation": (1,) * rank}
+    for module in evidence.modules:
+        for name, right in right_settings.items():
+            actual = _each_axis(getattr(module, name, right), rank)
+            if actual != right:
+                return known_cause("stride or dilation", f"{name} is {actual}, not {right}")
+    return None
+
+
+def _by_other_windows(evidence: Evidence, geometry: Geometry) -> Iterator[Cause]:
+    """Yield the size and the stride of the windows with which a pooling function gives what the twin has."""
+    kernel, stride, _, _ = geometry
+    rank = len(kernel)
+    sizes = _spatial_sizes(evidence)
+    right = _right_pads(geometry, sizes)
+    is_max = evidence.step is not None and _is_max(evidence.step.layer)
+    for size, step in product(range(2, max(kernel) + 2), range(1, max(stride) + 2)):
+        windows = geometry._replace(kernel=(size,) * rank, stride=(step,) * rank)
+        for pads in (right, [(0, 0)] * rank, [(size // 2, size // 2)] * rank):
+            if any(n + sum(pair) < size for n, pair in zip(sizes, pads, strict=True)):
+                continue
+            for name, y in _pooled(evidence, windows, pads):
+                same_kind = ("max" in name) == is_max
+                if same_kind and evidence.twin.shape == y.shape and evidence.explains(_channels_last(y)):
+                    yield known_cause("stride or dilation", f"windows of {size} in steps of {step}")
+                    return
+
+
+def _pooled(evidence: Evidence, geometry: Geometry, pads: Pads) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and the result, channels first, of each kind of pooling of the layer's input."""
+    kernel, stride, _, _ = geometry
     rank = len(kernel)
     maximum = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
     average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
@@ -192,12 +254,12 @@ def _pooled(evidence: Evidence, kernel: Any, stride: Any, pads: list[tuple[int, 
     yield "average, padding counted", counted
 
 
-def _channels_last(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.movedim(1, -1)
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1)
 
 
 def by_global_pooling(evidence: Evidence) -> Iterator[Cause]:
-    """Yield another way to make one number of all pixels that gives what the twin has."""
+    """Yield another way to pool all pixels that gives what the twin has."""
     layer = evidence.step.layer if evidence.step else None
     if not type(layer).__name__.startswith("Global") or len(evidence.inputs) != 1:
         return
@@ -208,8 +270,8 @@ def by_global_pooling(evidence: Evidence) -> Iterator[Cause]:
     ways |= {"the first": pixels[:, 0], "the last": pixels[:, -1], "the middle one": pixels[:, pixels.shape[1] // 2]}
     for name, pooled in ways.items():
         # The larger the numbers, the larger their rounding errors.
-        within = evidence.tolerance * max(1.0, largest(pooled) / max(largest(evidence.value), 1e-30))
-        if agree_within(pooled.reshape(evidence.value.shape), evidence.twin, within, window=True):
+        tolerance = evidence.tolerance * max(1.0, largest(pooled) / max(largest(evidence.value), 1e-30))
+        if agree_within(pooled.reshape(evidence.value.shape), evidence.twin, tolerance, window=True):
             yield known_cause("another pooling", f"{name} of all pixels")
             return
 
@@ -219,24 +281,26 @@ def by_border(evidence: Evidence) -> Iterator[Cause]:
     if evidence.step is None or evidence.step.is_activation or len(evidence.inputs) != 1:
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
-    if type(layer).__name__.startswith("ZeroPadding") and evidence.twin.ndim == evidence.value.ndim:
-        sizes = x.shape[1:-1]
-        more = [total - size for total, size in zip(evidence.twin.shape[2:], sizes, strict=True)]
-        for starts in product(*(range(m + 1) for m in more if m >= 0)):
-            if len(starts) != len(more):
+    if not type(layer).__name__.startswith("ZeroPadding") or evidence.twin.ndim != evidence.value.ndim:
+        return
+    surplus = [total - size for total, size in zip(evidence.twin.shape[2:], x.shape[1:-1], strict=True)]
+    if min(surplus) < 0:
+        return
+    # A ZeroPadding1D has one pair, the others a pair for each axis.
+    right = [layer.padding] if len(surplus) == 1 else [tuple(pair) for pair in layer.padding]
+    for starts in product(*(range(size + 1) for size in surplus)):
+        pads = [(start, size - start) for start, size in zip(starts, surplus, strict=True)]
+        for content, y in _bordered(x.movedim(-1, 1), pads, evidence.twin):
+            if agree_within(_channels_last(y), evidence.twin, evidence.tolerance):
+                if pads == right:
+                    yield known_cause("padding value", content)
+                else:
+                    yield known_cause("padding", f"{pads}, not {right}")
                 return
-            pads = [(start, m - start) for start, m in zip(starts, more, strict=True)]
-            for value, y in _bordered(x.movedim(-1, 1), pads, evidence.twin):
-                if agree_within(y.movedim(1, -1), evidence.twin, evidence.tolerance):
-                    due = [tuple(pair) for pair in layer.padding]
-                    same = pads == due
-                    cause = ("padding value", value) if same else ("padding", f"{pads}, not {due}")
-                    yield known_cause(*cause)
-                    return
 
 
-def _bordered(x: Tensor, pads: list[tuple[int, int]], twin: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield (batch, channels, *spatial) with a border of each kind, and the name of what is in it."""
+def _bordered(x: Tensor, pads: Pads, twin: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield (batch, channels, *spatial) with a border of each kind, after the name of what is in the border."""
     corners = [float(twin.flatten()[0]), float(twin.flatten()[-1])]
     for value in dict.fromkeys([0.0, float("-inf"), *corners]):
         yield f"{value:.4g}", padded(x, pads, value=value)

@@ -1,4 +1,4 @@
-"""Orders of axes, features and channels that a layer and its twin may not share."""
+"""Causes in the order of axes, features and channels."""
 
 from collections.abc import Iterator
 from itertools import permutations
@@ -13,19 +13,19 @@ _REORDERING = (keras.layers.Flatten, keras.layers.Reshape)
 
 
 def by_order(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the order of axes in which a layer that only reorders gives what the twin has."""
+    """Yield the order of axes with which a layer that only reorders gives what the twin has."""
     if evidence.step is None or evidence.step.is_activation or len(evidence.inputs) != 1:
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
     if isinstance(layer, _REORDERING):
-        for order, other in other_orders(x):
-            if evidence.explains(other.reshape(evidence.value.shape)):
+        for order, reordered in other_orders(x):
+            if evidence.explains(reordered.reshape(evidence.value.shape)):
                 yield known_cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
                 return
 
 
 def by_channels(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the order of the channels in which a layer's twin has to be fed to agree."""
+    """Yield the order of the input's channels with which the layer's twin agrees."""
     if len(evidence.twin_inputs) != 1 or evidence.twin_inputs[0].ndim < 3:
         return
     x = evidence.twin_inputs[0]
@@ -39,7 +39,7 @@ def by_channels(evidence: Evidence) -> Iterator[Cause]:
 
 
 def other_channels(evidence: Evidence) -> Cause | None:
-    """Return in what other order the twin has the channels of a tensor (batch, ..., channels)."""
+    """Return the other order in which the twin has the channels of a tensor (batch, ..., channels), if it has one."""
     channels = evidence.value.shape[-1]
     if evidence.value.ndim < 3:
         return None
@@ -55,7 +55,12 @@ def other_channels(evidence: Evidence) -> Cause | None:
 
 
 def other_orders(x: Tensor, all_orders: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Yield a tensor (batch, ...) flattened with its axes in each other order, and that order."""
+    """Yield each other order of the axes of a tensor (batch, ...), and the tensor flattened in that order.
+
+    Args:
+        x: The tensor.
+        all_orders: Whether to yield the order that it has, too.
+    """
     axes = range(1, x.ndim)
     for order in permutations(axes):
         if all_orders or list(order) != list(axes):
@@ -63,7 +68,7 @@ def other_orders(x: Tensor, all_orders: bool = False) -> Iterator[tuple[tuple[in
 
 
 def by_exchanged_axes(evidence: Evidence) -> Iterator[Cause]:
-    """Yield an order of the axes between batch and channels in which the twin takes its input."""
+    """Yield the other order in which the twin takes the axes between batch and channels."""
     rank = evidence.value.ndim
     between = tuple(range(1, rank - 1))
     for order in permutations(between):
@@ -85,16 +90,16 @@ def by_reshaped_axes(evidence: Evidence) -> Iterator[Cause]:
 
 
 def by_order_of_channels(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the order in which the twin takes the channels."""
+    """Yield the other order in which the twin takes the channels."""
     found = other_channels(evidence)
     if found:
         yield found
 
 
 def by_order_of_features(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the order in which the twin takes flattened features."""
+    """Yield the other order in which the twin takes flattened features."""
     if evidence.flattened:
-        for order, other in other_orders(evidence.value.unflatten(1, evidence.flattened)):
-            if evidence.explains(other):
+        for order, reordered in other_orders(evidence.value.unflatten(1, evidence.flattened)):
+            if evidence.explains(reordered):
                 yield known_cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
                 return

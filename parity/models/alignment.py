@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# What a note says of tensors that were aligned.
+# Notes on how two tensors were aligned.
 CHANNELS_FIRST_FEATURES = "flattened channels first"
 BORDERS = ("with a border", "without a border")
 
@@ -22,11 +22,11 @@ _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
 class Aligned(NamedTuple):
-    """A Keras tensor and the twin's, with the same shape and the same elements at the same places.
+    """A Keras tensor and the twin's, brought to the same shape and order of elements.
 
     Attributes:
         value: The Keras tensor.
-        twin: The twin's.
+        twin: The twin's tensor.
         note: How they were aligned, if it took more than moving the axis of the channels.
     """
 
@@ -46,8 +46,8 @@ def alignments(
 
     Args:
         value: The Keras tensor (batch, ..., channels).
-        twin: The twin's, channels first or last.
-        module: The module that takes or returns it; it may settle where the channels are.
+        twin: The twin's tensor, channels first or last.
+        module: The module that takes or returns it. Of some modules it is known where they have the channels.
         flattened: The shape (*spatial, channels) that the features of ``value`` were flattened from, if any.
         window: Whether one of the two may have a border of padding that the other does not have yet.
     """
@@ -65,30 +65,30 @@ def alignments(
 
 
 def _same_rank(value: Tensor, twin: Tensor, module: nn.Module | None, window: bool) -> Iterator[Aligned]:
-    """Yield the twin's with the channels moved to the end, as it is, with a border, and with time before examples."""
-    orders = []
+    """Yield alignments with a tensor of the same rank: channels first, channels last, with a border, or time first."""
+    candidates = []
     if not isinstance(module, _CHANNELS_LAST):
-        orders.append(twin.movedim(1, -1))
+        candidates.append(twin.movedim(1, -1))
     if not isinstance(module, _CHANNELS_FIRST):
-        orders.append(twin)
-    for view in orders:
-        if view.shape == value.shape:
-            yield Aligned(value, view)
-    for view in orders if window else ():
-        yield from _windows(value, view)
+        candidates.append(twin)
+    for candidate in candidates:
+        if candidate.shape == value.shape:
+            yield Aligned(value, candidate)
+    for candidate in candidates if window else ():
+        yield from _windows(value, candidate)
     if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape:
         yield Aligned(value, twin.transpose(0, 1))
 
 
 def _features_channels_first(value: Tensor, twin: Tensor, flattened: tuple[int, ...]) -> Aligned:
-    """Return flattened features (batch, features) of which the twin's were flattened channels first."""
+    """Align flattened features (batch, features) with those of a twin that flattened them channels first."""
     *spatial, channels = flattened
     features = twin.unflatten(1, (channels, *spatial)).movedim(1, -1).flatten(1)
     return Aligned(value, features, CHANNELS_FIRST_FEATURES)
 
 
 def _reshaped(value: Tensor, twin: Tensor) -> Iterator[Aligned]:
-    """Yield tensors of as many elements for each example, of which one may be flattened."""
+    """Yield alignments with a tensor of another shape that has as many elements; one of the two may be flattened."""
     sizes = [size for size in value.shape[1:] if size > 1]
     if sizes == [size for size in twin.shape[1:] if size > 1]:
         yield Aligned(value.flatten(), twin.flatten())
@@ -104,7 +104,7 @@ def _reshaped(value: Tensor, twin: Tensor) -> Iterator[Aligned]:
 
 
 def _time_as_batch(value: Tensor, twin: Tensor, module: nn.Module | None) -> Iterator[Aligned]:
-    """Yield tensors of which the twin's has an example for each step of time of each example."""
+    """Yield alignments with a tensor in which each time step of each example is an example of its own."""
     for axes in range(2, value.ndim):
         if prod(value.shape[:axes]) == twin.shape[0]:
             yield from alignments(value.flatten(0, axes - 1), twin, module)
@@ -113,34 +113,39 @@ def _time_as_batch(value: Tensor, twin: Tensor, module: nn.Module | None) -> Ite
 def _several_calls(
     value: Tensor, twin: Tensor, module: nn.Module | None, flattened: tuple[int, ...] | None
 ) -> Iterator[Aligned]:
-    """Yield the parts of a twin's tensor that has the examples of several calls, one after another or in turn."""
+    """Yield alignments with parts of a tensor that holds the examples of several calls, in blocks or interleaved."""
     calls = twin.shape[0] / value.shape[0]
     if calls in (2, 3, 4) and twin.shape[1:].numel() == value.shape[1:].numel():
         for part in (*twin.split(value.shape[0]), *(twin[call :: int(calls)] for call in range(int(calls)))):
             yield from alignments(value, part, module, flattened)
 
 
-def _windows(value: Tensor, view: Tensor) -> Iterator[Aligned]:
+def _windows(value: Tensor, twin: Tensor) -> Iterator[Aligned]:
     """Yield each place of the smaller of two tensors (batch, *spatial, channels) within the larger."""
     ends = (0, value.ndim - 1)
-    if value.shape == view.shape or any(value.shape[axis] != view.shape[axis] for axis in ends):
+    if value.shape == twin.shape or any(value.shape[axis] != twin.shape[axis] for axis in ends):
         return
     axes = range(1, value.ndim - 1)
-    more = [view.shape[axis] - value.shape[axis] for axis in axes]
-    if not (all(m >= 0 for m in more) or all(m <= 0 for m in more)) or max(map(abs, more)) > 16:
+    surplus = [twin.shape[axis] - value.shape[axis] for axis in axes]
+    one_is_larger = all(size >= 0 for size in surplus) or all(size <= 0 for size in surplus)
+    if not one_is_larger or max(map(abs, surplus)) > 16:
         return
-    large, small = (view, value) if max(more) > 0 else (value, view)
-    # The middle first: that is where padding leaves the data.
-    starts = [sorted(range(abs(m) + 1), key=lambda start, m=m: abs(start - abs(m) // 2)) for m in more]
-    for offset in product(*starts):
+    twin_is_larger = max(surplus) > 0
+    large, small = (twin, value) if twin_is_larger else (value, twin)
+    for starts in product(*(_middle_first(abs(size)) for size in surplus)):
         part = large
-        for axis, start in zip(axes, offset, strict=True):
+        for axis, start in zip(axes, starts, strict=True):
             part = part.narrow(axis, start, small.shape[axis])
-        yield Aligned(value, part, BORDERS[0]) if large is view else Aligned(part, view, BORDERS[1])
+        yield Aligned(value, part, BORDERS[0]) if twin_is_larger else Aligned(part, twin, BORDERS[1])
+
+
+def _middle_first(last: int) -> list[int]:
+    """Return the numbers 0 to ``last``, the middle first: that is where padding leaves the data."""
+    return sorted(range(last + 1), key=lambda start: abs(start - last // 2))
 
 
 def distance(value: Tensor, twin: Tensor) -> float:
-    """Return the largest absolute difference of two tensors; infinity agrees with its like, NaN with nothing."""
+    """Return the largest absolute difference of two tensors: 0 between equal infinities, infinite where one has NaN."""
     value, twin = (tensor if tensor.is_floating_point() else tensor.double() for tensor in (value, twin))
     difference = value - twin
     size = largest(difference)

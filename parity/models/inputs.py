@@ -1,4 +1,4 @@
-"""What both models are run with, and how they are left as they were."""
+"""The inputs of both models, and how to restore both after a run."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,22 +21,27 @@ TwinInputs = Tensor | Sequence[Tensor] | None
 
 
 def keras_inputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
-    """Return an array for each input of a Keras model, in the order of ``model.inputs`` and of its dtype.
+    """Return an array for each input of a Keras model, in the order of ``model.inputs`` and with its dtype.
+
+    Args:
+        model: The Keras model.
+        x: An array, or one for each of several inputs: in the order of ``model.inputs``, or by name.
 
     Raises:
-        ParityError: If there are more or fewer, or one has another shape, no examples, or a number that is not finite.
+        ParityError: If there are more or fewer arrays than inputs, or one has another shape, no examples, or a number
+            that is not finite.
     """
-    wanted, struct = functional(model).inputs, functional(model)._inputs_struct
+    expected, struct = functional(model).inputs, functional(model)._inputs_struct
     if isinstance(x, Mapping):
         as_built = isinstance(struct, dict) and set(struct) <= set(x)
-        missing = [] if as_built else [tensor.name for tensor in wanted if tensor.name not in x]
+        missing = [] if as_built else [tensor.name for tensor in expected if tensor.name not in x]
         if missing:
             raise ParityError(model.name, [f"no input {name}" for name in missing])
-        x = {key: x[key] for key in struct} if as_built else [x[tensor.name] for tensor in wanted]
+        x = {key: x[key] for key in struct} if as_built else [x[tensor.name] for tensor in expected]
     arrays = [np.asarray(array) for array in ([x] if hasattr(x, "shape") else tree.flatten(x))]
-    if len(arrays) != len(wanted):
-        raise ParityError(model.name, [f"inputs: {len(wanted)} expected, {len(arrays)} found"])
-    pairs = list(zip(wanted, arrays, strict=True))
+    if len(arrays) != len(expected):
+        raise ParityError(model.name, [f"inputs: {len(expected)} expected, {len(arrays)} found"])
+    pairs = list(zip(expected, arrays, strict=True))
     faults = [f"input {tensor.name} {fault}" for tensor, array in pairs for fault in _input_faults(tensor, array)]
     if faults:
         raise ParityError(model.name, faults)
@@ -44,29 +49,29 @@ def keras_inputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
 
 
 def _input_faults(tensor: Any, array: np.ndarray) -> Iterator[str]:
-    due = tuple(tensor.shape)[1:]
+    expected = tuple(tensor.shape)[1:]
     if array.dtype.kind not in "fiub":
         yield f"has no numbers, but {array.dtype}"
-    elif array.ndim != 1 + len(due) or any(
-        want not in (None, size) for want, size in zip(due, array.shape[1:], strict=True)
+    elif array.ndim != 1 + len(expected) or any(
+        size not in (None, found) for size, found in zip(expected, array.shape[1:], strict=True)
     ):
-        yield f"has the shape {array.shape}, not {(None, *due)}"
+        yield f"has the shape {array.shape}, not {(None, *expected)}"
     elif array.size == 0:
         yield "is empty: nothing could differ"
     elif not np.isfinite(array).all():
         yield "has numbers that are not finite: what is computed from them could not differ"
 
 
-def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInputs = None) -> list[Tensor]:
-    """Return the inputs of a twin: channels at axis 1, and of the twin's dtype. They may be overwritten.
+def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInputs = None) -> list[Tensor]:
+    """Return the inputs of a twin: channels at axis 1, with the twin's dtype. They are copies and may be overwritten.
 
     Args:
         model: The twin.
         arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels.
-        given: The inputs, if they are others than these.
+        torch_x: The twin's inputs, if they are not ``arrays`` with the channels moved to axis 1.
 
     Raises:
-        ParityError: If the twin is not on the CPU.
+        ParityError: If the twin is not on the CPU or has lazy modules, or ``torch_x`` has something else than tensors.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if any(map(nn.parameter.is_lazy, tensors)):
@@ -74,10 +79,10 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInput
     devices = {tensor.device.type for tensor in tensors} - {"cpu"}
     if devices:
         raise ParityError(type(model).__name__, [f"it is on {', '.join(sorted(devices))}; move it to the CPU"])
-    if given is not None:
-        if not all(isinstance(tensor, Tensor) for tensor in given):
+    if torch_x is not None:
+        if not all(isinstance(tensor, Tensor) for tensor in torch_x):
             raise ParityError(type(model).__name__, ["torch_x must be a tensor, or a list of tensors"])
-        return [tensor.detach().clone() for tensor in ([given] if isinstance(given, Tensor) else given)]
+        return [tensor.detach().clone() for tensor in ([torch_x] if isinstance(torch_x, Tensor) else torch_x)]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     tensors = []
     for array in arrays:
@@ -88,22 +93,24 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], given: TwinInput
 
 @contextmanager
 def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Let both models run without their statistics, modes and attributes or PyTorch's random numbers being changed.
+    """Let both models run, and then restore their statistics, modes and attributes, and PyTorch's random numbers.
 
     Args:
         keras_model: The Keras model.
         torch_model: The twin.
-        training: Put the twin into training mode, unless it is, except for modules whose output is random there.
+        training: Put the twin into training mode, except for modules whose output is random there.
     """
     buffers = [(buffer, buffer.clone()) for buffer in torch_model.buffers()]
     state = [(variable, variable.numpy()) for variable in keras_model.non_trainable_variables] if training else []
     losses = [(layer._losses, list(layer._losses)) for layer in inner_layers(keras_model)]
     modules = list(torch_model.modules())
     modes = [module.training for module in modules]
-    plain = [vars(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
-    holders = [*plain, *(v for attributes in plain for v in attributes.values() if isinstance(v, dict | list | set))]
-    contents = [copy.copy(holder) for holder in holders]
-    for attributes in plain:  # a hook on gradients wraps what its module takes and returns
+    attributes_of_modules = [vars(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    containers: list[Any] = list(attributes_of_modules)
+    for attributes in attributes_of_modules:
+        containers += [value for value in attributes.values() if isinstance(value, dict | list | set)]
+    contents = [copy.copy(container) for container in containers]
+    for attributes in attributes_of_modules:  # a hook on gradients replaces its module's inputs and outputs
         attributes["_backward_hooks"].clear()
         attributes["_backward_pre_hooks"].clear()
     try:
@@ -116,12 +123,12 @@ def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool =
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-        for holder, content in zip(holders, contents, strict=True):
-            holder.clear()
-            if isinstance(holder, list):
-                holder.extend(content)
+        for container, content in zip(containers, contents, strict=True):
+            container.clear()
+            if isinstance(container, list):
+                container.extend(content)
             else:
-                holder.update(content)
+                container.update(content)
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):

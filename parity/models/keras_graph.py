@@ -23,10 +23,10 @@ class Step(NamedTuple):
     """One call of one Keras layer; a layer with an activation of its own takes two.
 
     Attributes:
-        name: The layer's name, with the names of the models that it is nested in; "activation" is added for the second
+        name: The layer's name, after the names of the models that it is nested in. "activation" is added for the second
             step of a layer with an activation, "(call 2)" for the second call of a shared layer.
-        layer: The layer; an operation without weights, such as ``x + y``, counts as one.
-        is_activation: Whether it is the activation of the layer only.
+        layer: The layer. An operation without weights, such as ``x + y``, counts as a layer.
+        is_activation: Whether the step is only the activation of the layer.
         inputs: Numbers of the tensors that it takes.
         outputs: Numbers of the tensors that it returns.
         node: Keras's own record of the call.
@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
     @property
     def layer_weights(self) -> list[Any]:
-        """Return the weights of the step's layer, those that the step does not compute with as well."""
+        """Return all weights of the step's layer; an activation step computes without them."""
         return getattr(self.layer, "weights", [])
 
     @property
@@ -80,15 +80,15 @@ class Graph(NamedTuple):
     keys: tuple[str, ...] = ()
 
     def inputs_of(self, step: StepIndex) -> tuple[TensorId, ...]:
-        """Return the tensors that a step takes; those that the model's return takes are the model's outputs."""
+        """Return the tensors that a step takes. The model's return takes the model's outputs."""
         return self.steps[step].inputs if step < len(self.steps) else self.outputs
 
     def producers(self) -> dict[TensorId, StepIndex]:
-        """Return the step that each tensor comes from; a model's input comes from none."""
+        """Return the step that returns each tensor; no step returns a model's input."""
         return {number: index for index, step in enumerate(self.steps) for number in step.outputs}
 
     def consumers(self) -> dict[TensorId, list[tuple[StepIndex, int]]]:
-        """Return for each tensor who takes it: the steps, each with the position of the tensor among its inputs."""
+        """Return the steps that take each tensor, each with the slot: the tensor's position among the step's inputs."""
         found: dict[TensorId, list[tuple[StepIndex, int]]] = defaultdict(list)
         for index in range(len(self.steps) + 1):
             for slot, number in enumerate(self.inputs_of(index)):
@@ -97,7 +97,7 @@ class Graph(NamedTuple):
 
 
 def keras_graph(model: keras.Model) -> Graph:
-    """Return the steps of a Keras model, those of models nested in it included.
+    """Return the steps of a Keras model, including those of models nested in it.
 
     Args:
         model: A Functional or a Sequential model.
@@ -110,7 +110,7 @@ def keras_graph(model: keras.Model) -> Graph:
     steps: list[Step] = []
     calls: Counter[int] = Counter()
 
-    def add(name: str, node: Any, inputs: Sequence[int], frozen: bool) -> list[int]:
+    def add(name: str, node: Any, inputs: list[TensorId], frozen: bool) -> list[TensorId]:
         calls[id(node.operation)] += 1
         if calls[id(node.operation)] > 1:
             name += f" (call {calls[id(node.operation)]})"
@@ -121,18 +121,21 @@ def keras_graph(model: keras.Model) -> Graph:
             steps.append(Step(f"{name} activation", node.operation, True, tuple(inputs), tuple(outputs), node, frozen))
         return outputs
 
-    def visit(model: Any, inputs: Sequence[int], prefix: str, frozen: bool) -> list[int]:
+    def visit(model: Any, inputs: list[TensorId], prefix: str, frozen: bool) -> list[TensorId]:
         known = {id(tensor): number for tensor, number in zip(model.inputs, inputs, strict=True)}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             # Of several calls of one layer, Keras may have the last first.
             for node in sorted(model._nodes_by_depth[depth], key=_number_of_call):
                 if node.is_input or any(id(tensor) not in known for tensor in node.input_tensors):
                     continue
-                taken = [known[id(tensor)] for tensor in node.input_tensors]
-                nested = functional(node.operation)
+                node_inputs = [known[id(tensor)] for tensor in node.input_tensors]
                 name = prefix + node.operation.name
-                here = frozen or node.arguments.kwargs.get("training") is False
-                outputs = add(name, node, taken, here) if nested is None else visit(nested, taken, f"{name}/", here)
+                node_frozen = frozen or node.arguments.kwargs.get("training") is False
+                nested = functional(node.operation)
+                if nested is None:
+                    outputs = add(name, node, node_inputs, node_frozen)
+                else:
+                    outputs = visit(nested, node_inputs, f"{name}/", node_frozen)
                 known.update(zip((id(tensor) for tensor in node.outputs), outputs, strict=True))
         return [known[id(tensor)] for tensor in model.outputs]
 
@@ -150,7 +153,7 @@ def keras_graph(model: keras.Model) -> Graph:
 
 
 def _number_of_call(node: Any) -> int:
-    """Return how many calls of a layer precede one."""
+    """Return the position of a call among all calls of its layer."""
     return next((i for i, other in enumerate(node.operation._inbound_nodes) if other is node), 0)
 
 
@@ -168,9 +171,9 @@ def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[
     """Compute the outputs of one step.
 
     Args:
-        step: The step; of a layer with an activation, it computes what precedes the activation, or that alone.
+        step: The step. A layer with an activation has two: one computes without the activation, one only that.
         values: A tensor for each of its inputs.
-        training: Run it as in training, unless its output were random then.
+        training: Run it in training mode, unless its output is random there.
 
     Returns:
         A tensor for each output.
@@ -182,14 +185,14 @@ def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[
     if getattr(step.layer, "_call_has_training_arg", False):
         kwargs["training"] = training and not step.frozen and not isinstance(step.layer, RANDOM_IN_TRAINING)
     if step.has_activation:
-        # Keras computes it in one go; there is no other way to see what precedes the activation.
+        # Keras computes a layer and its activation at once. Without the activation, the layer returns what precedes it.
         with mock.patch.object(step.layer, "activation", None):
             return tree.flatten(step.layer(*args, **kwargs))
     return tree.flatten(step.layer(*args, **kwargs))
 
 
 def activates(step: Step) -> bool:
-    """Tell whether a step computes an activation: one of its own of a layer, or that of an Activation layer."""
+    """Tell whether a step computes an activation: of a layer that has one, or of an Activation layer."""
     return step.is_activation or isinstance(step.layer, keras.layers.Activation)
 
 

@@ -1,10 +1,10 @@
-"""What is known of Keras's layers by their kind."""
+"""Kinds of Keras layers: which have an activation of their own, and which are random in training."""
 
 from typing import Any
 
 import keras
 
-# Layers that add an activation of their own to what they compute.
+# Layers that may have an activation of their own.
 _WITH_ACTIVATION = (
     keras.layers.Dense,
     keras.layers.EinsumDense,
@@ -35,7 +35,7 @@ RANDOM_IN_TRAINING = (
 
 
 def inner_layers(layer: Any) -> list[keras.Layer]:
-    """Return a layer and all layers within it, at any depth; of an operation without weights, none."""
+    """Return a layer and all layers within it, at any depth. For an operation without weights the list is empty."""
     return list(getattr(layer, "_flatten_layers", list)())
 
 
@@ -46,5 +46,5 @@ def activation_name(layer: Any) -> str:
 
 
 def has_activation(layer: Any) -> bool:
-    """Tell whether a layer adds an activation of its own to what it computes."""
+    """Tell whether a layer has an activation of its own, other than "linear"."""
     return isinstance(layer, _WITH_ACTIVATION) and activation_name(layer) != "linear"

@@ -1,4 +1,4 @@
-"""The values of a Keras model, one step after another, and as other rounding errors would have them."""
+"""The tensors of a Keras model, computed step by step: once as they are, once with other rounding errors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -11,16 +11,15 @@ from parity.models.rounding import Errors, errors_of, is_float, perturbed_tensor
 import keras
 import numpy as np
 
-# One draw of rounding errors may by luck leave so few numbers all but unmoved.
+# With so few numbers, one draw of rounding errors may by chance hardly move any of them.
 _FEW = 8
-
 
 # Layers that Keras on TensorFlow compiles anew at each call if they have groups, which takes longer than to run them.
 _COMPILED_WITH_GROUPS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 class Value(NamedTuple):
-    """A tensor of the Keras model, and the same tensor computed with rounding errors of another kind."""
+    """A tensor of the Keras model, and the same tensor computed with other rounding errors."""
 
     exact: Any
     perturbed: Any
@@ -29,39 +28,40 @@ class Value(NamedTuple):
 def walk(
     graph: Graph, x: Sequence[np.ndarray], training: bool = False, perturb: Callable[..., Any] | None = perturbed_tensor
 ) -> Iterator[tuple[Step | None, list[Value], list[Value]]]:
-    """Compute a Keras model step by step; a tensor is forgotten when no later step takes it.
+    """Compute a Keras model step by step. A tensor is deleted as soon as no later step takes it.
 
-    Every floating-point tensor is computed twice: as it is, and with each element of every tensor before it moved at
-    random by up to one unit of rounding of that tensor's largest element. How far the two are apart is the noise to
-    expect there: it grows with the depth and with the weights, as that of real rounding does. Inputs move away from 0
-    only, and do not leave it: a mask or a whole number stays what it is.
+    Every floating-point tensor is computed twice: exactly as Keras does, and perturbed. For the perturbed one, each
+    element of every tensor before it was moved at random, by up to one unit of rounding of that tensor's largest
+    element. The distance between the two is the noise to expect. It grows with the depth and with the weights, as the
+    noise of real rounding does. The model's inputs only move away from 0, and a 0 stays 0, so that masks stay masks.
 
     Args:
         graph: The model.
         x: An array for each input.
-        training: Run it as in training; BatchNormalization then also updates its statistics.
-        perturb: How the second value is moved: called as ``perturbed_tensor``. If None, the second value is the first.
+        training: Run it in training mode; BatchNormalization then also updates its statistics.
+        perturb: The function that moves the perturbed values, called as ``perturbed_tensor`` is. If None, there are no
+            perturbed values: the exact ones stand in their place.
 
     Yields:
-        The step, its inputs and its outputs; first of all None, the model's inputs, and the same again.
+        The step, its inputs and its outputs. The first item is for the model's inputs: None, the inputs, the inputs.
     """
     last_use = {number: index for index, step in enumerate(graph.steps) for number in step.inputs}
     seeds = count()
 
-    def value_of(exact: Any, other: Any, errors: Errors) -> Value:
-        return Value(exact, perturb(other, next(seeds), errors) if perturb else exact)
+    def value_of(exact: Any, perturbed: Any, errors: Errors) -> Value:
+        return Value(exact, perturb(perturbed, next(seeds), errors) if perturb else exact)
 
     first = [keras.ops.convert_to_tensor(array) for array in x]
     values = {number: value_of(tensor, tensor, Errors()) for number, tensor in zip(graph.inputs, first, strict=True)}
-    for number, (exact, other) in values.items() if perturb else ():
+    for number, (exact, perturbed) in values.items() if perturb else ():
         if is_float(exact):
-            values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(other - exact))
+            values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(perturbed - exact))
     yield None, list(values.values()), list(values.values())
     for index, step in enumerate(graph.steps):
         inputs = [values[number] for number in step.inputs]
-        exact, other = _run_twice(step, inputs, training) if perturb else _run_once(step, inputs, training)
+        exact, perturbed = _run_twice(step, inputs, training) if perturb else _run_once(step, inputs, training)
         errors = errors_of(step, [value.exact for value in inputs], exact, training) if perturb else Errors()
-        outputs = [value_of(*pair, errors) for pair in zip(exact, other, strict=True)]
+        outputs = [value_of(*pair, errors) for pair in zip(exact, perturbed, strict=True)]
         if perturb and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
             outputs = [_moved(step, inputs, value) for value in outputs]
         for number in step.inputs:
@@ -75,7 +75,7 @@ def walk(
 
 
 def _moved(step: Step, inputs: Sequence[Value], output: Value) -> Value:
-    """Return an output of few numbers, moved as far as rounding errors usually move it, if by luck they have not."""
+    """Return an output of few numbers, moved at least as far as rounding errors usually move it."""
     moves = [float(np.abs(_move(value)).max(initial=0)) for value in inputs]
     least = usual_move(step, moves, [value.exact for value in inputs], output.exact)
     move = _move(output)
@@ -95,17 +95,17 @@ def _exact(step: Step, inputs: Sequence[Value], training: bool) -> list[Any]:
 
 
 def _run_once(step: Step, inputs: Sequence[Value], training: bool) -> tuple[list[Any], list[Any]]:
-    """Return the outputs of a step in place of both."""
+    """Return the outputs of a step twice: the exact ones also stand in the place of the perturbed ones."""
     outputs = _exact(step, inputs, training)
     return outputs, outputs
 
 
 def _run_twice(step: Step, inputs: Sequence[Value], training: bool) -> tuple[list[Any], list[Any]]:
-    """Return the outputs of a step, and its outputs with other rounding errors."""
+    """Return the exact and the perturbed outputs of a step."""
     if isinstance(step.layer, _COMPILED_WITH_GROUPS) and step.layer.groups > 1 and not step.is_activation:
         (output,) = run_step(step, [keras.ops.concatenate(inputs[0])], training)
-        exact, other = keras.ops.split(output, 2)
-        return [exact], [other]
+        exact, perturbed = keras.ops.split(output, 2)
+        return [exact], [perturbed]
     return _exact(step, inputs, training), _run_unnoticed(step, [value.perturbed for value in inputs], training)
 
 
@@ -122,13 +122,13 @@ def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[An
 def follow_order(
     step: Step, inputs: Sequence[Value], outputs: Sequence[Value], flattened: dict[TensorId, tuple[int, ...]]
 ) -> None:
-    """Enter the outputs of a step that hold flattened features, with the shape that they were flattened from.
+    """Add to ``flattened`` the output of a step, if it holds flattened features.
 
     Args:
         step: The step. Features keep their order up to the first Dense layer, which mixes them.
-        inputs: What it takes.
-        outputs: What it returns.
-        flattened: For each tensor with flattened features that is known so far: the shape (*spatial, channels).
+        inputs: The step's inputs.
+        outputs: The step's outputs.
+        flattened: For each tensor with flattened features: the shape (*spatial, channels) that they had before.
     """
     if len(step.inputs) != 1 or len(step.outputs) != 1:
         return

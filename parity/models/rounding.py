@@ -1,7 +1,7 @@
-"""How far two right models may be apart: the rounding errors of each operation, and the noise that comes of them.
+"""How far two equal models may differ: the rounding errors of each operation, and the noise that they cause.
 
 Most operations round each element by up to one unit of rounding of the largest. ``RULES`` has a row for each operation
-that rounds otherwise. A new operation is a new row, with its source.
+that rounds differently. A new operation is a new row, with its source.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# The noise is measured with rounding errors drawn once, at random; those of another run may be some times as large.
+# The noise is measured with rounding errors drawn once, at random. Those of another run may be several times as large.
 TIMES_NOISE = 32
 # Gradients go through the whole model and back, and have more noise than one draw shows.
 TIMES_GRADIENT_NOISE = 8 * TIMES_NOISE
-# The norm of the noise of many numbers varies less than its largest does.
+# The norm of the noise of many numbers varies less than the largest number does.
 TIMES_NORM_OF_NOISE = 3
-# Statistics are means: the noise of the numbers that they are taken of is as much as they may have.
+# Statistics are means of numbers: they have at most the noise of these.
 TIMES_STATISTICS_NOISE = 4
-# From here on PyTorch's softplus returns what it takes, and is off by so much.
+# From this number on PyTorch's softplus returns its input, which is off by so much.
 _SOFTPLUS_FROM, _SOFTPLUS_OFF = 20, log1p(exp(-20))
 
 
@@ -58,16 +58,16 @@ def _softplus_error(function: Any, x: Any) -> float:
 
 
 class Rounding(NamedTuple):
-    """How an operation rounds, where it is not by one unit of rounding of its largest element.
+    """How an operation rounds, if its errors are not one unit of rounding of its largest element.
 
     Attributes:
-        source: Why.
-        least: Takes the layer or function and what it takes, and returns the size of an element whose rounding errors
-            every output has at the least, however small the outputs are themselves.
+        source: Why it rounds so.
+        least: Takes the layer or function and its input, and returns the size of a number. Every output has at least
+            the rounding error of a number of this size, however small the output is itself.
         float32_constant: Takes the layer or function, and tells whether TensorFlow computes it with a constant in
             float32, whatever the dtype.
-        selects: Whether it hands on some of the numbers that it takes, or a share of them, chosen by their size. What
-            it returns has an error as large as what it takes, or none, as the choice falls.
+        selects: Whether it selects some of its inputs' numbers, or scales them, by their size. An output has an error
+            as large as that of the inputs, or none: that depends on which numbers are selected.
         adds: Whether it adds up its inputs. A sum may be near 0 although its terms are not.
         averages: Whether it adds up the elements of its input; see ``adds``.
     """
@@ -135,8 +135,8 @@ class Errors(NamedTuple):
     """How large the rounding errors of a step's outputs are.
 
     Attributes:
-        float32: Whether it is computed with a constant in float32.
-        terms: How many numbers are added up into each element, one by one.
+        float32: Whether the step is computed with a constant in float32.
+        terms: How many numbers are added up, one by one, for each element.
         least: The errors are at least those of a tensor with an element of this size.
     """
 
@@ -150,9 +150,9 @@ def errors_of(step: Step, inputs: Sequence[Any], outputs: Sequence[Any], trainin
 
     Args:
         step: The step.
-        inputs: What it takes, as Keras tensors.
-        outputs: What it returns.
-        training: Whether it runs as in training.
+        inputs: The step's inputs, as Keras tensors.
+        outputs: The step's outputs, as Keras tensors.
+        training: Whether it runs in training mode.
     """
     rule = rule_of(step)
     least = rule.least(function_of(step), inputs[0]) if inputs else 0.0
@@ -166,7 +166,7 @@ def perturbed_tensor(tensor: Any, seed: int | tuple[int, ...], errors: Errors = 
     """Return a Keras tensor with each element moved at random, as by a rounding error.
 
     Args:
-        tensor: The tensor; one of whole numbers is returned as it is.
+        tensor: The tensor. A tensor of whole numbers is returned as it is.
         seed: Seed of the random numbers.
         errors: How large the errors are.
     """
@@ -175,9 +175,9 @@ def perturbed_tensor(tensor: Any, seed: int | tuple[int, ...], errors: Errors = 
     dtype, unit = keras.backend.standardize_dtype(tensor.dtype), unit_of(tensor)
     if errors.float32:
         unit = max(unit, torch.finfo(torch.float32).eps)
-    # The errors of a long sum are a walk at random; those of a very long one of like numbers all go one way.
+    # The errors of a long sum are a random walk. In a very long sum of similar numbers they all have the same sign.
     unit *= max(1, sqrt(errors.terms) / 16, errors.terms / 1024)
-    # NumPy draws much faster than Keras does, and has no numbers of two bytes to draw.
+    # NumPy draws much faster than Keras does, but cannot draw numbers of two bytes.
     drawn = np.float64 if dtype == "float64" else np.float32
     sizes = np.abs(keras.ops.convert_to_numpy(tensor), dtype=drawn)
     size = sizes.max(initial=errors.least)
@@ -190,16 +190,16 @@ def perturbed_tensor(tensor: Any, seed: int | tuple[int, ...], errors: Errors = 
 
 
 def usual_move(step: Step, moves: Sequence[float], inputs: Sequence[Any], output: Any) -> float:
-    """Return how far other rounding errors usually move an output that is a sum of numbers or one of them; else 0.
+    """Return how far rounding errors usually move an output that adds or selects numbers; 0 for any other output.
 
-    A sum may be near 0 although its terms are not: its error is that of the terms. The largest of many numbers is one
-    of them, and may by luck be one that has hardly moved; ReLU may by luck hand on none.
+    A sum may be near 0 although its terms are not: its error is that of the terms. A maximum is one of many numbers,
+    which may by chance be one that has hardly moved. And ReLU may by chance select none that has moved.
 
     Args:
         step: The step.
-        moves: How far rounding errors have moved each of its inputs, at the most.
-        inputs: What it takes, as Keras tensors.
-        output: One tensor that it returns.
+        moves: How far rounding errors have moved each of the step's inputs, at the most.
+        inputs: The step's inputs, as Keras tensors.
+        output: One of the step's outputs.
     """
     gain = _gain(step, inputs, output) if is_float(output) else 0.0
     if not gain:
@@ -209,7 +209,7 @@ def usual_move(step: Step, moves: Sequence[float], inputs: Sequence[Any], output
 
 
 def _gain(step: Step, inputs: Sequence[Any], output: Any) -> float:
-    """Return by how much a step magnifies the errors of what it takes, if it adds or selects; else 0."""
+    """Return the factor by which a step that adds or selects magnifies the errors of its inputs; 0 for any other."""
     if hasattr(step.layer, "kernel") and not step.is_activation:
         # The norm of the weights of one unit or filter, on average.
         kernel = keras.ops.convert_to_numpy(keras.ops.cast(step.layer.kernel, "float32"))
@@ -224,9 +224,9 @@ def _gain(step: Step, inputs: Sequence[Any], output: Any) -> float:
 
 
 def _terms(step: Step, inputs: Sequence[Any], outputs: Sequence[Any], training: bool) -> float:
-    """Return how many numbers a step adds up one by one into each that it returns, as far as their shapes tell.
+    """Return how many numbers a step adds up, one by one, for each element of its output, as the shapes tell.
 
-    Products of matrices, and with them Dense layers and convolutions, are added up in blocks.
+    Matrix products, and so Dense layers and convolutions, are added up in blocks and count as one.
     """
     if not inputs or "Max" in type(step.layer).__name__ or hasattr(step.layer, "kernel"):
         return 1
@@ -237,16 +237,16 @@ def _terms(step: Step, inputs: Sequence[Any], outputs: Sequence[Any], training: 
 
 
 def _names(step: Step) -> list[str]:
-    """Return the names of what a step computes, of a class also those of its bases: "leakyrelu", "maxpooling2d"."""
+    """Return the names to look up in ``RULES``: of a function, or of a layer's class and its bases."""
     function = function_of(step)
     named = [function] if hasattr(function, "__name__") else type(function).__mro__
     return [one.__name__.lower().replace("_", "") for one in named]
 
 
 def noise_of(exact: Tensor, perturbed: Tensor) -> float:
-    """Return the rounding noise to expect in a tensor: its distance from one computed with other rounding errors.
+    """Return the rounding noise to expect in a tensor: how far the exact and the perturbed tensor are apart.
 
-    It is at the least one unit of rounding of the largest element, should the draw be lucky.
+    It is at least one unit of rounding of the largest element, because one draw may by chance move little.
     """
     if not exact.is_floating_point():
         return 0.0

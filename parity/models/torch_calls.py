@@ -1,4 +1,4 @@
-"""What a PyTorch model calls while it runs: its modules, and the functions between them."""
+"""Record what a PyTorch model calls while it runs: its modules, and the functions between them."""
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,7 +28,6 @@ _DROPOUTS = frozenset(
     }
 )
 
-
 _OTHER_CALLS = "what it calls depends on the number of examples, or on their values, or on chance"
 
 
@@ -38,12 +37,12 @@ class Call(NamedTuple):
     Attributes:
         name: The module's name, or the function's.
         module: The module, None for a function.
-        inputs: Numbers of the tensors that it takes, as far as the model computed them.
+        inputs: Numbers of the tensors that it takes; -1 for a tensor that the model has not computed.
         outputs: Numbers of the tensors that it returns.
-        shapes: Shape of each tensor it returns.
-        rate: Of dropout, or of a module of the reader's own around it: the share that it drops in training.
-        overwrites: Whether it returns the very tensor that it takes, with other numbers or the same.
-        rates_inside: The rates of all dropout in a module that does more than drop.
+        shapes: Shape of each tensor that it returns.
+        rate: The dropout rate, if it is dropout, or a module of the user's own that does nothing but dropout.
+        overwrites: Whether it returns the same tensor object that it takes, with other numbers or the same.
+        rates_inside: The rates of all dropout in a module that does more than dropout.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Call(NamedTuple):
     rates_inside: tuple[float, ...] = ()
 
 
-# Called with the number of a call, whether it is about to run ("in") or has run ("out"), and its tensors.
+# Called with the number of a call, "in" before it runs or "out" after it, and its inputs or outputs.
 Watcher = Callable[[int, str, list[Tensor]], None]
 
 
@@ -64,10 +63,10 @@ class Watch(NamedTuple):
     """How a model that was recorded before is watched while it runs again.
 
     Attributes:
-        expected: The calls as they were recorded. A watcher needs them: whether a function is a call, or returns no
-            tensor, as ``x.size()`` does, shows only when it has run.
-        watcher: Called before and after each call. It must not change the tensors, and not keep them: a later call may
-            overwrite them.
+        expected: The calls as they were recorded. A function that returns no tensor, such as ``x.size()``, is no call,
+            and that shows only after it has run. From these it is known before.
+        watcher: Called before and after each call. It must not change the tensors, nor keep them without a copy: a
+            later call may overwrite them.
         dropout: Whether functions such as ``F.dropout`` drop anything.
     """
 
@@ -85,14 +84,14 @@ def record(
 ) -> tuple[list[Call], list[int], list[Tensor]]:
     """Run a PyTorch model and record its calls in their order.
 
-    A module without modules in it counts as one call, and so does one in ``whole``; what happens within is not
-    recorded. The model is not changed. What ``torch.compile`` made of it runs as it was before.
+    A module without modules in it counts as one call, and so does a module in ``whole``. What happens inside such a
+    module is not recorded. The model is not changed. A model that was compiled by ``torch.compile`` runs uncompiled.
 
     Args:
         model: The model; it runs in the mode (training or evaluation) that it is in.
-        inputs: Its inputs. The tensors number 0, 1, ... are these.
+        inputs: Its inputs. They get the numbers 0, 1, ...
         whole: Modules that count as one call although they have modules in them.
-        keys: If the model returns a dictionary with these keys, the outputs are in the order of these.
+        keys: If the model returns a dictionary with these keys, its outputs are returned in this order.
         watch: How to watch it, if it was recorded before.
 
     Returns:
@@ -109,11 +108,11 @@ def record(
             with nullcontext() if watch is None or watch.dropout else _DroppingNothing(), recorder:
                 outputs = model(*inputs)
         except Exception as error:
-            if isinstance(error, ParityError) or error is recorder.of_watcher:
+            if isinstance(error, ParityError) or error is recorder.watcher_error:
                 raise
             where = f" in {recorder.failed}" if recorder.failed else ""
             raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}") from error
-        if recorder.due() is not None:
+        if recorder.expected_name() is not None:
             raise recorder.fault(_OTHER_CALLS)
         if isinstance(outputs, Mapping) and set(outputs) == set(keys):
             outputs = [outputs[key] for key in keys]
@@ -122,7 +121,7 @@ def record(
 
 
 def number_of(tensor: Tensor) -> int:
-    """Return the number of a tensor that a model computes while it is recorded, -1 for any other."""
+    """Return the number of a tensor that a recorded model has computed, -1 for any other tensor."""
     return getattr(tensor, _TAG, -1)
 
 
@@ -141,15 +140,17 @@ class _Recorder(TorchFunctionMode):
         self.watch = watch
         self.names = {id(module): name for name, module in model.named_modules()}
         ends = [module for module in model.modules() if not any(True for _ in module.children())]
-        # A model of the reader's own without modules is all functions.
+        # A model of the user's own without modules consists of functions only.
         if ends == [model] and not type(model).__module__.startswith("torch.nn"):
             ends = []
         self.ends = {id(module): module for module in (*ends, *whole)}
         self.calls: list[Call] = []
-        self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []  # module, its inputs, their numbers
-        self.functions_inside: list[float | None] = []  # the rate of each that is dropout
+        # The module that runs, if one does: its identity, its inputs and their numbers.
+        self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []
+        # The dropout rate of each function that has run in it, None for other functions.
+        self.functions_inside: list[float | None] = []
         self.failed = ""
-        self.of_watcher: Exception | None = None
+        self.watcher_error: Exception | None = None
         self.numbered: list[weakref.ref[Tensor]] = []
         self.count = 0
 
@@ -186,7 +187,7 @@ class _Recorder(TorchFunctionMode):
         return ParityError(type(self.model).__name__, [text])
 
     def enter_scripted(self, module: nn.Module, args: Any) -> None:
-        """Enter a scripted module: it takes no hook of its own, which alone is given keywords."""
+        """Enter a scripted module. It accepts no hook of its own, so its keyword arguments stay unknown."""
         if id(module) in self.ends and isinstance(module, torch.jit.ScriptModule):
             self.enter(module, args)
 
@@ -207,7 +208,7 @@ class _Recorder(TorchFunctionMode):
         rate = rates[0] if len(rates) == len(functions) == 1 else None
         _, tensors, numbers = self.inside.pop()
         name = self.names[id(module)]
-        if output is None:  # it failed, and whoever called it may go on
+        if output is None:  # the module failed; its caller may catch the error
             self.failed = name
             return
         call = Call(name, module, numbers, rate=rate, rates_inside=rates if rate is None else ())
@@ -226,7 +227,7 @@ class _Recorder(TorchFunctionMode):
         tensors = tensors_in((args, kwargs))
         numbers = tuple(map(number_of, tensors))
         known = any(number >= 0 for number in numbers)
-        if known and self.watch is not None and name == self.due():
+        if known and self.watch is not None and name == self.expected_name():
             self.notify("in", tensors)
         rate = _rate(func, args, kwargs)
         output = func(*args, **kwargs)
@@ -235,14 +236,14 @@ class _Recorder(TorchFunctionMode):
             self.add(Call(name, None, numbers, rate=rate), tensors, results)
         return output
 
-    def due(self) -> str | None:
-        """Return the name of the call that is expected next, None if none is."""
+    def expected_name(self) -> str | None:
+        """Return the name of the call that is expected next, None if no call is."""
         expected = self.watch.expected if self.watch is not None else ()
         return expected[len(self.calls)].name if len(self.calls) < len(expected) else None
 
     def add(self, call: Call, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        """Add a call that has run: what it returns and whether that is what it took are entered here."""
-        if self.watch is not None and call.name != self.due():
+        """Add a call that has run, with its outputs, their shapes, and whether it has overwritten an input."""
+        if self.watch is not None and call.name != self.expected_name():
             raise self.fault(_OTHER_CALLS)
         self.notify("out", outputs)
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
@@ -256,22 +257,22 @@ class _Recorder(TorchFunctionMode):
                 with torch._C.DisableTorchFunction():
                     self.watch.watcher(len(self.calls), when, tensors)
             except Exception as error:
-                self.of_watcher = error
+                self.watcher_error = error
                 raise
 
 
 class _DroppingNothing(TorchFunctionMode):
-    """Within it, functions such as ``F.dropout`` drop nothing."""
+    """While it is active, functions such as ``F.dropout`` drop nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in _DROPOUTS:
             return func(*args, **(kwargs or {}))
-        # It returns a tensor of its own, as one that drops does.
+        # It returns a new tensor, as dropout does.
         return tensors_in((args, kwargs))[0].clone()
 
 
 def _rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
-    """Return the rate of a call of dropout, None of any other function."""
+    """Return the rate of a call of dropout, None for any other function."""
     if func not in _DROPOUTS:
         return None
     given = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)
@@ -279,7 +280,7 @@ def _rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | 
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors in nested lists, tuples and dictionaries, in their order."""
+    """Return all tensors in nested lists, tuples and dictionaries, in their order."""
     if isinstance(tree, Tensor):
         return [tree]
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,1 +1,1 @@
-"""Which module belongs to which layer? A mapping is found by what the modules take."""
+"""Which module belongs to which layer? A mapping is found by the inputs of the modules."""

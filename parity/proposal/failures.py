@@ -10,7 +10,7 @@ class Failure(NamedTuple):
 
     Attributes:
         why: The reason, in words.
-        structural: Whether it is for want of modules, not a matter of numbers.
+        structural: Whether there are too few modules for the layers, whatever the numbers are.
     """
 
     why: str
@@ -18,34 +18,34 @@ class Failure(NamedTuple):
 
 
 def module_name(name: str) -> str:
-    """Return what to call a module; the name of the model itself is empty."""
+    """Return what to call a module in a message: its name, which is empty for the model itself."""
     return name or "the model"
 
 
 def promised_to_another(module: str, part: str) -> Failure:
-    """Return that the right module is another layer's by name."""
+    """Return the failure of a layer whose right module is, by name, the twin of another part."""
     why = f"{module_name(module)} takes what it takes, but by name it is the twin of {part}"
     return Failure(why, structural=True)
 
 
 def none_left(holders: Mapping[str, str]) -> Failure:
-    """Return that all fitting modules are taken.
+    """Return the failure of a layer whose fitting modules are all twins of other parts.
 
     Args:
-        holders: The layer that has each of them.
+        holders: The part that each of these modules is the twin of.
     """
-    taken = ", ".join(f"{module_name(module)} is the twin of {part}" for module, part in holders.items())
-    return Failure(f"no module is left that fits: {taken}", structural=True)
+    twins = ", ".join(f"{module_name(module)} is the twin of {part}" for module, part in holders.items())
+    return Failure(f"no module is left that fits: {twins}", structural=True)
 
 
 def none_agrees(nearest: Mapping[str, float], tolerance: float, look: Mapping[str, str], known: str = "") -> Failure:
-    """Return that no module takes what the layer takes, which comes nearest, and where to look.
+    """Return the failure of a layer whose input no module takes: which module comes nearest, and where to look.
 
     Args:
-        nearest: For each module that fits: the difference from what the layer takes.
-        tolerance: The difference that rounding explains.
+        nearest: The difference between the layer's input and each fitting module's.
+        tolerance: The largest difference that rounding explains.
         look: The layers just before it, and their modules.
-        known: How the module is known, if it is: "by name", or "in this call" of a shared layer.
+        known: How its module is known, if it is: "by name", or "in this call" of a shared layer.
     """
     module = min(nearest, key=nearest.__getitem__)
     called, difference = module_name(module), nearest[module]
@@ -56,6 +56,6 @@ def none_agrees(nearest: Mapping[str, float], tolerance: float, look: Mapping[st
         problem = f"by name it is {called}, which does not take what it takes"
     off = f"{difference:.2g} off, where rounding explains {tolerance:.1g}"
     what = f"{called} comes nearest, {off}" if isfinite(difference) else "none takes a tensor of that shape"
-    places = ", ".join(f"{part} ({module_name(other)})" for part, other in look.items())
+    places = ", ".join(f"{part} ({module_name(before)})" for part, before in look.items())
     where = f"{places} and what follows" if places else "what the twin does to its input"
     return Failure(f"{problem}: {what}; look at {where}")

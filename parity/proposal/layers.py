@@ -1,10 +1,10 @@
-"""The Keras layers that become modules, and what each of them takes."""
+"""The Keras layers that become modules, and their inputs."""
 
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from parity.models.keras_graph import Graph
+from parity.models.keras_graph import Graph, TensorId
 from parity.models.keras_layers import inner_layers
 from parity.models.keras_values import Value, follow_order, walk
 from parity.models.rounding import TIMES_NOISE, noise_of
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 
-class Taken(NamedTuple):
-    """What a layer takes in one of its calls.
+class PartInput(NamedTuple):
+    """The input of a part in one of its calls.
 
     Attributes:
-        value: The input (batch, *spatial, channels).
+        value: The tensor (batch, *spatial, channels).
         tolerance: The largest difference that rounding explains.
         flattened: The shape (*spatial, channels) that its features were flattened from, if any.
-        before: The parts whose weights it depends on.
+        before: The labels of the parts before it: the tensor depends on their weights.
     """
 
     value: Tensor
@@ -39,22 +39,22 @@ class Part(NamedTuple):
     Attributes:
         label: The path of its weights, less the last part; for a SeparableConv, with the name of the convolution.
         layer: The layer that has the weights.
-        weights: By the name of the PyTorch tensor: the Keras weight and where it goes.
-        taken: What it takes, call by call.
+        weights: The Keras weight that fills each tensor of the module, and its place, by the name of the tensor.
+        inputs: Its input in each of its calls.
     """
 
     label: str
     layer: keras.Layer
     weights: dict[str, tuple[keras.Variable, Place]]
-    taken: list[Taken]
+    inputs: list[PartInput]
 
     @property
     def before(self) -> frozenset[str]:
-        """Return the parts that any of its calls depends on."""
-        return frozenset().union(*(taken.before for taken in self.taken))
+        """Return the labels of the parts before any of its calls."""
+        return frozenset[str]().union(*(part_input.before for part_input in self.inputs))
 
     def value(self, name: str, flattened: tuple[int, ...] | None = None) -> Tensor:
-        """Return the weight for a PyTorch tensor, in PyTorch's layout and the order of features of the twin.
+        """Return the weight for a PyTorch tensor, in PyTorch's layout and the twin's order of features.
 
         Args:
             name: Name of the PyTorch tensor.
@@ -71,23 +71,24 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
     """Run the Keras model; return its parts by label, in the order of the data flow, and faults."""
     parts: dict[str, Part] = {}
     faults: dict[str, None] = {}
-    before: dict[int, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
-    flattened: dict[int, tuple[int, ...]] = {}
+    # The parts before each tensor, and the shape before flattening of each tensor that has flattened features.
+    before: dict[TensorId, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
+    flattened: dict[TensorId, tuple[int, ...]] = {}
     for step, inputs, outputs in walk(graph, arrays):
         if step is None:
             continue
-        behind = frozenset().union(*(before[number] for number in step.inputs))
-        if getattr(step.layer, "weights", []) and not step.is_activation:
-            new, more = _parts_of(step.layer)
-            faults |= dict.fromkeys(more)
-            for part in new:
-                known = parts.setdefault(part.label, part)
-                if known.layer is not part.layer:
-                    faults[f"{part.label}: two layers of the Keras model have this path; rename one"] = None
-                order = flattened.get(step.inputs[0]) if isinstance(part.layer, ON_FEATURES) else None
-                known.taken.append(_taken(part, inputs[0], order, behind))
-                behind |= {part.label}
-        before |= dict.fromkeys(step.outputs, behind)
+        parts_before = frozenset[str]().union(*(before[number] for number in step.inputs))
+        if step.weights:
+            parts_of_layer, faults_of_layer = _parts_of(step.layer)
+            faults |= dict.fromkeys(faults_of_layer)
+            for new in parts_of_layer:
+                part = parts.setdefault(new.label, new)
+                if part.layer is not new.layer:
+                    faults[f"{new.label}: two layers of the Keras model have this path; rename one"] = None
+                shape = flattened.get(step.inputs[0]) if isinstance(new.layer, ON_FEATURES) else None
+                part.inputs.append(_part_input(new, inputs[0], shape, parts_before))
+                parts_before |= {new.label}
+        before |= dict.fromkeys(step.outputs, parts_before)
         follow_order(step, inputs, outputs, flattened)
     if not parts and not faults:
         faults["the Keras model has no weights"] = None
@@ -95,7 +96,7 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
 
 
 def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
-    """Return what a layer with weights consists of, not run yet, and faults."""
+    """Return the parts of a layer with weights, still without inputs, and faults."""
     owners = {id(variable): inner for inner in inner_layers(layer) for variable in inner.weights}
     inner = {id(owner): owner for owner in owners.values()}
     owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
@@ -116,18 +117,18 @@ def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
     return list(parts.values()), faults
 
 
-def _taken(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> Taken:
+def _part_input(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> PartInput:
     if any(place.part == "pointwise" for _, place in part.weights.values()):
         value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.perturbed))
     exact, perturbed = as_tensor(value.exact), as_tensor(value.perturbed)
     if not exact.is_floating_point():
-        return Taken(exact, 0.0, None, before)
+        return PartInput(exact, 0.0, None, before)
     tolerance = TIMES_NOISE * noise_of(exact, perturbed)
-    return Taken(exact, tolerance if isfinite(tolerance) else 0.0, flattened, before)
+    return PartInput(exact, tolerance if isfinite(tolerance) else 0.0, flattened, before)
 
 
 def _depthwise(layer: keras.Layer, x: Any) -> Any:
-    """Return what a SeparableConv computes first: (batch, *spatial, channels) convolved channel by channel."""
+    """Return the output of the first convolution of a SeparableConv, which convolves channel by channel."""
     return keras.ops.depthwise_conv(
         x, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
     )

@@ -1,4 +1,4 @@
-"""Propose a mapping: which module of the twin belongs to which Keras layer, told by what the modules take."""
+"""Propose a mapping: find the module of the twin that belongs to each Keras layer, by the inputs of the modules."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ import keras
 import pandas as pd
 from torch import Tensor, nn
 
-# A few examples show all; the copy runs once for each round.
+# A few examples are enough to tell layers apart, and the copy of the twin runs many times.
 _EXAMPLES = 2
 
 
@@ -26,9 +26,9 @@ class Proposal(NamedTuple):
     Attributes:
         mapping: A row for each tensor of the twin whose Keras layer is certain, as ``read_mapping`` returns it, in the
             order of the twin's state dict.
-        undecided: The modules that may be the twin of a layer, for each layer where numbers cannot decide; one alone
-            is not certain either.
-        unmatched: For each layer without a twin: why; the first is where the numbers stopped agreeing.
+        undecided: For each layer where numbers cannot decide: the modules that may be its twin. A module that stands
+            there alone is not certain either.
+        unmatched: For each layer without a twin: why it has none. The first is where the numbers stop agreeing.
         flatten: What ``parity.transfer`` takes as ``flatten``: layers whose features the twin has flattened
             channels first, and the shape (*spatial, channels) that Keras flattens.
         by_name: The layers that numbers could not decide and equal names did, with their modules.
@@ -58,26 +58,26 @@ def propose_mapping(
 ) -> Proposal:
     """Find the twin of each Keras layer by what it takes. Neither model is changed, and the twin's weights are ignored.
 
-    A layer's twin is the module of fitting kind and shapes that takes the same numbers, once all before it are found
-    and filled. Of several such modules, those remain with which every later layer finds a twin, too. If more than one
-    remains, equal names decide; else the reader does, by ``names`` or in the file. The order in which a model returns
-    its outputs decides nothing: two heads fed by one tensor stay open. So do layers that others cannot be told from
-    after a great many trials.
+    A layer's twin is the module of a fitting kind and shapes that takes the same numbers, once all layers before it
+    have their twins and these are filled. Of several such modules, those remain with which every later layer finds a
+    twin, too. If more than one remains, equal names decide, or else the user, by ``names`` or in the file. The order
+    in which a model returns its outputs decides nothing: two heads with the same input stay undecided. So do layers
+    that cannot be told apart after a great many trials.
 
     A row is never a guess: if the twin equals the Keras model under some mapping, that mapping has the row. With a
     mistake in the twin, such as another epsilon, no later module takes the right numbers; see ``unmatched`` and
     ``parity.trace``.
 
-    To keep it: ``propose_mapping(...).mapping.to_csv("keras_torch_mapping.csv", index=False)``. To use it at once:
-    ``transfer(keras_model, torch_model, proposal.mapping, proposal.flatten)``, which refuses an incomplete one.
+    To store it: ``propose_mapping(...).mapping.to_csv("keras_torch_mapping.csv", index=False)``. To use it at once:
+    ``transfer(keras_model, torch_model, proposal.mapping, proposal.flatten)``, which refuses an incomplete mapping.
 
     Args:
         keras_model: A Functional or a built Sequential model.
         torch_model: The twin, a module whose ``forward`` takes as many tensors as the Keras model has inputs.
         x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs. The
             first two examples are used. Random numbers tell layers apart better than zeros.
-        names: The twins that the reader knows: {layer: module}, such as ``{"dense_1": "steer"}``; for a SeparableConv
-            two, ``{"sep/depthwise": "a", "sep/pointwise": "b"}``.
+        names: The twins that you know: {layer: module}, such as ``{"dense_1": "steer"}``. A SeparableConv has two:
+            ``{"sep/depthwise": "a", "sep/pointwise": "b"}``.
         torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
 
     Raises:
@@ -91,8 +91,8 @@ def propose_mapping(
     parts, faults = keras_parts(graph, arrays)
     twin = TwinCopy(torch_model, keras_dtype(keras_model))
     with unchanged(keras_model, torch_model):
-        given = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x)]
-        twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in given]
+        tensors = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x)]
+        twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
         fits = {label: twin.fitting(part) for label, part in parts.items()}
         named = {label: twin.canonical.get(module, module) for label, module in (names or {}).items()}
         faults += _faults(parts, fits, twin)
@@ -102,9 +102,11 @@ def propose_mapping(
         found = Search(parts, fits, twin, named).run()
         by_name = _equal_names(found)
         if by_name:
-            again = Search(parts, fits, twin, named | by_name).run()
-            # Names that contradict each other decide nothing.
-            found, by_name = (again, by_name) if len(again.failing) <= len(found.failing) else (found, {})
+            found_by_name = Search(parts, fits, twin, named | by_name).run()
+            if len(found_by_name.failing) <= len(found.failing):
+                found = found_by_name
+            else:  # the names contradict each other or the numbers, so they decide nothing
+                by_name = {}
     hopeless = [label for label, failure in found.failing.items() if failure.structural]
     hopeless += [label for label in named if found.options[label] == {None} and label in found.failing]
     left_over = _left_over(found, twin)
@@ -114,14 +116,14 @@ def propose_mapping(
 
 
 def _faults(parts: dict[str, Part], fits: dict[str, list[str]], twin: TwinCopy) -> Iterator[str]:
-    """Yield why no mapping can be complete, before any number is looked at."""
+    """Yield a fault for each part and each module that can be in no mapping, whatever the numbers are."""
     for label, part in parts.items():
         if not fits[label]:
             shapes = _shapes({name: part.value(name) for name in part.weights})
             place = next(iter(part.weights.values()))[1]
             yield f"{label}: no module fits; it needs a {place.needed} with {shapes}"
     fitting = {name for names in fits.values() for name in names}
-    called = twin.takes({})
+    called = twin.inputs_of_modules({})
     for name in twin.tensors:
         if name not in fitting:
             yield f"{twin.describe(name)} fits no Keras layer: {_shapes(twin.tensors[name])}"
@@ -149,7 +151,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _left_over(found: Found, twin: TwinCopy) -> list[str]:
-    """Return the modules that no layer may have, if every layer has one."""
+    """Return a fault for each module that is no layer's twin, if every layer has a twin."""
     if any(None in options for options in found.options.values()):
         return []
     wanted = {name for options in found.options.values() for name in options}
@@ -161,7 +163,7 @@ def _left_over(found: Found, twin: TwinCopy) -> list[str]:
 
 
 def _equal_names(found: Found) -> dict[str, str]:
-    """Return the module of each undecided layer of which only one candidate has the layer's name."""
+    """Return the undecided layers with one candidate that has the layer's name, and these candidates."""
     named = {}
     for label, options in found.options.items():
         dotted = label.replace("/", ".")
@@ -176,12 +178,14 @@ def _proposal(parts: dict[str, Part], twin: TwinCopy, found: Found, by_name: dic
     order = list(twin.tensors)
     decided = {label: next(iter(modules)) for label, modules in found.options.items() if len(modules) == 1}
     owner = {name: parts[label] for label, name in decided.items() if name is not None}
-    rows = [
-        (part.weights[tensor][0].path if tensor in part.weights else "", f"{name}.{tensor}" if name else tensor)
-        for name, tensors in twin.tensors.items()
-        if (part := owner.get(name)) is not None
-        for tensor in tensors
-    ]
+    rows = []
+    for name, tensors in twin.tensors.items():
+        if name not in owner:
+            continue
+        weights = owner[name].weights
+        for tensor in tensors:
+            path = weights[tensor][0].path if tensor in weights else ""
+            rows.append((path, f"{name}.{tensor}" if name else tensor))
     # Numbered as the lines of the file will be.
     mapping = pd.DataFrame(rows, index=pd.RangeIndex(2, 2 + len(rows), name="line"), columns=COLUMNS, dtype=str)
     mapping.attrs["source"] = "proposal"
@@ -195,6 +199,7 @@ def _proposal(parts: dict[str, Part], twin: TwinCopy, found: Found, by_name: dic
     flatten = {}
     for label, modules in found.options.items():
         shapes = {found.flattened.get((label, name)) for name in modules if name is not None}
-        if len(shapes) == 1 and (shape := shapes.pop()):
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if shape:
             flatten[parts[label].layer.name] = shape
     return Proposal(mapping, undecided, unmatched, flatten, by_name)

@@ -1,13 +1,13 @@
-"""The search for a mapping: fill a copy of the twin layer by layer, and see which module takes what.
+"""The search for a mapping: fill a copy of the twin layer by layer, and compare its modules' inputs with the layers'.
 
-Each round runs the copy once and notes what its modules take. A layer is ready when all layers before it have their
-twins; a module that takes the same numbers is a candidate, and if it is the only one, it is the twin. When nothing but
-ties is left, each candidate is tried and the rounds go on from there; a trial that leaves a layer without a candidate,
-where another trial has one, was wrong. Trials that cannot be told apart by anything that follows, such as two
-convolutions that are added, are merged, so that ties one after another do not multiply.
+Each round runs the copy once and stores the inputs of its modules. A layer is ready when all layers before it have
+their twins. A module that takes the same numbers as a ready layer is a candidate. The only candidate of a layer is its
+twin. When every ready layer has several candidates, which is a tie, each candidate is tried, and the rounds go on from
+there. A trial is wrong if it leaves a layer without a candidate that has one in another trial. Trials are merged if no
+later layer can tell them apart, as with two convolutions that are added. So ties one after another do not multiply.
 
-Why this never guesses: if the twin is right, the module that is really a ready layer's twin takes what the layer takes,
-so it is among the candidates, and one candidate alone is the right one.
+Why this never guesses: if the twin is right, the true twin of a ready layer takes the same numbers as the layer. So it
+is among the candidates, and if there is only one candidate, that is the true twin.
 """
 
 from collections import defaultdict
@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
 from parity.proposal.failures import Failure, module_name, none_agrees, none_left, promised_to_another
-from parity.proposal.layers import Part, Taken
+from parity.proposal.layers import Part, PartInput
 from parity.proposal.twin import TwinCopy
 
 import torch
 from torch import Tensor
 
-# How many candidates to try in all before ties are left to the reader.
+# The most candidates that are tried in all. The ties that are left then are undecided.
 _TRIALS = 64
-# What follows the part in the name of a failure in a later call.
+# A failure in a later call is named after the part, followed by this and the number of the call.
 _CALL = " (call "
 
 
@@ -34,25 +34,25 @@ class _Node(NamedTuple):
 
     Attributes:
         matched: The module of each part that has one.
-        failing: The parts, and later calls of shared ones, that no module is right for.
+        failing: The parts, and later calls of shared parts, for which no module is right.
         ties: The candidates of each part that has several.
-        takes: What each module takes.
+        module_inputs: The input of each module, call by call.
     """
 
     matched: dict[str, str]
     failing: dict[str, Failure]
     ties: dict[str, list[str]]
-    takes: dict[str, list[Tensor]]
+    module_inputs: dict[str, list[Tensor]]
 
 
 class Found(NamedTuple):
-    """What came of a search.
+    """The result of a search.
 
     Attributes:
-        options: The modules that each part may have; None among them if it may have none.
-        failing: As in ``_Node``.
-        flattened: By part and module: the shape of the features that the twin has flattened channels first.
-        blocked: Why parts could not be reached.
+        options: The modules that may be the twin of each part. None stands among them if the part may have no twin.
+        failing: The parts, and later calls of shared parts, for which no module is right.
+        flattened: For a part and a module: the shape of the features, if the twin has flattened them channels first.
+        blocked: For each part that could not be reached: why.
     """
 
     options: dict[str, set[str | None]]
@@ -61,16 +61,16 @@ class Found(NamedTuple):
     blocked: dict[str, str]
 
 
-class Seen(NamedTuple):
-    """What is known in one round.
+class Round(NamedTuple):
+    """One round of the search.
 
     Attributes:
         matched: The module of each part that has one.
-        takes: What each module takes.
+        module_inputs: The input of each module, call by call.
     """
 
     matched: dict[str, str]
-    takes: dict[str, list[Tensor]]
+    module_inputs: dict[str, list[Tensor]]
 
 
 class Search:
@@ -80,7 +80,7 @@ class Search:
         parts: The parts, in the order of the data flow.
         fits: The modules that each part could have by kind and shapes.
         twin: The copy of the twin.
-        fixed: The modules of some parts.
+        fixed: The modules of some parts, given by name.
     """
 
     def __init__(
@@ -95,44 +95,48 @@ class Search:
         return self.explore(self.propagate({}, {}))
 
     def propagate(self, matched: dict[str, str], failing: dict[str, Failure]) -> _Node:
-        """Match what has one candidate, until there is no more."""
+        """Match every part that has a single candidate, round by round, until none has.
+
+        Args:
+            matched: The parts that have a module already.
+            failing: The parts that have failed already.
+        """
         matched, failing = dict(matched), dict(failing)
         while True:
             filled = {m: (self.parts[label], self.flattened.get((label, m))) for label, m in matched.items()}
-            takes = self.twin.takes(filled)
-            seen = Seen(matched, takes)
-            self.check_shared(seen, failing)
-            candidates = self.candidates(seen, failing)
-            alone = {label: modules[0] for label, modules in candidates.items() if len(modules) == 1}
+            current = Round(matched, self.twin.inputs_of_modules(filled))
+            self.check_shared(current, failing)
+            candidates = self.candidates(current, failing)
+            single = {label: modules[0] for label, modules in candidates.items() if len(modules) == 1}
             claims = defaultdict(list)
-            for label, module in alone.items():
+            for label, module in single.items():
                 claims[module].append(label)
-            sure = {labels[0]: module for module, labels in claims.items() if len(labels) == 1}
+            certain = {labels[0]: module for module, labels in claims.items() if len(labels) == 1}
             failing |= {
                 label: Failure(f"{module_name(module)} is the only one for {' and for '.join(claims[module])}", True)
-                for label, module in alone.items()
-                if label not in sure
+                for label, module in single.items()
+                if label not in certain
             }
-            if not sure:
+            if not certain:
                 ties = {label: modules for label, modules in candidates.items() if len(modules) > 1}
-                return _Node(matched, failing, ties, takes)
-            matched |= sure
+                return _Node(matched, failing, ties, current.module_inputs)
+            matched |= certain
 
-    def candidates(self, seen: Seen, failing: dict[str, Failure]) -> dict[str, list[str]]:
-        """Return the candidates of each part that is ready; note those without."""
-        matched, takes = seen
+    def candidates(self, current: Round, failing: dict[str, Failure]) -> dict[str, list[str]]:
+        """Return the candidates of each part that is ready; add the parts without candidates to ``failing``."""
+        matched = current.matched
         used = {*matched.values()}
         found = {}
         for label, part in self.parts.items():
-            ready = [taken for taken in part.taken if taken.before <= matched.keys()]
+            ready = [part_input for part_input in part.inputs if part_input.before <= matched.keys()]
             if label in matched or label in failing or not ready:
                 continue
             free = [name for name in self.allowed(label) if name not in used]
-            modules = [name for name in free if all(self.agree(label, taken, name, takes) for taken in ready)]
+            modules = [name for name in free if self.takes_all(label, ready, name, current)]
             if not modules:
-                failing[label] = self.failure(label, ready, free, seen)
+                failing[label] = self.failure(label, ready, free, current)
                 continue
-            unclear = [name for name in modules if self.unclear(label, ready, name, takes)]
+            unclear = [name for name in modules if self.is_order_unclear(ready, name, current)]
             if unclear:
                 why = f"x does not show in which order {module_name(unclear[0])} takes the flattened features"
                 failing[label] = Failure(why)
@@ -141,184 +145,197 @@ class Search:
         return found
 
     def allowed(self, label: str) -> list[str]:
-        """Return the modules that a part could have by kind and shapes, as far as they are not promised."""
+        """Return the modules that a part may have by kind and shapes, without those fixed for other parts."""
         if label in self.fixed:
             return [self.fixed[label]]
         promised = {*self.fixed.values()}
         return [name for name in self.fits[label] if name not in promised]
 
-    def agree(self, label: str, taken: Taken, name: str, takes: dict[str, list[Tensor]]) -> bool:
-        """Tell whether a module takes, in one of its calls, what a part takes; note the order of its features."""
-        _, way = self.nearest(taken, name, takes)
-        if way is None:
-            return False
-        self.flattened[label, name] = taken.flattened if way == CHANNELS_FIRST_FEATURES else None
+    def takes_all(self, label: str, ready: list[PartInput], name: str, current: Round) -> bool:
+        """Tell whether a module takes the same inputs as a part, each in one of its calls.
+
+        It also stores the order in which the module takes flattened features.
+        """
+        for part_input in ready:
+            _, note = self.nearest(part_input, name, current)
+            if note is None:
+                return False
+            self.flattened[label, name] = part_input.flattened if note == CHANNELS_FIRST_FEATURES else None
         return True
 
-    def nearest(self, taken: Taken, name: str, takes: dict[str, list[Tensor]]) -> tuple[float, str | None]:
-        """Return how near a module comes to what a part takes, and by which change of layout if that is agreement."""
+    def nearest(self, part_input: PartInput, name: str, current: Round) -> tuple[float, str | None]:
+        """Return the difference between the input of a part and the nearest of a module's.
+
+        With it comes the note on how the two were aligned if they agree, None if they do not.
+        """
         nearest = inf
-        for tensor in takes.get(name, []):
-            for difference, way in self.differences(taken, tensor, name):
-                if difference <= taken.tolerance:
-                    return difference, way
+        for tensor in current.module_inputs.get(name, []):
+            for difference, note in self.differences(part_input, tensor, name):
+                if difference <= part_input.tolerance:
+                    return difference, note
                 nearest = min(nearest, difference)
         return nearest, None
 
-    def differences(self, taken: Taken, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
-        """Yield each way to compare what a part takes with what a module takes: (largest difference, note)."""
-        for a, b, note in alignments(taken.value, tensor, self.twin.module(name), taken.flattened, window=True):
-            yield largest(a - b), note
+    def differences(self, part_input: PartInput, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
+        """Yield for each alignment of a part's and a module's input: the largest difference, and the note."""
+        module = self.twin.module(name)
+        for value, twin, note in alignments(part_input.value, tensor, module, part_input.flattened, window=True):
+            yield largest(value - twin), note
 
-    def unclear(self, label: str, ready: list[Taken], name: str, takes: dict[str, list[Tensor]]) -> bool:
-        """Tell whether flattened features agree in both orders, although these differ."""
-        for taken in ready:
-            *spatial, channels = taken.flattened or (1,)
+    def is_order_unclear(self, ready: list[PartInput], name: str, current: Round) -> bool:
+        """Tell whether flattened features agree in both orders, although the orders differ."""
+        for part_input in ready:
+            *spatial, channels = part_input.flattened or (1,)
             if prod(spatial) == 1 or channels == 1:
                 continue
-            for tensor in takes[name]:
-                ways = {
-                    way for difference, way in self.differences(taken, tensor, name) if difference <= taken.tolerance
-                }
-                if len(ways) > 1:
+            for tensor in current.module_inputs[name]:
+                differences = self.differences(part_input, tensor, name)
+                notes = {note for difference, note in differences if difference <= part_input.tolerance}
+                if len(notes) > 1:
                     return True
         return False
 
-    def check_shared(self, seen: Seen, failing: dict[str, Failure]) -> None:
-        """Note the later calls of a layer that its twin does not repeat."""
-        for label, name in seen.matched.items():
-            for number, taken in enumerate(self.parts[label].taken[1:], start=2):
-                if taken.before <= seen.matched.keys() and self.nearest(taken, name, seen.takes)[1] is None:
-                    failing[f"{label}{_CALL}{number})"] = self.failure(label, [taken], [name], seen)
+    def check_shared(self, current: Round, failing: dict[str, Failure]) -> None:
+        """Add to ``failing`` each later call of a part that its module does not repeat."""
+        for label, name in current.matched.items():
+            for number, part_input in enumerate(self.parts[label].inputs[1:], start=2):
+                is_ready = part_input.before <= current.matched.keys()
+                if is_ready and self.nearest(part_input, name, current)[1] is None:
+                    failing[f"{label}{_CALL}{number})"] = self.failure(label, [part_input], [name], current)
 
-    def failure(self, label: str, ready: list[Taken], free: list[str], seen: Seen) -> Failure:
+    def failure(self, label: str, ready: list[PartInput], free: list[str], current: Round) -> Failure:
         """Return why a part has no candidate.
 
         Args:
             label: The part.
-            ready: Its calls that all parts before are matched for.
-            free: The modules that it could have.
-            seen: What is known so far.
+            ready: Its inputs that depend on matched parts only.
+            free: The modules that it may have.
+            current: The current round.
         """
         promised = {module: other for other, module in self.fixed.items() if other != label}
         for name in self.fits[label]:
             if name in free or name not in promised:
                 continue
-            if all(self.agree(label, taken, name, seen.takes) for taken in ready):
+            if self.takes_all(label, ready, name, current):
                 return promised_to_another(name, promised[name])
         if not free:
-            holders = {module: other for other, module in seen.matched.items()} | promised
+            holders = {module: other for other, module in current.matched.items()} | promised
             return none_left({name: holders[name] for name in self.fits[label] if name in holders})
-        nearest = {name: max(self.nearest(taken, name, seen.takes)[0] for taken in ready) for name in free}
-        before = frozenset().union(*(taken.before for taken in ready))
+        nearest = {name: max(self.nearest(part_input, name, current)[0] for part_input in ready) for name in free}
+        before = frozenset[str]().union(*(part_input.before for part_input in ready))
         last = before.difference(*(self.parts[other].before - {other} for other in before))
-        look = {other: seen.matched[other] for other in self.parts if other in last}
-        known = "in this call" if label in seen.matched else "by name" if label in self.fixed else ""
-        return none_agrees(nearest, max(taken.tolerance for taken in ready), look, known)
+        look = {other: current.matched[other] for other in self.parts if other in last}
+        known = ""
+        if label in current.matched:
+            known = "in this call"
+        elif label in self.fixed:
+            known = "by name"
+        return none_agrees(nearest, max(part_input.tolerance for part_input in ready), look, known)
 
     def explore(self, node: _Node) -> Found:
-        """Try the candidates of the first tie that later layers may decide, and so on; return what remains."""
+        """Try each candidate of the first tie that later layers may decide, and explore on; return what remains."""
         label = next((label for label in node.ties if self.has_followers(label, node)), None)
         if label is None or self.trials >= _TRIALS:
-            return self.closed(node)
+            return self.result_at(node)
         self.trials += len(node.ties[label])
         children = [self.propagate(node.matched | {label: name}, node.failing) for name in node.ties[label]]
-        found: list[Found] = []
-        clean = False
+        trials: list[Found] = []
+        one_is_clean = False
         for group in sorted(self.merged(children), key=lambda group: len(group[0].failing)):
-            if clean and len(group[0].failing) > len(node.failing):
+            if one_is_clean and len(group[0].failing) > len(node.failing):
                 continue
-            result = self.explore(group[0])
+            trial = self.explore(group[0])
             for other in group[1:]:
                 for part, name in other.matched.items():
-                    result.options[part].add(name)
-            found.append(result)
-            clean |= len(result.failing) <= len(node.failing)
-        best = [one for one in found if not any(self.beats(other, one, node) for other in found)]
-        return union(best or found)
+                    trial.options[part].add(name)
+            trials.append(trial)
+            one_is_clean |= len(trial.failing) <= len(node.failing)
+        best = [trial for trial in trials if not any(self.disproves(other, trial, node) for other in trials)]
+        return union(best or trials)
 
-    def beats(self, one: Found, other: Found, node: _Node) -> bool:
-        """Tell whether one trial shows another to be wrong.
+    def disproves(self, better: Found, worse: Found, node: _Node) -> bool:
+        """Tell whether one trial shows that another is wrong.
 
-        It does if it has twins for layers that the other has none for, and itself fails, if at all, only behind these,
-        where the other has not come: so a mistake of the twin farther on does not open what is settled before it.
+        It does if it has twins for layers that fail in the other, and if all its own failures come after these layers,
+        where the other trial has not arrived. So a mistake farther on in the twin does not make earlier layers
+        undecided.
         """
-        ahead = {
-            _part_of(label)
-            for label in other.failing.keys() - node.failing.keys() - one.failing.keys()
-            if None not in one.options[_part_of(label)]
-        }
-        return bool(ahead) and all(
-            label not in other.failing and ahead & self.parts[_part_of(label)].before
-            for label in one.failing.keys() - node.failing.keys()
+        gained = set()
+        for label in worse.failing.keys() - node.failing.keys() - better.failing.keys():
+            if None not in better.options[_part_of(label)]:
+                gained.add(_part_of(label))
+        return bool(gained) and all(
+            label not in worse.failing and gained & self.parts[_part_of(label)].before
+            for label in better.failing.keys() - node.failing.keys()
         )
 
     def has_followers(self, label: str, node: _Node) -> bool:
-        """Tell whether layers behind a part are still without a twin."""
+        """Tell whether layers that come after a part still have no twin."""
         others = (part for other, part in self.parts.items() if other not in node.matched and other != label)
         return any(label in part.before for part in others) or label in self.parts[label].before
 
     def merged(self, nodes: list[_Node]) -> list[list[_Node]]:
-        """Group nodes that differ in nothing that may still matter."""
+        """Group nodes that no later layer can tell apart."""
         groups: list[list[_Node]] = []
         for node in nodes:
-            group = next((group for group in groups if self.alike(group[0], node)), None)
+            group = next((group for group in groups if self.are_alike(group[0], node)), None)
             if group is None:
                 groups.append([node])
             else:
                 group.append(node)
         return groups
 
-    def alike(self, a: _Node, b: _Node) -> bool:
-        """Tell whether two nodes leave the same layers and modules, and these take the same numbers."""
+    def are_alike(self, a: _Node, b: _Node) -> bool:
+        """Tell whether two nodes have the same layers and modules left, and these modules take the same numbers."""
         used = {*a.matched.values()}
         if (a.matched.keys(), a.failing.keys(), used) != (b.matched.keys(), b.failing.keys(), {*b.matched.values()}):
             return False
-        shared = {m for node in (a, b) for label, m in node.matched.items() if len(self.parts[label].taken) > 1}
-        return all(
-            _close(one, other)
-            for name in a.takes
-            if name not in used or name in shared
-            for one, other in zip(a.takes[name], b.takes.get(name, []), strict=True)
-        )
+        shared = {m for node in (a, b) for label, m in node.matched.items() if len(self.parts[label].inputs) > 1}
+        for name, tensors in a.module_inputs.items():
+            if name not in used or name in shared:
+                pairs = zip(tensors, b.module_inputs.get(name, []), strict=True)
+                if not all(_close(*pair) for pair in pairs):
+                    return False
+        return True
 
-    def closed(self, node: _Node) -> Found:
-        """Return what was found at a node from which the search does not go on."""
+    def result_at(self, node: _Node) -> Found:
+        """Return the result of a search that ends at a node."""
         options: dict[str, set[str | None]] = {label: {None} for label in self.parts}
         options |= {label: {module} for label, module in node.matched.items()}
         options |= {label: {*modules} for label, modules in node.ties.items()}
         blocked = {}
         for label, part in self.parts.items():
             if label not in node.matched and label not in node.failing and label not in node.ties:
-                culprits = [other for other in self.parts if other in part.before and other not in node.matched]
-                blocked[label] = f"lies behind {', '.join(other for other in culprits if other not in blocked)}"
+                unmatched = [other for other in self.parts if other in part.before and other not in node.matched]
+                blocked[label] = f"lies behind {', '.join(other for other in unmatched if other not in blocked)}"
         return Found(options, node.failing, self.flattened, blocked)
 
 
 def _part_of(label: str) -> str:
-    """Return the part that a failure is about, of one in a later call too."""
+    """Return the label of the part that has failed, also if it has failed in a later call."""
     return label.partition(_CALL)[0]
 
 
 def union(found: list[Found]) -> Found:
-    """Return what remains of several trials that nothing has shown to be wrong."""
+    """Return the common result of several trials, none of which was shown to be wrong."""
     first, *others = found
     options = {
         label: modules.union(*(other.options[label] for other in others)) for label, modules in first.options.items()
     }
-    failing, blocked = {}, {}
-    for one in found:
-        failing |= one.failing
-        blocked |= one.blocked
+    failing: dict[str, Failure] = {}
+    blocked: dict[str, str] = {}
+    for trial in found:
+        failing |= trial.failing
+        blocked |= trial.blocked
     for label, failure in failing.items():
-        # What is so in one trial only may be the fault of the trial.
-        always = all(label in one.failing and one.failing[label].structural for one in found)
-        failing[label] = failure._replace(structural=always)
+        # A failure that is structural in one trial only may come from that trial's choice.
+        structural = all(label in trial.failing and trial.failing[label].structural for trial in found)
+        failing[label] = failure._replace(structural=structural)
     return Found(options, failing, first.flattened, blocked)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors of the twin differ by rounding only, which nobody has measured here."""
+    """Tell whether two tensors of the twin differ by rounding only; the tolerance is an estimate, not measured."""
     if not a.is_floating_point():
         return torch.equal(a, b)
     return a.shape == b.shape and largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * largest(a)

@@ -1,8 +1,9 @@
-"""A copy of the twin that can be filled module by module, and tells what its modules take."""
+"""A copy of the twin that can be filled module by module, and that stores the inputs of its modules."""
 
 import copy
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,27 +16,28 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-# Tensors that may be there although the Keras layer has no such weight, and what they hold then.
+# The tensors that a module may have although the Keras layer has no such weight, and their values in this case.
 CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
 
 
 class TwinCopy:
-    """A copy of the twin: every module holds random numbers or the weights of a part, and tells what it takes.
+    """A copy of the twin, in which every module holds either the weights of a part or random numbers.
 
-    Random numbers, because fresh statistics of 0 and 1 or scales of 0 would hide differences.
+    They are random because the initial statistics of 0 and 1, or scales of 0, would hide differences.
 
     Attributes:
         model: The copy, on the CPU, in evaluation mode, at least as precise as the Keras model.
-        inputs: What it is run with.
-        canonical: The first name of a module, by any of its names.
-        tensors: By the name of each module with tensors of its own: these, by name.
+        inputs: The inputs that it runs with.
+        canonical: The first name of each module, by any of its names.
+        tensors: The tensors of each module that has some of its own: by the module's name, then by their own.
     """
 
     def __init__(self, torch_model: nn.Module, dtype: torch.dtype) -> None:
         state = torch_model.state_dict(keep_vars=True)
-        if meta := [key for key, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]:
+        meta = [key for key, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]
+        if meta:
             raise ParityError("proposal", [f"{key} is on the meta device: the twin cannot run" for key in meta])
-        scripted = [name or "the twin" for name, part in torch_model.named_modules() if isinstance(part, ScriptModule)]
+        scripted = [name or "the twin" for name, m in torch_model.named_modules() if isinstance(m, ScriptModule)]
         if scripted:
             fault = f"{scripted[0]} is compiled by TorchScript and cannot be watched: use what it was made from"
             raise ParityError("proposal", [fault])
@@ -52,11 +54,12 @@ class TwinCopy:
             name, _, own_name = key.rpartition(".")
             if isinstance(tensor, Tensor) and self.canonical.get(name) == name:
                 self.tensors[name][own_name] = tensor
-        self.holds: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
-        self.caught: dict[str, list[Tensor]] = {}
+        # What each module holds: the label of a part and the shape of its features, or None for random numbers.
+        self.contents: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
+        self.module_inputs: dict[str, list[Tensor]] = {}
         self.watched: set[str] = set()
         for name in self.tensors:
-            self.model.get_submodule(name).register_forward_pre_hook(self._catch(name), with_kwargs=True)
+            self.model.get_submodule(name).register_forward_pre_hook(partial(self._store, name), with_kwargs=True)
 
     def module(self, name: str) -> nn.Module:
         """Return a module by its name."""
@@ -69,27 +72,30 @@ class TwinCopy:
     def fitting(self, part: Part) -> list[str]:
         """Return the modules of the kind that a part becomes, with tensors of the right shapes."""
         kinds = next(iter(part.weights.values()))[1].modules
-        due = {name: part.value(name).shape for name in part.weights}
+        expected = {name: part.value(name).shape for name in part.weights}
 
         def fits(tensors: Mapping[str, Tensor]) -> bool:
-            more = {name: tensor.shape for name, tensor in tensors.items() if name in due or name not in CONSTANTS}
-            return more == due
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            return expected == {name: shapes[name] for name in shapes if name in expected or name not in CONSTANTS}
 
         return [name for name, own in self.tensors.items() if isinstance(self.module(name), kinds) and fits(own)]
 
-    def takes(self, filled: Mapping[str, tuple[Part, tuple[int, ...] | None]]) -> dict[str, list[Tensor]]:
-        """Run the copy and return what modules take, call by call: those not filled, and those of shared layers.
+    def inputs_of_modules(self, filled: Mapping[str, tuple[Part, tuple[int, ...] | None]]) -> dict[str, list[Tensor]]:
+        """Run the copy, and return the inputs of the modules that are not filled and of those of shared layers.
 
         Args:
-            filled: By the name of a module: the part whose weights it gets, and the shape of its features if the twin
-                flattens them channels first. All others get random numbers.
+            filled: For modules by name: the part whose weights the module gets, and the shape of its features if the
+                twin flattens them channels first. All other modules get random numbers.
+
+        Returns:
+            The input of each module in each of its calls.
         """
         for seed, (name, tensors) in enumerate(self.tensors.items()):
             part, flattened = filled.get(name, (None, None))
-            due = None if part is None else (part.label, flattened)
-            if name in self.holds and self.holds[name] == due:
+            content = None if part is None else (part.label, flattened)
+            if name in self.contents and self.contents[name] == content:
                 continue
-            self.holds[name] = due
+            self.contents[name] = content
             if part is None:
                 _randomize(tensors, seed)
                 continue
@@ -98,23 +104,20 @@ class TwinCopy:
                     tensor.copy_(part.value(own_name, flattened))
                 else:
                     tensor.fill_(CONSTANTS[own_name])
-        self.watched = {name for name in self.tensors if name not in filled or len(filled[name][0].taken) > 1}
-        self.caught = defaultdict(list)
+        self.watched = {name for name in self.tensors if name not in filled or len(filled[name][0].inputs) > 1}
+        self.module_inputs = defaultdict(list)
         self.model(*(tensor.clone() for tensor in self.inputs))
-        return dict(self.caught)
+        return dict(self.module_inputs)
 
-    def _catch(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if name not in self.watched:
-                return
+    def _store(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Store the first tensor that a module takes; a hook of the module."""
+        if name in self.watched:
             tensors = tensors_in((args, kwargs))
-            self.caught[name] += [tensor.detach().clone() for tensor in tensors[:1]]
-
-        return hook
+            self.module_inputs[name] += [tensor.detach().clone() for tensor in tensors[:1]]
 
 
 def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
-    """Give the tensors of a module random numbers that keep the activations at their size."""
+    """Fill the tensors of a module with random numbers that neither magnify nor shrink the activations much."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():

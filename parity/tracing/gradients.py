@@ -1,17 +1,18 @@
-"""The gradients of a Keras model and of its twin, with respect to what each layer returns and to its weights.
+"""The gradients of a Keras model and of its twin, with respect to each layer's outputs and weights.
 
-Only TensorFlow as Keras's backend is covered. Both models are kept whole in memory while their gradients are computed.
+Only TensorFlow as Keras's backend is covered. All tensors of a model stay in memory while its gradients are computed.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from operator import add
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
 from parity.models.alignment import alignments
 from parity.models.keras_graph import Graph, TensorId
-from parity.models.keras_values import walk
+from parity.models.keras_values import Value, walk
 from parity.models.rounding import perturbed_tensor
 from parity.models.torch_calls import Watch, record
 from parity.tracing.pairing import Spot
@@ -28,12 +29,12 @@ class KerasGradients(NamedTuple):
     """Gradients of the sum of a model's outputs, each element times a random number.
 
     Attributes:
-        tensors: The gradient with respect to each tensor, as it is and with other rounding errors.
+        tensors: The gradient with respect to each tensor, exact and perturbed.
         sizes: The largest absolute value of each tensor.
-        weights: By path of a weight: its gradient, likewise twice; None for a weight that is not trained.
+        weights: The gradient of each weight, exact and perturbed, by the weight's path. None if it is not trained.
         outputs: The model's outputs, as PyTorch tensors in Keras's order of axes.
         factors: The random numbers, of the same shapes.
-        gains: For a tensor that a BatchNormalization returns: by how much it magnifies what it takes, at most.
+        gains: For each output of a BatchNormalization: the largest factor by which the layer magnifies its input.
     """
 
     tensors: dict[TensorId, tuple[Tensor, Tensor]]
@@ -45,12 +46,11 @@ class KerasGradients(NamedTuple):
 
 
 class TwinGradients(NamedTuple):
-    """Gradients of the same sum in the twin; both parts are empty if the twin lacks an output.
+    """Gradients of the same sum in the twin. Both attributes are empty if the twin lacks an output.
 
     Attributes:
-        tensors: For each Keras tensor that a call of the twin returns: the gradient with respect to it, None if there
-            is none.
-        weights: By name of a parameter: its gradient, None if there is none.
+        tensors: The gradient with respect to each Keras tensor that a call of the twin returns, None without gradient.
+        weights: The gradient of each parameter by its name, None without gradient.
     """
 
     tensors: dict[TensorId, Tensor | None]
@@ -58,21 +58,24 @@ class TwinGradients(NamedTuple):
 
 
 def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> KerasGradients | None:
-    """Return the gradients of a Keras model in training mode; None without TensorFlow, or an output of real numbers.
+    """Return the gradients of a Keras model in training mode.
 
     Args:
         graph: The model.
         x: An array for each of its inputs.
-        seed: Seed of the other rounding errors.
+        seed: Seed of the perturbed values' rounding errors.
+
+    Returns:
+        The gradients. None if Keras's backend is not TensorFlow, or the model has no output of floating-point numbers.
     """
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
 
     trained: dict[str, Any] = {w.path: w for step in graph.steps for w in getattr(step.layer, "trainable_weights", [])}
-    every = {w.path for step in graph.steps for w in step.layer_weights}
-    values: dict[int, Any] = {}
-    gains: dict[int, float] = {}
+    paths = {w.path for step in graph.steps for w in step.layer_weights}
+    values: dict[TensorId, Value] = {}
+    gains: dict[TensorId, float] = {}
     with tf.GradientTape(persistent=True) as tape:
         for step, inputs, outputs in walk(graph, x, training=True, perturb=partial(_perturbed_both_ways, seed)):
             values.update(zip(graph.inputs if step is None else step.outputs, outputs, strict=True))
@@ -80,14 +83,18 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
                 gains[step.outputs[0]] = _gain(step.layer, inputs[0].exact)
         ends = [values[number] for number in graph.outputs]
         rng = np.random.default_rng(0)
-        real = [at for at, end in enumerate(ends) if end.exact.dtype.is_floating]
-        factors = [np.zeros(end.exact.shape, np.float32) for end in ends]
-        for at in real:
-            factors[at] = rng.standard_normal(ends[at].exact.shape).astype(ends[at].exact.dtype.as_numpy_dtype)
-        losses = [sum(keras.ops.sum(several[at] * factors[at]) for at in real) for several in zip(*ends, strict=True)]
-    if not real:
+        positions = [position for position, end in enumerate(ends) if end.exact.dtype.is_floating]
+        factors: list[np.ndarray] = [np.zeros(end.exact.shape, np.float32) for end in ends]
+        for position in positions:
+            output = ends[position].exact
+            factors[position] = rng.standard_normal(output.shape).astype(output.dtype.as_numpy_dtype)
+        losses = [
+            sum(keras.ops.sum(outputs[position] * factors[position]) for position in positions)
+            for outputs in zip(*ends, strict=True)
+        ]
+    if not positions:
         return None
-    tensors = {}
+    tensors: dict[TensorId, tuple[Tensor, Tensor]] = {}
     floats = [number for number, value in values.items() if value.exact.dtype.is_floating]
     pairs = zip(
         floats,
@@ -98,43 +105,44 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
     for number, exact, perturbed in pairs:
         if exact is not None and perturbed is not None and number not in graph.inputs:
             tensors[number] = _dense(exact), _dense(perturbed)
-    weights: dict[str, tuple[Tensor, Tensor] | None] = dict.fromkeys(every)
+    weights: dict[str, tuple[Tensor, Tensor] | None] = dict.fromkeys(paths)
     variables = [weight.value for weight in trained.values()]
-    both = zip(trained, tape.gradient(losses[0], variables), tape.gradient(losses[1], variables), strict=True)
-    for path, exact, perturbed in both:
+    by_path = zip(trained, tape.gradient(losses[0], variables), tape.gradient(losses[1], variables), strict=True)
+    for path, exact, perturbed in by_path:
         if exact is not None:
             weights[path] = _dense(exact), _dense(perturbed)
     sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
-    outputs = [_dense(end.exact) for end in ends]
-    return KerasGradients(tensors, sizes, weights, outputs, list(map(_dense, factors)), gains)
+    exact_outputs = [_dense(end.exact) for end in ends]
+    return KerasGradients(tensors, sizes, weights, exact_outputs, list(map(_dense, factors)), gains)
 
 
 def _gain(layer: Any, x: Any) -> float:
+    """Return the largest factor by which a BatchNormalization magnifies its input."""
     axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
     scale = keras.ops.abs(layer.gamma) if layer.scale else 1.0
     return float(keras.ops.max(scale / keras.ops.sqrt(keras.ops.var(x, axes) + layer.epsilon)))
 
 
 def _perturbed_both_ways(first_seed: int, tensor: Any, seed: int, *how: Any) -> Any:
-    """Return a tensor with other rounding errors; its gradient, on its way back, gets others, too."""
+    """Return a tensor with other rounding errors, whose gradient gets other rounding errors, too."""
     import tensorflow as tf
 
-    @tf.custom_gradient
-    def perturb(value: Any) -> tuple[Any, Any]:
-        return perturbed_tensor(value, (first_seed, seed), *how), lambda gradient: perturbed_tensor(
-            gradient, (seed, first_seed)
-        )
+    def perturb_gradient(gradient: Any) -> Any:
+        return perturbed_tensor(gradient, (seed, first_seed))
 
-    return perturb(tensor) if tensor.dtype.is_floating else tensor
+    def perturb(value: Any) -> tuple[Any, Callable[[Any], Any]]:
+        return perturbed_tensor(value, (first_seed, seed), *how), perturb_gradient
+
+    return tf.custom_gradient(perturb)(tensor) if tensor.dtype.is_floating else tensor
 
 
 def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradients:
-    """Return the gradients of a twin with respect to the tensors that its calls return, and to its parameters.
+    """Return the gradients of a twin with respect to the outputs of its calls, and to its parameters.
 
     Args:
         port: The two models; the twin is in training mode.
-        run: Both models as they ran: it tells where each Keras tensor is seen.
-        in_keras: The Keras model's outputs, and the factors to weigh them with.
+        run: The record of both models' run: it tells where each Keras tensor is seen.
+        in_keras: The Keras model's gradients: its outputs, and the factors to weigh them with.
 
     Raises:
         ParityError: If PyTorch cannot compute them.
@@ -142,7 +150,7 @@ def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradie
     model = port.twin
     spots: dict[Spot, list[TensorId]] = defaultdict(list)
     for number, found in run.outputs.items():
-        # What a call takes may be the same numbers as of another layer, as before dropout, with other consumers.
+        # An input of a call may have the numbers of another tensor that has more consumers, as before dropout.
         if found.spot.when == "out" or found.spot.call == len(run.calls):
             spots[found.spot].append(number)
     tensors: dict[TensorId, Tensor | None] = {number: None for several in spots.values() for number in several}
@@ -150,8 +158,8 @@ def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradie
     def keep(gradient: Tensor, number: TensorId) -> None:
         tensors[number] = gradient.clone()
 
-    def watch(call: int, when: str, seen: list[Tensor]) -> None:
-        for position, tensor in enumerate(seen):
+    def watch(call: int, when: str, computed: list[Tensor]) -> None:
+        for position, tensor in enumerate(computed):
             for number in spots.get(Spot(call, when, position), []):
                 if tensor.requires_grad:
                     tensor.register_hook(partial(keep, number=number))
@@ -161,7 +169,7 @@ def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradie
     gradients: Sequence[Tensor | None] = [None] * len(parameters)
     inputs = [tensor.clone() for tensor in port.twin_inputs]
     try:
-        for parameter in frozen:  # Keras's gradients, too, go through layers that are not trained
+        for parameter in frozen:  # Keras's gradients go through layers that are not trained, too
             parameter.requires_grad_(True)
         with torch.enable_grad():
             watched = Watch(run.calls, watch, dropout=False)
@@ -169,15 +177,15 @@ def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradie
             watch(len(run.calls), "in", outputs)
             terms = []
             for value, output, factor in zip(in_keras.outputs, outputs, in_keras.factors, strict=False):
-                way = next(alignments(value, output), None)
-                if way is not None and way[0].shape == factor.shape:
-                    terms.append((way[1] * factor).sum())
-            if len(terms) < len(in_keras.factors):  # without one of the outputs, every gradient is another
+                aligned = next(alignments(value, output), None)
+                if aligned is not None and aligned.value.shape == factor.shape:
+                    terms.append((aligned.twin * factor).sum())
+            if len(terms) < len(in_keras.factors):  # without one of the outputs, every gradient differs
                 return TwinGradients({}, {})
-            loss = sum(terms)
+            loss = reduce(add, terms)
             if loss.requires_grad:
                 gradients = torch.autograd.grad(loss, [*parameters.values(), *frozen], allow_unused=True)
-    except RuntimeError as error:  # such as of a checkpoint, which runs parts of the model again
+    except RuntimeError as error:  # for example, a checkpoint runs parts of the model again
         first = str(error).splitlines()[0]
         raise ParityError(type(model).__name__, [f"its gradients cannot be computed: {first}"]) from error
     finally:
@@ -187,6 +195,7 @@ def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradie
 
 
 def _dense(tensor: Any) -> Tensor:
+    """Return a tensor or a gradient of TensorFlow as a PyTorch tensor."""
     import tensorflow as tf
 
     # The gradient of an Embedding is a list of rows until it is converted. NumPy has no bfloat16.

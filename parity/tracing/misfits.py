@@ -1,4 +1,4 @@
-"""Comparisons of a Keras tensor with something that is no twin of it, found out after the run and taken back."""
+"""Drop comparisons with a wrong tensor of the twin, which show only after both models have run."""
 
 from functools import cache
 
@@ -8,38 +8,39 @@ from parity.tracing.runs import MISFIT, Run
 
 
 def without_misfits(run: Run) -> Run:
-    """Take a layer as not paired where its twin is in doubt and all layers that take its output are right.
+    """Return a run without its misfits: comparisons of a Keras tensor with a tensor that is not the same one.
 
-    A twin may merge two axes into one, or return more from a module than it uses; then no shape fits. Or it has no such
-    tensor, as it computes in another order: ``a + (b + c)`` for ``(a + b) + c``.
+    A Keras tensor may have no twin. The twin may merge two axes into one, or return more from a module than it uses, so
+    that no shape fits. Or it computes in another order: ``a + (b + c)`` for ``(a + b) + c``. So if it is doubtful
+    whether a call is a layer's twin, and all consumers of the layer's output are right, the pair is dropped.
     """
     inputs, outputs, twins = dict(run.inputs), dict(run.outputs), dict(run.pairing.twins)
     steps, producers, consumers = run.graph.steps, run.graph.producers(), run.graph.consumers()
 
     @cache
     def is_right(index: StepIndex) -> bool:
-        """Tell whether a step's outputs agree, or if none was compared, those of the steps that take them."""
-        own = steps[index].outputs if index < len(steps) else ()
-        compared = [outputs[number] for number in own if number in outputs]
+        """Tell whether a step's outputs agree; if none was compared, whether the steps that take them are right."""
+        numbers = steps[index].outputs if index < len(steps) else ()
+        compared = [outputs[number] for number in numbers if number in outputs]
         if compared:
-            return all(one.agrees for one in compared)
-        after = [consumer for number in own for consumer, _ in consumers[number]]
-        return bool(after) and all(map(is_right, after))
+            return all(found.agrees for found in compared)
+        following = [consumer for number in numbers for consumer, _ in consumers[number]]
+        return bool(following) and all(map(is_right, following))
 
-    def is_in_doubt(number: TensorId) -> bool:
-        # What a layer without a twin returns is looked for in what the next takes, which may be a part of that one.
+    def may_have_other_twin(number: TensorId) -> bool:
+        # Without a twin, a layer's output is observed at its consumer, which may be a part of the layer's real twin.
         if number in run.pairing.observed or number in run.pairing.guessed:
             return True
         index = producers[number]
         compared = [inputs[index, slot] for slot in range(len(steps[index].inputs)) if (index, slot) in inputs]
-        return not steps[index].weights and not all(one.agrees for one in compared)
+        return not steps[index].weights and not all(found.agrees for found in compared)
 
     for number in sorted(outputs, reverse=True):  # of several in a row, the last first
-        doubtful = not outputs[number].agrees and is_in_doubt(number)
+        doubtful = not outputs[number].agrees and may_have_other_twin(number)
         if outputs[number].note != MISFIT and not doubtful:
             continue
-        taken = [inputs[consumer] for consumer in consumers[number] if consumer in inputs]
-        same = [one for one in taken if one.agrees and one.note not in BORDERS]
+        compared = [inputs[consumer] for consumer in consumers[number] if consumer in inputs]
+        same = [found for found in compared if found.agrees and found.note not in BORDERS]
         if same:
             outputs[number] = same[0]
         elif all(is_right(index) for index, _ in consumers[number]):

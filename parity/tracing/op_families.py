@@ -1,8 +1,8 @@
-"""Which operations of the two frameworks do the same kind of thing, by their names.
+"""Families of operations of the two frameworks that do the same kind of thing, by name.
 
-Layers, modules and functions are compared by what they are called, because a twin may call a function that has no
-object of its own (``x.mean``), or a module of the reader's own that is named after what it does (``MaxPool2dSame``).
-Names are in lower case, without what tells dimensions, padding and work in place apart.
+Layers, modules and functions are compared by their names. A twin may call a method that is no object of its own
+(``x.mean``), or a module of the user's own that is named after what it does (``MaxPool2dSame``). All names are in lower
+case, without the parts for dimensions, padding and in-place operation.
 """
 
 import re
@@ -38,21 +38,21 @@ FAMILIES: Mapping[str, frozenset[str]] = {
         "scale": "rescaling normalization mul multiply div truediv sub add imul itruediv normalize",
     }.items()
 }
-"""The names of each kind of operation, those of Keras's layers and of PyTorch's modules and functions."""
+"""The names of each family: those of Keras's layers and of PyTorch's modules and functions."""
 
 WHOLE_FAMILIES = ("activation", "merge", "order", "border", "dropout")
-"""Families of which one function by itself does what a Keras layer does; others may be a part of it."""
+"""Families in which one function alone does what a Keras layer does; a function of another may do a part of it."""
 
 _AVERAGES = "averagepooling globalaveragepooling avgpool avg_pool adaptiveavgpool adaptive_avg_pool mean"
 _MAXIMA = "maxpooling globalmaxpooling maxpool max_pool adaptivemaxpool adaptive_max_pool amax max"
 POOLINGS = (frozenset(_AVERAGES.split()), frozenset(_MAXIMA.split()))
-"""What the same kind of pooling is called."""
+"""The names of each kind of pooling."""
 
 ARITHMETIC = frozenset({*FAMILIES["merge"], *FAMILIES["scale"], "where", "maximum", "minimum", "clamp", "clip"})
-"""What may be done in another order with the same result."""
+"""Operations that may be done in another order with the same result."""
 
 IDENTITIES = frozenset({*FAMILIES["dropout"], "identity", "activityregularization", "masking"})
-"""What returns the numbers that it takes in evaluation."""
+"""Operations that return their input in evaluation mode."""
 
 SCALES = frozenset({"rescaling", "normalization"})
 """Keras's layers that scale."""
@@ -62,16 +62,16 @@ _SAME_NUMBERS = (
     "unsqueeze view view_as reshape flatten unflatten expand t requires_grad requires_grad_ identity dropout "
     "pad zeropad constantpad"
 )
-_HANDING_ON = frozenset(_SAME_NUMBERS.split())
+_KEEPS_NUMBERS = frozenset(_SAME_NUMBERS.split())
 
 
 def names_of_step(step: Step) -> frozenset[str]:
-    """Return what a step may be called: its kind, "activation" for every activation."""
+    """Return the names of a step: its kind; "activation" for every activation."""
     return frozenset({_plain("activation" if activates(step) else type(step.layer).__name__)})
 
 
 def names_of_call(call: Call) -> frozenset[str]:
-    """Return what a call may be called: its function, or its module's class and the bases of that."""
+    """Return the names of a call: that of its function, or those of its module's class and the bases of the class."""
     name = call.name if call.module is None else type(call.module).__name__
     bases: Sequence[Any] = () if call.module is None else type(call.module).__mro__
     known = {_plain(base.__name__) for base in bases if base not in (nn.Module, object)}
@@ -79,25 +79,26 @@ def names_of_call(call: Call) -> frozenset[str]:
 
 
 def same_numbers(call: Call) -> bool:
-    """Tell whether a call returns the numbers that it takes, in another order or with a border."""
-    return bool(call.inputs) and call.inputs[0] >= 0 and bool(names_of_call(call) & _HANDING_ON)
+    """Tell whether a call returns the numbers of its input, perhaps in another order or with a border."""
+    return bool(call.inputs) and call.inputs[0] >= 0 and bool(names_of_call(call) & _KEEPS_NUMBERS)
 
 
 def may_be_twin(step: Step, call: Call) -> bool:
     """Tell whether a call may be the twin of a step without weights."""
-    names, others = names_of_step(step), names_of_call(call)
-    if names & others or any(names & family and others & family for family in FAMILIES.values()):
+    step_names, call_names = names_of_step(step), names_of_call(call)
+    same_family = any(step_names & family and call_names & family for family in FAMILIES.values())
+    if step_names & call_names or same_family:
         return True
-    return may_be_anything(call) and not names & (FAMILIES["dropout"] | FAMILIES["order"])
+    return may_be_anything(call) and not step_names & (FAMILIES["dropout"] | FAMILIES["order"])
 
 
 def may_be_anything(call: Call) -> bool:
-    """Tell whether a call is of a module of the reader's own whose name does not say what it does."""
+    """Tell whether a call is of a module of the user's own whose name does not say what it does."""
     own = call.module is not None and not type(call.module).__module__.startswith("torch.nn")
     return own and not any(names_of_call(call) & family for family in FAMILIES.values())
 
 
 @cache
 def _plain(name: str) -> str:
-    """Return a name without what tells dimensions, padding and work in place apart: MaxPool2dSame is maxpool."""
+    """Return a name without the parts for dimensions, padding and in-place operation: MaxPool2dSame is maxpool."""
     return re.sub(r"(\d[dD])|same$|_$", "", name.lower().strip("_"))

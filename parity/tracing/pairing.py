@@ -1,7 +1,7 @@
-"""Which call of the PyTorch twin plays the part of which Keras layer.
+"""Pair the steps of a Keras model with the calls of its PyTorch twin.
 
-Layers with weights are paired by the mapping. Layers without are paired by their place in the graph: the call from
-whose result a paired neighbour takes its input, or that takes a paired neighbour's output, if it is of a fitting kind.
+Layers with weights are paired by the mapping. A layer without weights is paired by its place in the graph: with a call
+of a fitting kind that a paired consumer takes its input from, or that takes the output of a paired producer.
 """
 
 from collections import defaultdict
@@ -28,9 +28,12 @@ from torch import nn
 
 
 class Spot(NamedTuple):
-    """A tensor as the twin hands it over: an input ("in") or output ("out") of one of its calls, by position.
+    """Where in the twin a tensor is seen.
 
-    The call after the last stands for the twin's return: its inputs are the twin's outputs.
+    Attributes:
+        call: The call. The call after the last stands for the twin's return: its inputs are the twin's outputs.
+        when: "in" for an input of the call, "out" for an output.
+        position: The position among the call's inputs or outputs.
     """
 
     call: int
@@ -42,15 +45,16 @@ class Pairing(NamedTuple):
     """The twin of each Keras layer, and where each Keras tensor can be seen in the twin.
 
     Attributes:
-        twins: For a step: its first and last call in the twin.
-        inputs: For a step and the position of one of its inputs: that input as the twin's call takes it. The step after
-            the last is the model's return: its inputs are the model's outputs.
-        outputs: For a Keras tensor: the same tensor as the twin's call returns it.
-        observed: For a Keras tensor that no call is known for certain to return: where its consumers take it.
-        guessed: Keras tensors whose call may be another. It was found by what it takes only, and may be the
-            first of several that do together what the layer does, as in ``(a + b) / 2``. Or it was found by what takes
-            its result, a module of the reader's own that may do what several layers do. Or it is arithmetic, which may
-            be done in another order.
+        twins: The first and the last call of each step's twin.
+        inputs: Where each input of a step is seen, by step and slot. The step after the last is the model's return:
+            its inputs are the model's outputs.
+        outputs: Where each Keras tensor is seen as the output of a call.
+        observed: Where each other Keras tensor is seen: as an input of its consumers' calls, because it is not certain
+            which call returns it.
+        guessed: Keras tensors of which another call may be the producer. There are three reasons. The call was found
+            only by its inputs, and may be the first of several that do together what the layer does, as in
+            ``(a + b) / 2``. Or it was found by its consumer, which is a module of the user's own that may do what
+            several layers do. Or it is arithmetic, which may be done in another order.
     """
 
     twins: dict[StepIndex, tuple[int, int]]
@@ -70,9 +74,9 @@ def pair(
 
     Args:
         graph: The Keras model.
-        calls: What the twin called.
+        calls: The twin's calls.
         returned: Numbers of the twin's outputs.
-        modules: For the identity of a Keras layer: the modules that hold its weights, the first to be called first.
+        modules: The modules that hold a Keras layer's weights, by the identity of the layer. They run in this order.
     """
     return _Pairer(graph, calls, returned, modules).pair()
 
@@ -87,16 +91,17 @@ class _Pairer:
         self.calls = [*calls, Call("return", None, tuple(returned), (), ())]
         self.modules = modules
         self.producers, self.consumers = graph.producers(), graph.consumers()
-        self.made_by = {number: index for index, call in enumerate(self.calls) for number in call.outputs}
-        held = {id(module) for several in modules.values() for module in several}
-        self.with_weights = {index for index, call in enumerate(self.calls) if id(call.module) in held}
+        # The call that returns each tensor of the twin.
+        self.call_of = {number: index for index, call in enumerate(self.calls) for number in call.outputs}
+        holders = {id(module) for several in modules.values() for module in several}
+        self.with_weights = {index for index, call in enumerate(self.calls) if id(call.module) in holders}
         self.used = self.with_weights | {len(calls)}
-        # Calls of which it is not clear that they take what the layer takes whose output they return.
-        others = [(index, call) for index, call in enumerate(calls) if index not in self.with_weights]
-        self.unclear = {index for index, call in others if may_be_anything(call)}
+        # Calls that may do what several layers do. It is not clear whose input they take.
+        without_weights = [(index, call) for index, call in enumerate(calls) if index not in self.with_weights]
+        self.unclear = {index for index, call in without_weights if may_be_anything(call)}
         self.result = Pairing({}, {}, {}, {}, set())
-        # The calls of modules with weights that each tensor comes from directly; -1, -2, ... stand for the inputs. None
-        # if a layer that a Keras tensor comes from has no such call.
+        # The sources of each tensor: the nearest calls before it of modules with weights. -1, -2, ... stand for the
+        # inputs. None for a Keras tensor that comes from a layer whose modules the twin does not call.
         self.keras_sources: dict[TensorId, frozenset[int] | None] = {}
         self.keras_sources |= {number: frozenset({-1 - position}) for position, number in enumerate(graph.inputs)}
         self.twin_sources: dict[int, frozenset[int]] = {-1: frozenset()}
@@ -119,15 +124,15 @@ class _Pairer:
                 self.pair_with_consumers(index, clear=False)
         return self.result
 
-    def is_open(self, index: int) -> bool:
-        """Tell whether a step has no twin yet, and no place where its result can be seen."""
+    def is_open(self, index: StepIndex) -> bool:
+        """Tell whether a step has no twin yet, and its output is not observed either."""
         return index not in self.result.twins and self.steps[index].outputs[0] not in self.result.observed
 
     def pair_by_modules(self) -> None:
         """Pair each layer with weights with the module or modules that hold them, call by call.
 
-        The twin may call a shared module in another order: a call that takes what comes from the right modules is the
-        layer's, else the first that is left.
+        The twin may call a shared module in another order. The twin of a step is the first call whose inputs come from
+        the right modules, or else the first call that is left.
         """
         calls_of: dict[int, list[int]] = defaultdict(list)
         for index, call in enumerate(self.calls):
@@ -137,29 +142,28 @@ class _Pairer:
             for layer, several in self.modules.items()
         }
         for index, step in enumerate(self.steps):
-            each = [self.keras_sources[number] for number in step.inputs]
-            sources = None if None in each else frozenset().union(*each)
+            sources = self.sources_of_step(step)
             if not step.is_activation and id(step.layer) in self.modules:
                 calls = free[id(step.layer)]
-                same = [both for both in calls if self.sources_of(*self.calls[both[0]].inputs) == sources]
+                same = [(first, last) for first, last in calls if self.sources_of_call(first) == sources]
                 sources = None
-                for both in (same or calls)[:1]:
-                    calls.remove(both)
-                    self.match(index, *both)
-                    sources = frozenset({both[1]})
+                for first, last in (same or calls)[:1]:
+                    calls.remove((first, last))
+                    self.match(index, first, last)
+                    sources = frozenset({last})
             self.keras_sources.update(dict.fromkeys(step.outputs, sources))
 
     def match(self, step: StepIndex, first: int, last: int) -> None:
-        """Enter a pair: a step, and the first and the last of the calls that are its twin."""
+        """Add a pair: a step, and the first and the last call of its twin."""
         self.result.twins[step] = (first, last)
         self.used |= {first, last}
-        for slot, position in self.slots(step, first):
+        for slot, position in self.positions_of_inputs(step, first):
             self.result.inputs[step, slot] = Spot(first, "in", position)
         for position, number in enumerate(self.steps[step].outputs[: len(self.calls[last].outputs)]):
             self.result.outputs[number] = Spot(last, "out", position)
 
-    def slots(self, step: int, call: int) -> Iterator[tuple[int, int]]:
-        """Yield (position of an input of the step, position of the same input of the call)."""
+    def positions_of_inputs(self, step: StepIndex, call: int) -> Iterator[tuple[int, int]]:
+        """Yield the slot of each input of a step, with the position of the same input among those of a call."""
         inputs, numbers = self.steps[step].inputs, self.calls[call].inputs
         if self.calls[call].module is not None and len(inputs) == 1:
             if numbers:
@@ -167,30 +171,34 @@ class _Pairer:
             return
         free = [position for position, number in enumerate(numbers) if number >= 0]
         if 1 < len(set(inputs)) > len(free):
-            # A module that does more than the step, or the last of several calls: which of the inputs it takes, and
-            # whether it takes any, cannot be told.
+            # The call is of a module that does more than the step, or the last of several calls. It cannot be told
+            # which of the step's inputs it takes.
             return
         left = []
         for slot, number in enumerate(inputs):
-            same = [at for at in free if self.sources_of(numbers[at]) == self.keras_sources[number]]
-            same.sort(key=lambda at, number=number: not self.is_of_the_kind(numbers[at], number))
+            same = [position for position in free if self.sources_of(numbers[position]) == self.keras_sources[number]]
+            same_kind = [position for position in same if self.has_kind_of(numbers[position], number)]
             if same:
-                free.remove(same[0])
-                yield slot, same[0]
+                position = (same_kind or same)[0]
+                free.remove(position)
+                yield slot, position
             else:
                 left.append(slot)
         if len(left) == len(free) and (len(inputs) > 1 or (left and self.may_come_from(numbers[free[0]], inputs[0]))):
             yield from zip(left, free, strict=True)
 
-    def is_of_the_kind(self, number: int, keras_number: int) -> bool:
-        """Tell whether a tensor of the twin comes from a call of just the kind of the step of a Keras tensor."""
-        step, source = self.producers.get(keras_number), self.made_by.get(number)
-        if step is None or source is None:
+    def has_kind_of(self, number: int, keras_number: TensorId) -> bool:
+        """Tell whether the call that returns a tensor of the twin does exactly what a Keras tensor's step does."""
+        index, call = self.producers.get(keras_number), self.call_of.get(number)
+        if index is None or call is None:
             return False
-        names = names_of_step(self.steps[step]) - {"activation"} | {self.steps[step].kind.split(" ")[-1]}
-        return any(names & kinds and names_of_call(self.calls[source]) & kinds for kinds in (*POOLINGS, names))
+        step = self.steps[index]
+        names = set(names_of_step(step))
+        names.discard("activation")  # the name of every activation
+        names.add(step.kind.split(" ")[-1])
+        return any(names & kinds and names_of_call(self.calls[call]) & kinds for kinds in (*POOLINGS, names))
 
-    def may_come_from(self, number: int, keras_number: int) -> bool:
+    def may_come_from(self, number: int, keras_number: TensorId) -> bool:
         """Tell whether a tensor of the twin may be a Keras tensor, although they come from different modules."""
         if self.keras_sources[keras_number] is None:
             return True
@@ -198,13 +206,23 @@ class _Pairer:
         return step is not None and step not in self.result.twins and self.origin(number, self.steps[step]) is not None
 
     def sources_of(self, *numbers: int) -> frozenset[int]:
-        """Return the calls of modules with weights, or the inputs, that tensors of the twin come from directly."""
+        """Return the sources of tensors of the twin; see ``keras_sources``."""
         return frozenset().union(*(self.twin_sources.get(number, frozenset({-1 - number})) for number in numbers))
 
+    def sources_of_call(self, call: int) -> frozenset[int]:
+        """Return the sources of a call's inputs."""
+        return self.sources_of(*self.calls[call].inputs)
+
+    def sources_of_step(self, step: Step) -> frozenset[int] | None:
+        """Return the sources of a step's inputs, None if those of an input are not known."""
+        each = [self.keras_sources[number] for number in step.inputs]
+        known = [sources for sources in each if sources is not None]
+        return frozenset[int]().union(*known) if len(known) == len(each) else None
+
     def comes_from(self, number: int, call: int) -> bool:
-        """Tell whether a tensor is the result of a call, perhaps in another order."""
-        while number in self.made_by:
-            index = self.made_by[number]
+        """Tell whether a tensor has the numbers that a call returns, perhaps in another order."""
+        while number in self.call_of:
+            index = self.call_of[number]
             if index == call:
                 return True
             if not same_numbers(self.calls[index]):
@@ -212,15 +230,15 @@ class _Pairer:
             number = self.calls[index].inputs[0]
         return False
 
-    def pair_with_consumers(self, index: int, clear: bool) -> None:
-        """Pair a step with the call whose result the consumers of the step's output take.
+    def pair_with_consumers(self, index: StepIndex, clear: bool) -> None:
+        """Pair a step with the call whose output the consumers of the step's output take.
 
         Args:
-            index: Number of the step.
-            clear: Whether to leave out consumers of which it is not clear that they take that output.
+            index: The step.
+            clear: Whether to leave out consumers of which it is not clear whether they take that output.
         """
-        step = self.steps[index]
-        spots = [spot for one in self.consumers[step.outputs[0]] if (spot := self.result.inputs.get(one))]
+        step, inputs = self.steps[index], self.result.inputs
+        spots = [inputs[consumer] for consumer in self.consumers[step.outputs[0]] if consumer in inputs]
         spots = [spot for spot in spots if not clear or spot.call not in self.unclear]
         for spot in spots:
             call = self.origin(self.calls[spot.call].inputs[spot.position], step)
@@ -234,49 +252,54 @@ class _Pairer:
                     self.result.guessed.update(step.outputs)
                 return
         # A model may return its outputs in another order: a call that takes what the step takes is the better sign.
-        at_the_end = all(spot.call == len(self.calls) - 1 for spot in spots)
+        only_returned = all(spot.call == len(self.calls) - 1 for spot in spots)
         if spots:
             self.result.observed[step.outputs[0]] = spots
-            sources = [self.made_by.get(self.calls[spot.call].inputs[spot.position]) for spot in spots]
-            others = all(source in self.used for source in sources)  # another step's, then
-            call = self.of_the_same_modules(step) if others else None
+            producers = [self.call_of.get(self.calls[spot.call].inputs[spot.position]) for spot in spots]
+            of_other_steps = all(producer in self.used for producer in producers)
+            call = self.of_the_same_modules(step) if of_other_steps else None
             if call is not None:
                 self.match(index, call, call)
                 self.result.guessed.update(step.outputs)
-            elif not (at_the_end and self.pair_with_producers(index)) and names_of_step(step) & IDENTITIES:
-                self.result.inputs[index, 0] = spots[0]
+            elif not (only_returned and self.pair_with_producers(index)) and names_of_step(step) & IDENTITIES:
+                inputs[index, 0] = spots[0]
 
     def first_of_several(self, step: Step, call: int) -> int:
-        """Return the first of the functions in a row that scale as one step does; one by itself is the last, too."""
+        """Return the first of the functions in a row that together scale as a step does.
+
+        Args:
+            step: The step.
+            call: The last of the functions. It is also the first if it scales alone, or if the step does not scale.
+        """
         before = self.producers.get(step.inputs[0]) if step.inputs else None
         if not names_of_step(step) & SCALES or (before is not None and names_of_step(self.steps[before]) & SCALES):
             return call
-        while (source := self.made_by.get(self.calls[call].inputs[0])) is not None:
-            other = self.calls[source]
-            if source in self.used or other.module is not None or not names_of_call(other) & FAMILIES["scale"]:
+        while (producer := self.call_of.get(self.calls[call].inputs[0])) is not None:
+            function = self.calls[producer]
+            scales = function.module is None and names_of_call(function) & FAMILIES["scale"]
+            if producer in self.used or not scales:
                 break
-            call = source
+            call = producer
         return call
 
     def of_the_same_modules(self, step: Step) -> int | None:
-        """Return the one free call of a fitting kind that takes what comes from the same modules as a step's inputs."""
-        each = [self.keras_sources[number] for number in step.inputs]
-        if None in each:
+        """Return the only free call of a fitting kind whose inputs have the same sources as a step's inputs."""
+        sources = self.sources_of_step(step)
+        if sources is None:
             return None
-        sources = frozenset().union(*each)
-        free = [(at, call) for at, call in enumerate(self.calls) if at not in self.used]
-        same = [at for at, call in free if self.sources_of(*call.inputs) == sources and may_be_twin(step, call)]
+        free = [(index, call) for index, call in enumerate(self.calls) if index not in self.used]
+        same = [index for index, call in free if self.sources_of_call(index) == sources and may_be_twin(step, call)]
         return same[0] if len(same) == 1 else None
 
     def origin(self, number: int, step: Step) -> int | None:
-        """Return the free call of a fitting kind that a tensor comes from, perhaps in another order.
+        """Return the free call of a fitting kind whose numbers a tensor has, perhaps in another order.
 
-        Of several borders in a row the last may be the padding of the layer that takes the tensor: they are counted
-        from the first.
+        Of several calls in a row that add a border, the last may be the padding of the layer that takes the tensor. So
+        the call is found by how many layers with a border come before the step.
         """
         fitting = []
-        while number in self.made_by:
-            index = self.made_by[number]
+        while number in self.call_of:
+            index = self.call_of[number]
             call = self.calls[index]
             if index not in self.used and may_be_twin(step, call):
                 fitting.append(index)
@@ -289,7 +312,7 @@ class _Pairer:
         return fitting[-1 - before] if len(fitting) > before else None
 
     def borders_before(self, step: Step) -> int:
-        """Return how many layers that add a border precede one directly."""
+        """Return how many layers in a row directly before a step add a border."""
         count = 0
         while step.inputs and step.inputs[0] in self.producers:
             step = self.steps[self.producers[step.inputs[0]]]
@@ -298,19 +321,20 @@ class _Pairer:
             count += 1
         return count
 
-    def pair_with_producers(self, index: int) -> bool:
+    def pair_with_producers(self, index: StepIndex) -> bool:
         """Pair a step with the first free call of its kind that takes what it takes; tell whether there is one."""
         step = self.steps[index]
         inputs = set(step.inputs)
-        made = [self.result.outputs.get(number) for number in inputs]
-        if None in made or not any(names_of_step(step) & FAMILIES[family] for family in WHOLE_FAMILIES):
+        producers = [self.result.outputs[number].call for number in inputs if number in self.result.outputs]
+        whole = any(names_of_step(step) & FAMILIES[family] for family in WHOLE_FAMILIES)
+        if len(producers) < len(inputs) or not whole:
             return False
-        for at, call in enumerate(self.calls):
+        for candidate, call in enumerate(self.calls):
             known = sum(number >= 0 for number in call.inputs)
-            if at in self.used or not may_be_twin(step, call) or known < len(inputs):
+            if candidate in self.used or not may_be_twin(step, call) or known < len(inputs):
                 continue
-            if all(any(self.comes_from(number, spot.call) for number in call.inputs) for spot in made):
-                self.match(index, at, at)
+            if all(any(self.comes_from(number, producer) for number in call.inputs) for producer in producers):
+                self.match(index, candidate, candidate)
                 self.result.guessed.update(step.outputs)
                 return True
         return False

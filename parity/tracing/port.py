@@ -1,4 +1,4 @@
-"""A port: a Keras model and its twin, resolved and checked once, so that all that follows can rely on it."""
+"""A port: a Keras model, its twin, inputs and mapping, checked once, so that all other code can rely on them."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -26,9 +26,10 @@ class Port(NamedTuple):
         graph: The Keras model as steps.
         rows: The rows of the mapping; every name in them is one that a model has.
         inputs: An array for each input of the Keras model, in its order and of its dtype.
-        twin_inputs: The twin's inputs. They may be overwritten, so whoever runs the twin passes a copy.
-        twin_inputs_given: Whether the twin's inputs are others than the Keras model's with the channels moved.
-        modules: By the identity of a Keras layer: the modules that hold its weights, in the order of the weights.
+        twin_inputs: The twin's inputs. The twin may overwrite its inputs, so run it with copies.
+        twin_inputs_given: Whether the user has given the twin's inputs; else they are ``inputs`` with the channels
+            moved.
+        modules: The modules that hold a Keras layer's weights, in the order of the weights, by the layer's identity.
     """
 
     keras_model: keras.Model
@@ -42,7 +43,7 @@ class Port(NamedTuple):
 
     @property
     def key_of(self) -> dict[str, str]:
-        """Return the key of the tensor in the twin's state dict that each Keras weight fills, by the weight's path."""
+        """Return {path of a Keras weight: key of the tensor in the twin's state dict that it fills}."""
         return {row.keras: row.torch for row in self.rows if row.keras}
 
     @property
@@ -51,9 +52,9 @@ class Port(NamedTuple):
         return [module for several in self.modules.values() for module in several]
 
     def moved(self, seed: int) -> "Port":
-        """Return the same port with other inputs: each real number is up to 5 % smaller or larger.
+        """Return the same port with other inputs: each floating-point number is up to 5 % smaller or larger.
 
-        Inputs of the twin that were given stay as they are, and with them the Keras model's.
+        If the user has given the twin's inputs, all inputs stay as they are.
         """
         if self.twin_inputs_given:
             return self
@@ -103,10 +104,10 @@ def _moved(array: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _modules_of_layers(graph: Graph, twin: nn.Module, rows: list[Row]) -> dict[int, list[nn.Module]]:
-    """Return the modules that are the twin of a layer with weights, by the identity of the layer.
+    """Return the modules that are the twin of each layer with weights, by the identity of the layer.
 
-    A module that holds the weights of another layer, too, does more than this layer. And of a layer made of layers,
-    such as an attention, the twin does not follow from where its weights are. Both are left out.
+    Two kinds of layer are left out. If a module also holds the weights of another layer, it does more than this layer.
+    And if a layer consists of layers, such as an attention, it takes more than its weights to find its twin.
     """
     named = dict(twin.named_modules(remove_duplicate=False))
     module_of = {row.keras: named[_module_name(row.torch)] for row in rows if row.keras}
@@ -129,11 +130,11 @@ def _modules_of_layers(graph: Graph, twin: nn.Module, rows: list[Row]) -> dict[i
 
 def _holders(layer: keras.Layer, module_of: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
     """Yield each module that holds a weight of a layer once, in the order of the layer's weights."""
-    seen: set[int] = set()
+    found: set[int] = set()
     for weight in getattr(layer, "weights", []):
         module = module_of.get(weight.path)
-        if module is not None and id(module) not in seen:
-            seen.add(id(module))
+        if module is not None and id(module) not in found:
+            found.add(id(module))
             yield module
 
 

@@ -1,4 +1,4 @@
-"""Both models as they ran side by side: what was compared, and what was found."""
+"""The record of both models' run side by side: what was compared, and what was found."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,14 +13,14 @@ MISFIT = "shapes do not fit"
 
 
 class Comparison(NamedTuple):
-    """A Keras tensor beside what the twin has in its place.
+    """What was found when a Keras tensor was compared with a tensor of the twin.
 
     Attributes:
-        difference: The largest absolute difference once the tensors are aligned; infinite if they cannot be.
+        difference: The largest absolute difference of the aligned tensors; infinite if they cannot be aligned.
         tolerance: The largest difference that rounding explains.
         note: How they were aligned, if it took more than moving the axis of the channels.
         shape: The shape of the twin's tensor.
-        spot: Where in the twin it is.
+        spot: Where in the twin that tensor is seen.
     """
 
     difference: float
@@ -36,23 +36,23 @@ class Comparison(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Both models as they ran.
+    """The record of both models' run.
 
     The step after the last stands for the model's return: its inputs are the model's outputs.
 
     Attributes:
         graph: The Keras model.
-        calls: What the twin called.
-        pairing: Which call is which layer's.
-        training: Whether both ran as in training.
-        inputs: For a step and the position of one of its inputs: that input as the step's twin takes it.
-        outputs: For a Keras tensor: what the twin returns in its place. Where the twin has no such call, what the
-            consumers of the tensor take; of several the nearest.
+        calls: The twin's calls.
+        pairing: Which calls are the twin of which step.
+        training: Whether both ran in training mode.
+        inputs: The comparison of each input of a step with what the step's twin takes, by step and slot.
+        outputs: The comparison of each Keras tensor with what the twin returns in its place. If the twin has no such
+            call, with what the tensor's consumers take; of several consumers, the nearest.
         shapes: The shape of each Keras tensor.
-        flattened: For a Keras tensor that holds flattened features: the shape (*spatial, channels) before.
+        flattened: For each Keras tensor that holds flattened features: the shape (*spatial, channels) before.
         noise: The rounding noise to expect in each Keras tensor.
-        stored: Of layers that diverge, as far as there was room: the Keras tensor and the twin's.
-        returned: By position among the model's outputs: the output and the twin's.
+        stored: The Keras tensor and the twin's for outputs that diverge, as long as there was room for them.
+        returned: Each output of the model, and the twin's, by slot.
     """
 
     graph: Graph
@@ -68,7 +68,9 @@ class Run(NamedTuple):
     returned: Mapping[int, tuple[Tensor, Tensor]]
 
     def inputs_of(self, step: StepIndex) -> list[Comparison | None]:
-        """Return what was seen of a step's inputs: as its twin takes them, else as the twin's other calls return them.
+        """Return the comparisons of a step's inputs, None for each input that was seen nowhere.
+
+        Each is the comparison with what the step's twin takes, or else with what the calls before return.
 
         Args:
             step: A step of the graph, not the model's return.

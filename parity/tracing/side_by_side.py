@@ -1,14 +1,14 @@
 """Run a Keras model and its twin side by side, and compare each tensor as soon as both have computed it.
 
-Only what is still to be compared is kept: the twin runs, and at each of its calls the Keras model is computed as far as
-the layer in question. So a large model needs little more memory than it takes to run both.
+The twin runs, and at each of its calls the Keras model is computed as far as the layer that is compared there. Only
+tensors that are still to be compared stay in memory. So a large model needs little more memory than both need to run.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from parity.models.alignment import alignments, distance
 from parity.models.inputs import unchanged
@@ -24,26 +24,26 @@ from parity.tracing.runs import MISFIT, Comparison, Run
 
 from torch import Tensor
 
-# The tensors of layers that diverge are stored, to see whether they are each other's: at most so many numbers in all.
+# The outputs of layers that diverge are stored, to see whether the twin has exchanged them: at most this many numbers.
 STORED_NUMBERS = 2**24
 
-# An input of a step: the step, and the position of the input among its inputs.
+# An input of a step: the step and the slot.
 Consumer = tuple[StepIndex, int]
 
 
 def run(port: Port, training: bool = False) -> Run:
-    """Run both models of a port and compare every tensor that can be seen in both; neither model is changed.
+    """Run both models of a port and compare every tensor that can be seen in both. Neither model is changed.
 
     Args:
-        port: The two models. The twin runs in the mode that it is in, unless ``training``.
-        training: Run both as in training, but without dropout, whose random numbers they cannot share.
+        port: The two models. Unless ``training``, the twin runs in the mode that it is in.
+        training: Run both in training mode, but without dropout, because its random numbers would differ.
 
     Raises:
         ParityError: If the twin fails, or calls other modules and functions when it runs again.
     """
     whole, keys = port.modules_with_weights, port.graph.keys
     with unchanged(port.keras_model, port.twin, training):
-        # How the twin is made up shows with a few examples; two, because in training one may be too few.
+        # A few examples are enough to record the calls. In training mode one may be too few.
         few = [tensor[:2].clone() for tensor in port.twin_inputs]
         calls, returned, _ = record(port.twin, few, whole, keys)
     pairing = pair(port.graph, calls, returned, port.modules)
@@ -62,8 +62,8 @@ class Tensors(NamedTuple):
 
     Attributes:
         keras: The Keras tensors that the step takes and returns, and those that were asked for.
-        inputs: By position among the step's inputs: the input as the step's twin takes it, where it can be seen.
-        outputs: What the twin has in place of the step's outputs, where it can be seen.
+        inputs: What the step's twin takes, by slot; only inputs that can be seen.
+        outputs: What the twin returns in place of the step's outputs; only outputs that can be seen.
     """
 
     keras: dict[TensorId, Tensor]
@@ -72,30 +72,31 @@ class Tensors(NamedTuple):
 
 
 def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorId] = ()) -> Tensors:
-    """Run both models again, no further than a step, and return the tensors around it; neither model is changed.
+    """Run both models again, no further than a step, and return the tensors around it. Neither model is changed.
 
     Args:
         port: The two models.
-        run: What ``run`` returned for them.
-        step: The step; that after the last is the model's return, whose inputs are the model's outputs.
-        wanted: Other Keras tensors that are wanted.
+        run: The record that ``run`` returned for them.
+        step: The step. The step after the last is the model's return, whose inputs are the model's outputs.
+        wanted: Other Keras tensors to return.
     """
     graph = port.graph
     outputs = graph.steps[step].outputs if step < len(graph.steps) else ()
     found = Tensors({}, {}, {})
-    due: dict[tuple[int, str], list[tuple[dict, int, int]]] = defaultdict(list)
+    # For each moment at which the twin is watched: the tensors to store, their keys and where they are seen.
+    to_store: dict[tuple[int, str], list[tuple[dict[Any, Tensor], int, Spot]]] = defaultdict(list)
     for (index, slot), spot in run.pairing.inputs.items():
         if index == step:
-            due[spot.call, spot.when].append((found.inputs, slot, spot.position))
+            to_store[spot.call, spot.when].append((found.inputs, slot, spot))
     for number in outputs:
         if number in run.outputs:
             spot = run.outputs[number].spot
-            due[spot.call, spot.when].append((found.outputs, number, spot.position))
+            to_store[spot.call, spot.when].append((found.outputs, number, spot))
 
     def watch(call: int, when: str, tensors: list[Tensor]) -> None:
-        for holder, key, position in due.pop((call, when), []):
-            holder[key] = tensors[position].clone()
-        if not due:
+        for store, key, spot in to_store.pop((call, when), []):
+            store[key] = tensors[spot.position].clone()
+        if not to_store:
             raise _EnoughError
 
     missing = {*graph.inputs_of(step), *outputs, *wanted}
@@ -105,8 +106,8 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
             again = Watch(run.calls, watch, dropout=not run.training)
             _, _, returned = record(port.twin, copies, port.modules_with_weights, graph.keys, again)
             watch(len(run.calls), "in", returned)
-        for one, _, values in walk(graph, port.inputs, run.training, perturb=None):
-            numbers = graph.inputs if one is None else one.outputs
+        for computed, _, values in walk(graph, port.inputs, run.training, perturb=None):
+            numbers = graph.inputs if computed is None else computed.outputs
             for number, value in zip(numbers, values, strict=True):
                 if number in missing:
                     found.keras[number] = as_tensor(value.exact)
@@ -116,11 +117,11 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
 
 
 class _EnoughError(Exception):
-    """The twin need not run on: all that is wanted of it is known."""
+    """Raised to stop the twin when all tensors that are wanted of it are known."""
 
 
 class _Comparer:
-    """Computes the Keras model as far as each of the twin's calls needs it, and compares."""
+    """Compares tensors at each of the twin's calls; it computes the Keras model only as far as that takes."""
 
     def __init__(self, port: Port, calls: list[Call], pairing: Pairing, training: bool) -> None:
         self.graph, self.calls, self.pairing, self.training = port.graph, calls, pairing, training
@@ -133,25 +134,25 @@ class _Comparer:
         self.noise: dict[TensorId, float] = {}
         self.stored: dict[TensorId, tuple[Tensor, Tensor]] = {}
         self.returned: dict[int, tuple[Tensor, Tensor]] = {}
-        # Keras tensors that are still to be compared, and how often.
+        # Keras tensors that are still to be compared, and how many times.
         self.values: dict[TensorId, Tensor] = {}
         self.pending: Counter[TensorId] = Counter()
-        # What to compare at each call of the twin: a Keras tensor, where the twin's is, and who takes it, if it is seen
-        # as an input.
-        self.due: dict[tuple[int, str], list[tuple[TensorId, Spot, Consumer | None]]] = defaultdict(list)
-        # Tensors that were found to agree: a Keras tensor, and the identity of the twin's.
+        # What to compare at each moment at which the twin is watched: a Keras tensor, the spot of the twin's tensor,
+        # and the input of a step that it is, None for the output of a step.
+        self.planned: dict[tuple[int, str], list[tuple[TensorId, Spot, Consumer | None]]] = defaultdict(list)
+        # Comparisons that were agreement, by Keras tensor and identity of the twin's tensor.
         self.agreed: dict[tuple[TensorId, tuple[int, int] | None], Comparison] = {}
         for consumer, spot in pairing.inputs.items():
             step, slot = consumer
-            self.expect(self.graph.inputs_of(step)[slot], spot, consumer)
+            self.plan(self.graph.inputs_of(step)[slot], spot, consumer)
         for number, spot in pairing.outputs.items():
-            self.expect(number, spot, None)
+            self.plan(number, spot, None)
         for number, spots in pairing.observed.items():
             for spot in spots:
-                self.expect(number, spot, None)
+                self.plan(number, spot, None)
 
-    def expect(self, number: TensorId, spot: Spot, consumer: Consumer | None) -> None:
-        self.due[spot.call, spot.when].append((number, spot, consumer))
+    def plan(self, number: TensorId, spot: Spot, consumer: Consumer | None) -> None:
+        self.planned[spot.call, spot.when].append((number, spot, consumer))
         self.pending[number] += 1
 
     def result(self) -> Run:
@@ -170,8 +171,8 @@ class _Comparer:
         )
 
     def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:
-        """Compare what is due at a call of the twin; see ``parity.models.torch_calls.Watcher``."""
-        for number, spot, consumer in self.due.pop((call, when), []):
+        """Compare what is planned for a call of the twin; see ``parity.models.torch_calls.Watcher``."""
+        for number, spot, consumer in self.planned.pop((call, when), []):
             while number not in self.values and self.advance():
                 pass
             self.enter(number, tensors[spot.position], spot, consumer)
@@ -197,15 +198,15 @@ class _Comparer:
         return True
 
     def follow(self, step: Step, inputs: list[Value], outputs: list[Value]) -> None:
-        """Note what follows for a step's outputs from its inputs: their noise, and the order of features."""
+        """Add what a step's inputs tell about its outputs: the least noise, and the shape of flattened features."""
         if rule_of(step).selects:
-            # The twin may select other elements, although the one draw of other rounding errors did not.
+            # The twin may select other elements, even if the perturbed model selects the same.
             least = max(self.noise[number] for number in step.inputs)
             self.noise.update({number: max(least, self.noise[number]) for number in step.outputs})
         follow_order(step, inputs, outputs, self.flattened)
 
     def enter(self, number: TensorId, twin: Tensor, spot: Spot, consumer: Consumer | None) -> None:
-        """Compare a Keras tensor with the twin's and enter what was found."""
+        """Compare a Keras tensor with the twin's and add the comparison."""
         found, value = self.comparison(number, twin, spot), self.values[number]
         if consumer is not None:
             self.inputs[consumer] = found
@@ -219,7 +220,8 @@ class _Comparer:
                 self.stored[number] = (value, twin.clone())
 
     def comparison(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:
-        # What one layer returns the next takes, unless the tensor was overwritten in between.
+        # A tensor is seen as the output of one call and as the input of the next. It is compared only once, unless it
+        # was overwritten in between.
         identity = identity_of(twin)
         known = self.agreed.get((number, identity))
         if known is not None:
@@ -230,14 +232,14 @@ class _Comparer:
         return found
 
     def closest(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:
-        """Compare a Keras tensor and the twin's in each way to align them, and return the nearest."""
+        """Compare a Keras tensor and the twin's in each alignment, and return the nearest."""
         best = Comparison(inf, TIMES_NOISE * self.noise[number], MISFIT, tuple(twin.shape), spot)
         module = self.calls[spot.call].module if spot.call < len(self.calls) else None
         window = spot.when == "in"
-        for view, candidate, note in alignments(self.values[number], twin, module, self.flattened.get(number), window):
-            difference = distance(view, candidate)
+        for aligned in alignments(self.values[number], twin, module, self.flattened.get(number), window):
+            difference = distance(aligned.value, aligned.twin)
             if best.note == MISFIT or difference < best.difference:
-                best = best._replace(difference=difference, note=note)
+                best = best._replace(difference=difference, note=aligned.note)
             if best.agrees:
                 break
         return best
@@ -247,6 +249,8 @@ class _Comparer:
         if number not in self.producers:
             return True
         index = self.producers[number]
-        numbers: Iterable[TensorId] = self.graph.steps[index].inputs
-        compared = [self.inputs.get((index, slot)) or self.outputs.get(n) for slot, n in enumerate(numbers)]
-        return all(one is None or one.agrees for one in compared)
+        for slot, input_number in enumerate(self.graph.steps[index].inputs):
+            found = self.inputs.get((index, slot)) or self.outputs.get(input_number)
+            if found is not None and not found.agrees:
+                return False
+        return True

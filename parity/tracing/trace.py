@@ -1,4 +1,4 @@
-"""Where does a twin part from its Keras model? A table of all layers, and the first that diverges."""
+"""Where does a twin part from its Keras model? A table of all layers, and the first layer that diverges."""
 
 from typing import NamedTuple
 
@@ -34,8 +34,8 @@ class Divergence(NamedTuple):
 
     def __str__(self) -> str:
         if self.note.startswith(EXCHANGED):
-            others = self.note.removeprefix(EXCHANGED).replace(", ", " and ")
-            return f"{self.layer} and {others} are each other's: each has the output of the other"
+            partners = self.note.removeprefix(EXCHANGED).replace(", ", " and ")
+            return f"{self.layer} and {partners} are each other's: each has the output of the other"
         if self.verdict == Kind.TAKES_OTHER:
             return f"{self.layer} ({self.twin}) takes another input than what the layers before it return"
         in_training = next((str(fault) for fault in Fault if self.note.startswith(fault)), "")
@@ -86,18 +86,21 @@ def trace(
 
 
 def run_and_judge(port: Port, training: bool = False) -> tuple[Run, list[Verdict]]:
-    """Run both models of a port, and return how they ran and a verdict on each step and each output of the model.
+    """Run both models of a port; return the record, and a verdict on each step and each output of the Keras model.
 
     Args:
         port: The two models.
-        training: Run both as in training, and compare what a step of training does.
+        training: Run both in training mode, and compare the results of a training step.
     """
-    ran = run(port, training)
-    return ran, verdicts_of(ran, training_faults(port, ran) if training else {})
+    record = run(port, training)
+    faults = training_faults(port, record) if training else {}
+    return record, verdicts_of(record, faults)
 
 
 def readable(traced: pd.DataFrame) -> pd.DataFrame:
-    """Return what matters of a trace, the same on every machine: differences with two digits, agreement as a word.
+    """Return the columns of a trace that people read, the same on every machine.
+
+    Differences have two digits; a difference that is agreement is the word "agree".
 
     Args:
         traced: What ``trace`` returned.
@@ -112,14 +115,18 @@ def readable(traced: pd.DataFrame) -> pd.DataFrame:
     ]
     tolerance = traced.noise.fillna(0) * TIMES_NOISE
     for column in ("inputs", "outputs"):
-        # The noise of an input is that of another tensor; what follows from it is in the verdict.
+        # The noise in this row is not that of the inputs. Whether the inputs agree follows from the verdict.
         agrees = (traced[column] <= tolerance) | (traced.verdict == Kind.AGREES)
         if column == "inputs":
             agrees |= traced.verdict == Kind.DIVERGES
-        words = [f"{difference:.2g}" for difference in traced[column]]
-        words = ["agree" if same else word for same, word in zip(agrees, words, strict=True)]
-        table[column] = ["-" if np.isnan(d) else w for d, w in zip(traced[column], words, strict=True)]
+        table[column] = [_in_words(*row) for row in zip(traced[column], agrees, strict=True)]
     return table
+
+
+def _in_words(difference: float, agrees: bool) -> str:
+    if np.isnan(difference):
+        return "-"
+    return "agree" if agrees else f"{difference:.2g}"
 
 
 def first_divergence(traced: pd.DataFrame) -> Divergence | None:
@@ -129,16 +136,17 @@ def first_divergence(traced: pd.DataFrame) -> Divergence | None:
         traced: What ``trace`` returned.
     """
     starts = traced[traced.verdict.isin(STARTS)]
-    for row in starts.itertuples():
-        return Divergence(row.layer, row.twin, row.verdict, row.note)
-    return None
+    if starts.empty:
+        return None
+    layer, twin, verdict, note = (str(starts[column].iloc[0]) for column in ("layer", "twin", "verdict", "note"))
+    return Divergence(layer, twin, verdict, note)
 
 
 def divergence_of(run: Run, verdict: Verdict) -> Divergence:
     """Return a verdict as a divergence.
 
     Args:
-        run: Both models as they ran.
-        verdict: The verdict; its kind is one of those that start a divergence.
+        run: The record of both models' run.
+        verdict: The verdict; its kind is one of ``STARTS``.
     """
     return Divergence(layer_name(run, verdict), twin_name(run, verdict), str(verdict.kind), note_of(run, verdict))

@@ -1,4 +1,4 @@
-"""What is right when a twin predicts and wrong when it trains: statistics, dropout, gradients."""
+"""Mistakes that show in training only: in running statistics, dropout rates, frozen weights and gradients."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Gradients that differ are computed this many times more, with other inputs.
 _RETRIALS = 3
 
 
@@ -39,7 +40,7 @@ class Fault(StrEnum):
 
 
 class TrainingFault(NamedTuple):
-    """What is wrong with a step of the Keras model in training although its outputs agree.
+    """What is wrong in training with a step of the Keras model whose outputs agree.
 
     Attributes:
         kind: The kind of mistake.
@@ -54,22 +55,22 @@ class TrainingFault(NamedTuple):
 
 
 def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
-    """Take one step of training in both models, without dropout, and compare what comes of it. Neither is changed.
+    """Do one training step in both models, without dropout, and compare the results. Neither model is changed.
 
     Args:
         port: The two models.
-        run: Both models as they ran in training mode.
+        run: The record of both models' run in training mode.
 
     Returns:
-        For steps of the Keras model: what is wrong with them. Of steps with another gradient, the last in the data
-        flow, as gradients go backwards.
+        What is wrong with steps of the Keras model. Of several steps with another gradient it is the last in the data
+        flow, because gradients go backwards.
     """
     before = {w.path: w.numpy() for w in port.keras_model.non_trainable_variables}
     faults: dict[StepIndex, TrainingFault] = {}
-    wrong = set(range(len(run.graph.steps)))
-    # What differs by chance, as where a number is on the edge of a ReLU, does not differ each time.
+    other_gradients = set(range(len(run.graph.steps)))
+    # A gradient that differs by chance, as at the edge of a ReLU, does not differ each time.
     for trial in range(1 + _RETRIALS):
-        if not wrong:
+        if not other_gradients:
             break
         moved = port.moved(trial) if trial else port
         with unchanged(port.keras_model, port.twin, training=True):
@@ -79,11 +80,11 @@ def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
             in_twin = twin_gradients(moved, run, in_keras)
             if trial == 0:
                 faults = _other_statistics(run, before) | _other_rates(run) | _frozen(port, in_keras)
-        wrong &= _other_gradients(run, port.key_of, in_keras, in_twin)
-    # Another output has another gradient before it.
+        other_gradients &= _other_gradients(run, port.key_of, in_keras, in_twin)
+    # The layers before another output have other gradients because of it.
     different = {number for number, found in run.outputs.items() if not found.agrees}
-    others = {index for index, step in enumerate(run.graph.steps) if different.intersection(step.outputs)}
-    gradients = wrong.intersection(_last(run, wrong | others))
+    other_outputs = {index for index, step in enumerate(run.graph.steps) if different.intersection(step.outputs)}
+    gradients = other_gradients.intersection(_last(run, other_gradients | other_outputs))
     return dict.fromkeys(gradients, TrainingFault(Fault.GRADIENT)) | faults
 
 
@@ -95,7 +96,10 @@ def _other_statistics(run: Run, before: dict[str, np.ndarray]) -> dict[StepIndex
 def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) -> bool:
     layer = run.graph.steps[index].layer
     module = run.calls[run.pairing.twins[index][1]].module if index in run.pairing.twins else None
-    if not isinstance(layer, keras.layers.BatchNormalization) or getattr(module, "running_var", None) is None:
+    running_mean, running_var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return True
+    if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
         return True
     number = run.graph.steps[index].inputs[0]
     shape = run.shapes[number]
@@ -103,38 +107,45 @@ def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) 
     calls = sum(step.layer is layer for step in run.graph.steps)
     flattened = run.flattened.get(number)
     for variable, buffer, n in (
-        (layer.moving_mean, module.running_mean, inf),
-        (layer.moving_variance, module.running_var, count),
+        (layer.moving_mean, running_mean, inf),
+        (layer.moving_variance, running_var, count),
     ):
         old, new = (torch.from_numpy(value.copy()) for value in (before[variable.path], variable.numpy()))
         # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
-        due = new + (new - layer.momentum**calls * old) / (n - 1) if n > 1 and not torch.equal(new, old) else new
-        tolerance = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(due), largest(old))
-        tolerance += TIMES_STATISTICS_NOISE * run.noise[number] * max(1.0, largest(due) ** 0.5)
-        aligned = alignments(due[None], buffer[None], None, flattened)
-        if all(largest(view - other) > tolerance for view, other, _ in aligned):
+        changed = n > 1 and not torch.equal(new, old)
+        expected = new + (new - layer.momentum**calls * old) / (n - 1) if changed else new
+        tolerance = TIMES_NOISE * torch.finfo(buffer.dtype).eps * max(largest(expected), largest(old))
+        tolerance += TIMES_STATISTICS_NOISE * run.noise[number] * max(1.0, largest(expected) ** 0.5)
+        aligned = alignments(expected[None], buffer[None], None, flattened)
+        if all(largest(value - twin) > tolerance for value, twin, _ in aligned):
             return False
     return True
 
 
 def _other_rates(run: Run) -> dict[StepIndex, TrainingFault]:
     steps, twins = run.graph.steps, run.pairing.twins
-    paired = {call for at, both in twins.items() if isinstance(steps[at].layer, RANDOM_IN_TRAINING) for call in both}
+    paired: set[int] = set()
+    for index, calls in twins.items():
+        if isinstance(steps[index].layer, RANDOM_IN_TRAINING):
+            paired.update(calls)
     free = [call for number, call in enumerate(run.calls) if number not in paired]
     rates = [rate for call in free for rate in (call.rate, *call.rates_inside) if rate is not None]
-    return {index: fault for index, step in enumerate(steps) if (fault := _other_rate(run, index, step, rates))}
+    faults = {index: _other_rate(run, index, step, rates) for index, step in enumerate(steps)}
+    return {index: fault for index, fault in faults.items() if fault is not None}
 
 
 def _other_rate(run: Run, index: StepIndex, step: Step, unpaired: list[float]) -> TrainingFault | None:
     if not isinstance(step.layer, RANDOM_IN_TRAINING) or not getattr(step.layer, "rate", 0):
         return None
-    due = step.layer.rate
-    twin = run.calls[run.pairing.twins[index][1]] if index in run.pairing.twins else None
-    rates = unpaired if twin is None else [due if twin.rate is None else twin.rate]
-    if any(abs(rate - due) <= 1e-6 for rate in rates):
+    expected = step.layer.rate
+    rates = unpaired
+    if index in run.pairing.twins:
+        twin = run.calls[run.pairing.twins[index][1]]
+        rates = [expected if twin.rate is None else twin.rate]
+    if any(abs(rate - expected) <= 1e-6 for rate in rates):
         return None
     found = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "no dropout"
-    return TrainingFault(Fault.RATE, f"{due:g} in Keras, {found} in the twin")
+    return TrainingFault(Fault.RATE, f"{expected:g} in Keras, {found} in the twin")
 
 
 def _frozen(port: Port, in_keras: KerasGradients) -> dict[StepIndex, TrainingFault]:
@@ -147,21 +158,22 @@ def _frozen(port: Port, in_keras: KerasGradients) -> dict[StepIndex, TrainingFau
             trained = in_keras.weights.get(weight.path) is not None
             if parameter is not None and trained != parameter.requires_grad:
                 frozen["the twin" if trained else "Keras"].append(weight.name)
-        said = [f"{' and '.join(short)} not trained in {where}" for where, short in frozen.items() if short]
-        if said:
-            faults[index] = TrainingFault(Fault.FROZEN, ", ".join(said))
+        details = [f"{' and '.join(names)} not trained in {where}" for where, names in frozen.items() if names]
+        if details:
+            faults[index] = TrainingFault(Fault.FROZEN, ", ".join(details))
     return faults
 
 
 def _other_gradients(
     run: Run, keys: dict[str, str], in_keras: KerasGradients, in_twin: TwinGradients
 ) -> set[StepIndex]:
-    """Return the steps with another gradient, of what they return or of a weight.
+    """Return the steps with another gradient, with respect to an output or a weight.
 
-    A twin may compute a tensor twice, as with ``relu(x) + f(relu(x))``, and each has a part of the gradient. So the
-    gradient of a tensor is right if those are that follow from it: of the step's weights, or of what it takes.
+    A twin may compute a tensor twice, as in ``relu(x) + f(relu(x))``; then each copy has a part of the gradient. So the
+    gradient of a tensor also counts as right if the gradients that follow from it are right: those of the step's
+    weights, or else of the step's inputs.
     """
-    lost = _lost(run, in_keras)
+    noise_only = _noise_only(run, in_keras)
     right: dict[TensorId, bool | None] = dict.fromkeys(run.graph.inputs)  # None where nothing is known
     found: set[StepIndex] = set()
     coarse = any(map(has_float32_constants, run.graph.steps))
@@ -169,23 +181,23 @@ def _other_gradients(
         by_outputs = [
             _same(in_keras.tensors[number], in_twin.tensors[number], run.flattened.get(number), coarse)
             for number in step.outputs
-            # Where all is 0, a gradient may be one of several: which element is the largest of equals?
+            # Of a tensor of zeros several gradients may be right: a maximum may select any of equal elements.
             if in_keras.sizes.get(number, 0) > 0
             and number in in_keras.tensors
             and number in in_twin.tensors
-            and number not in lost
+            and number not in noise_only
         ]
         following = [right[number] for number in step.inputs if right[number] is not None]
         by_weights = []
-        for weight in step.weights if not lost.issuperset(step.outputs) else []:
+        for weight in step.weights if not noise_only.issuperset(step.outputs) else []:
             pair, key = in_keras.weights.get(weight.path), keys.get(weight.path, "")
             place = (find_layout(step.layer) or {}).get(weight.name)
-            # What else a module holds, such as the parts of a parametrization, has another gradient.
+            # Other parameters of a module, such as the parts of a parametrization, have other gradients.
             if pair is None or place is None or key not in in_twin.weights or key.split(".")[-1] != place.tensor:
                 continue
             before = in_keras.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
             terms = float(before.abs().sum()) * max(1.0, *(in_keras.sizes.get(number, 1.0) for number in step.inputs))
-            exact, perturbed = (place.view(one) for one in pair)
+            exact, perturbed = (place.view(gradient) for gradient in pair)
             features = run.flattened.get(step.inputs[0])
             by_weights.append(_same((exact, perturbed), in_twin.weights[key], features, coarse, terms))
         known = by_weights or following
@@ -196,37 +208,44 @@ def _other_gradients(
     return found
 
 
-def _lost(run: Run, in_keras: KerasGradients) -> set[TensorId]:
-    """Return the tensors whose gradient is rounding errors only.
+def _noise_only(run: Run, in_keras: KerasGradients) -> set[TensorId]:
+    """Return the tensors whose gradient is nothing but rounding errors.
 
-    What BatchNormalization returns has a mean that its input has no part in. Of what uses the mean alone, such as
-    global average pooling of one example, the gradient cancels.
+    The mean of BatchNormalization's output does not depend on its input. So if only the mean is used, as in global
+    average pooling of one example, the gradient with respect to the input cancels.
     """
-    lost: set[TensorId] = set()
+    noise_only: set[TensorId] = set()
     consumers: dict[TensorId, list[tuple[TensorId, ...]]] = {number: [()] for number in run.graph.outputs}
     for step in reversed(run.graph.steps):
         for number in step.outputs:
             after = consumers.get(number, [])
-            if _cancels(number, after, in_keras) or (after and all(o and lost.issuperset(o) for o in after)):
-                lost.add(number)
+            all_after = bool(after) and all(outputs and noise_only.issuperset(outputs) for outputs in after)
+            if all_after or _cancels(number, after, in_keras):
+                noise_only.add(number)
         for number in step.inputs:
             consumers.setdefault(number, []).append(step.outputs)
-    return lost
+    return noise_only
 
 
 def _cancels(number: TensorId, after: list[tuple[TensorId, ...]], in_keras: KerasGradients) -> bool:
-    """Tell whether BatchNormalization alone takes a tensor, and the terms of its gradient cancel."""
+    """Tell whether BatchNormalization is the only consumer of a tensor, and the terms of its gradient cancel.
+
+    Args:
+        number: The tensor.
+        after: The outputs of each of its consumers.
+        in_keras: The gradients.
+    """
     known = in_keras.gains.keys() & in_keras.tensors.keys()
     if len(after) != 1 or not after[0] or number not in in_keras.tensors or not known.issuperset(after[0]):
         return False
     gradient = in_keras.tensors[number][0]
-    terms = sum(in_keras.gains[other] * largest(in_keras.tensors[other][0]) for other in after[0])
+    terms = sum(in_keras.gains[output] * largest(in_keras.tensors[output][0]) for output in after[0])
     rounding = torch.finfo(gradient.dtype).eps * terms * sqrt(gradient.numel())
     return _norm(gradient) <= TIMES_GRADIENT_NOISE * rounding
 
 
 def _last(run: Run, wrong: set[StepIndex]) -> Iterator[StepIndex]:
-    """Yield the last of steps with another gradient; that of the steps before them follows from theirs."""
+    """Yield the last steps with another gradient: those before them have other gradients because of these."""
     steps = run.graph.steps
     before: set[TensorId] = set()  # tensors from which a wrong step is reached
     for index in reversed(range(len(steps))):
@@ -246,16 +265,16 @@ def _same(
 ) -> bool:
     """Tell whether two gradients agree, by the norm of their difference.
 
-    Of n numbers that go into a ReLU, n times the unit of rounding or so are so close to 0 that the two models may have
-    them on different sides of it. These elements have quite another gradient, and there are more or fewer by chance;
-    together they make up the root of the unit of rounding of the norm. The same goes for two candidates for a maximum.
+    Of n inputs of a ReLU, about n times the unit of rounding are so close to 0 that they may be above 0 in one model
+    and below 0 in the other. Their gradients are quite different, and how many they are is chance. Together they change
+    the norm by about the square root of the unit of rounding. The same goes for two nearly equal largest numbers.
 
     Args:
-        pair: Keras's gradient, as it is and with other rounding errors.
-        twin: The twin's.
-        flattened: The shape that the features were flattened from: the twin may have them channels first.
+        pair: Keras's gradient, exact and perturbed.
+        twin: The twin's gradient.
+        flattened: The shape that the features were flattened from, if any: the twin may have them channels first.
         coarse: Whether the model has constants in float32, whatever its dtype.
-        terms: The sum of the absolute values of what was summed up.
+        terms: The sum of the absolute values of the terms that were summed up.
     """
     exact, perturbed = pair
     eps = max(torch.finfo(dtype).eps for dtype in (exact.dtype, torch.float32 if coarse else exact.dtype))
@@ -266,8 +285,8 @@ def _same(
     aligned = alignments(exact, twin, window=True)
     if exact.ndim in (1, 2) and exact.shape == twin.shape:
         aligned = alignments(exact.reshape(-1, exact.shape[-1]), twin.reshape(-1, exact.shape[-1]), None, flattened)
-    distances = (_norm(view - other) for view, other, _ in aligned)
-    first = next(distances, None)  # none if the twin's has another shape: see the outputs
+    distances = (_norm(value - twin_value) for value, twin_value, _ in aligned)
+    first = next(distances, None)  # None if the twin's has another shape, which shows in the outputs already
     return first is None or first <= tolerance or any(distance <= tolerance for distance in distances)
 
 

@@ -1,4 +1,4 @@
-"""What is to be said of each layer: typed verdicts, and the table that is made of them."""
+"""A verdict on each layer, and the table of all verdicts."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -15,7 +15,7 @@ from torch import Tensor
 
 TRACE_COLUMNS = ["layer", "kind", "twin", "keras_shape", "torch_shape", "inputs", "outputs", "noise", "verdict", "note"]
 EXCHANGED = "exchanged with "
-# Of many layers at which it may diverge as well, so many are named.
+# If a twin may diverge at many other layers as well, this many of them are named.
 _NEAREST = 5
 
 
@@ -29,7 +29,7 @@ class Kind(StrEnum):
     NOT_PAIRED = "not paired"
 
 
-# The verdicts on a layer at which a twin may part from its Keras model: the first such layer is where it does.
+# The verdicts that start a divergence: the first layer with one of them is where the twin parts from its Keras model.
 STARTS = (Kind.DIVERGES, Kind.TAKES_OTHER)
 
 
@@ -38,11 +38,11 @@ class Verdict(NamedTuple):
 
     Attributes:
         kind: One of the five verdicts.
-        step: The step; for an output of the model, the one after the last.
-        output: Which output of the model it is, from 0; for a step always 0.
-        exchanged_with: Steps, or other outputs of the model, that have its output as it has theirs.
-        perhaps_at: Steps before it whose outputs could not be seen: it may be they that diverge.
-        alignments: How its outputs were aligned, if it took more than moving the axis of the channels.
+        step: The step. For an output of the model, the step after the last.
+        output: The number of the model's output, from 0. For a step always 0.
+        exchanged_with: Other steps, or other outputs of the model, whose output the twin exchanges with this one's.
+        perhaps_at: Steps before it whose outputs could not be seen: the twin may diverge at one of these.
+        alignments: Notes on how its outputs were aligned, if it took more than moving the axis of the channels.
         training: What is wrong in training although the outputs agree.
     """
 
@@ -59,14 +59,14 @@ def verdicts_of(run: Run, faults: Mapping[StepIndex, TrainingFault]) -> list[Ver
     """Return a verdict on each step in the order of the data flow, then one on each output of the model.
 
     Args:
-        run: Both models as they ran.
+        run: The record of both models' run.
         faults: What is wrong with steps in training.
     """
     verdicts = _of_steps(run)
     for index, fault in faults.items():
-        # Every dropout rate in the twin is known, that of a layer which is not paired, too.
-        known = (Kind.AGREES, Kind.NOT_PAIRED) if fault.kind == Fault.RATE else (Kind.AGREES,)
-        if verdicts[index].kind in known:
+        # Every dropout rate in the twin is known, so a layer that is not paired can have a wrong rate, too.
+        may_have_fault = (Kind.AGREES, Kind.NOT_PAIRED) if fault.kind == Fault.RATE else (Kind.AGREES,)
+        if verdicts[index].kind in may_have_fault:
             verdicts[index] = Verdict(Kind.DIVERGES, index, training=fault)
     return verdicts + [_of_output(run, output) for output in range(len(run.graph.outputs))]
 
@@ -75,7 +75,7 @@ def table(run: Run, verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return the table that ``parity.trace`` returns.
 
     Args:
-        run: Both models as they ran.
+        run: The record of both models' run.
         verdicts: What ``verdicts_of`` returned.
     """
     rows = [_row(run, verdict) for verdict in verdicts]
@@ -97,7 +97,7 @@ def layer_name(run: Run, verdict: Verdict) -> str:
 
 
 def twin_name(run: Run, verdict: Verdict) -> str:
-    """Return the name of the twin of a step: modules, functions with brackets, or "-" if there is none."""
+    """Return the name of a step's twin: modules, functions with brackets, or "-" if it has none."""
     if verdict.step == len(run.graph.steps):
         return f"return value {verdict.output + 1}"
     if verdict.step not in run.pairing.twins:
@@ -107,13 +107,15 @@ def twin_name(run: Run, verdict: Verdict) -> str:
 
 
 def note_of(run: Run, verdict: Verdict) -> str:
-    """Return what is known beside the verdict's kind, in words; may be empty."""
+    """Return in words what is known besides the verdict's kind; may be empty."""
     steps = run.graph.steps
     if verdict.training is not None:
         return str(verdict.training)
     if verdict.exchanged_with:
-        of_steps = verdict.step < len(steps)
-        names = [steps[other].name if of_steps else f"output {other + 1}" for other in verdict.exchanged_with]
+        if verdict.step < len(steps):
+            names = [steps[index].name for index in verdict.exchanged_with]
+        else:
+            names = [f"output {output + 1}" for output in verdict.exchanged_with]
         return EXCHANGED + ", ".join(names)
     if verdict.perhaps_at:
         nearest = ", ".join(steps[index].name for index in verdict.perhaps_at[-_NEAREST:])
@@ -124,19 +126,18 @@ def note_of(run: Run, verdict: Verdict) -> str:
 def _row(run: Run, verdict: Verdict) -> tuple:
     if verdict.step == len(run.graph.steps):
         kind, number = "-", run.graph.outputs[verdict.output]
-        own, found = run.outputs.get(number), run.inputs.get((verdict.step, verdict.output))
-        inputs, outputs, shape = [own], [found], None if found is None else found.shape
+        inputs, outputs = [run.outputs.get(number)], [run.inputs.get((verdict.step, verdict.output))]
     else:
         step = run.graph.steps[verdict.step]
         kind, number = step.kind, step.outputs[0]
-        inputs, outputs = run.inputs_of(verdict.step), [run.outputs.get(n) for n in step.outputs]
-        shape = None if outputs[0] is None else outputs[0].shape
+        inputs, outputs = run.inputs_of(verdict.step), [run.outputs.get(output) for output in step.outputs]
+    first = outputs[0]
     return (
         layer_name(run, verdict),
         kind,
         twin_name(run, verdict),
         run.shapes[number],
-        shape,
+        None if first is None else first.shape,
         _largest(inputs),
         _largest(outputs),
         run.noise[number],
@@ -145,77 +146,85 @@ def _row(run: Run, verdict: Verdict) -> tuple:
     )
 
 
-def _largest(compared: Sequence[Comparison | None]) -> float:
-    return max((one.difference for one in compared if one is not None), default=np.nan)
+def _largest(comparisons: Sequence[Comparison | None]) -> float:
+    return max((found.difference for found in comparisons if found is not None), default=np.nan)
 
 
 def _of_steps(run: Run) -> list[Verdict]:
-    # Whether each tensor agrees; of one that was not compared, whether those before it do.
+    # Whether each tensor agrees. For a tensor that was not compared: whether the tensors before it agree.
     right: dict[TensorId, bool] = dict.fromkeys(run.graph.inputs, True)
+    # For each tensor that was not seen: its step, and the steps before it whose outputs were not seen either.
     unseen: dict[TensorId, tuple[StepIndex, ...]] = {}
     verdicts = []
     for index, step in enumerate(run.graph.steps):
-        hidden = tuple(dict.fromkeys(one for number in step.inputs for one in unseen.get(number, ())))
-        before = all(right[number] for number in step.inputs)
+        unseen_before = tuple(dict.fromkeys(hidden for number in step.inputs for hidden in unseen.get(number, ())))
+        right_before = all(right[number] for number in step.inputs)
         compared = zip(step.inputs, run.inputs_of(index), strict=True)
         inputs_agree = all(found.agrees if found else right[number] for number, found in compared)
         for number in step.outputs:
             found = run.outputs.get(number)
-            right[number] = found.agrees if found else before
+            right[number] = found.agrees if found else right_before
             if found is None:
-                unseen[number] = (*hidden, index)
-        verdicts.append(_of_step(run, index, inputs_agree, before, hidden))
-    starts = {i: run.graph.steps[i].outputs[0] for i, verdict in enumerate(verdicts) if verdict.kind == Kind.DIVERGES}
-    stored = {i: (run.outputs[n].tolerance, *run.stored[n]) for i, n in starts.items() if n in run.stored}
+                unseen[number] = (*unseen_before, index)
+        verdicts.append(_of_step(run, index, inputs_agree, right_before, unseen_before))
+    stored = {}
+    for index, step in enumerate(run.graph.steps):
+        number = step.outputs[0]
+        if verdicts[index].kind == Kind.DIVERGES and number in run.stored:
+            stored[index] = (run.outputs[number].tolerance, *run.stored[number])
     for index, others in _exchanged(stored).items():
         verdicts[index] = Verdict(Kind.DIVERGES, index, exchanged_with=others)
     return verdicts
 
 
-def _of_step(run: Run, index: StepIndex, inputs_agree: bool, before: bool, hidden: tuple[StepIndex, ...]) -> Verdict:
+def _of_step(
+    run: Run, index: StepIndex, inputs_agree: bool, right_before: bool, unseen_before: tuple[StepIndex, ...]
+) -> Verdict:
     """Return the verdict on one step.
 
     Args:
-        run: Both models as they ran.
+        run: The record of both models' run.
         index: The step.
         inputs_agree: Whether its twin takes what it should.
-        before: Whether the layers before it return what they should.
-        hidden: Steps before it whose outputs were not seen.
+        right_before: Whether the layers before it return what they should.
+        unseen_before: Steps before it whose outputs were not seen.
     """
-    found = [run.outputs[number] for number in run.graph.steps[index].outputs if number in run.outputs]
-    if not found:
+    compared = [run.outputs[number] for number in run.graph.steps[index].outputs if number in run.outputs]
+    if not compared:
         return Verdict(Kind.NOT_PAIRED, index)
-    if all(one.agrees for one in found):
-        return Verdict(Kind.AGREES, index, alignments=tuple(sorted({one.note for one in found if one.note})))
+    if all(found.agrees for found in compared):
+        return Verdict(Kind.AGREES, index, alignments=tuple(sorted({found.note for found in compared if found.note})))
     if inputs_agree:
-        return Verdict(Kind.DIVERGES, index, perhaps_at=hidden)
-    return Verdict(Kind.TAKES_OTHER, index, perhaps_at=hidden) if before else Verdict(Kind.DIFFERENT_BEFORE, index)
+        return Verdict(Kind.DIVERGES, index, perhaps_at=unseen_before)
+    if right_before:
+        return Verdict(Kind.TAKES_OTHER, index, perhaps_at=unseen_before)
+    return Verdict(Kind.DIFFERENT_BEFORE, index)
 
 
 def _of_output(run: Run, output: int) -> Verdict:
     end, number = len(run.graph.steps), run.graph.outputs[output]
-    found, own = run.inputs.get((end, output)), run.outputs.get(number)
-    if found is None:
+    returned, computed = run.inputs.get((end, output)), run.outputs.get(number)
+    if returned is None:
         return Verdict(Kind.NOT_PAIRED, end, output)
-    if found.agrees:
+    if returned.agrees:
         return Verdict(Kind.AGREES, end, output)
-    if own is not None and not own.agrees:
+    if computed is not None and not computed.agrees:
         return Verdict(Kind.DIFFERENT_BEFORE, end, output)
-    returned = {at: (run.inputs[end, at].tolerance, *both) for at, both in run.returned.items()}
-    return Verdict(Kind.TAKES_OTHER, end, output, exchanged_with=_exchanged(returned).get(output, ()))
+    tensors = {slot: (run.inputs[end, slot].tolerance, *both) for slot, both in run.returned.items()}
+    return Verdict(Kind.TAKES_OTHER, end, output, exchanged_with=_exchanged(tensors).get(output, ()))
 
 
 def _exchanged(values: Mapping[int, tuple[float, Tensor, Tensor]]) -> dict[int, tuple[int, ...]]:
-    """Return which of some tensors are each other's.
+    """Return for each exchanged tensor the others with which the twin exchanges it.
 
     Args:
-        values: By number: the largest difference that is agreement, the Keras tensor, and the twin's.
+        values: Numbered tensors: the largest difference that is agreement, the Keras tensor, and the twin's tensor.
     """
 
     def is_that_of(a: int, b: int) -> bool:
         tolerance, value, _ = values[b]
         aligned = alignments(value, values[a][2])
-        return any(bool(((view - twin).abs() <= tolerance).all()) for view, twin, _ in aligned)
+        return any(bool(((keras_value - twin).abs() <= tolerance).all()) for keras_value, twin, _ in aligned)
 
     found = {}
     for a in values:

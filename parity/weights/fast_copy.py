@@ -10,13 +10,13 @@ within the cache, and goes to its place.
 import torch
 from torch import Tensor
 
-# The elements from which blocks pay; below, they cost more than they save.
+# The fewest elements of a tensor that is copied in blocks. For a smaller one, blocks cost more than they save.
 _WORTHWHILE = 2**17
 # The elements of a block: 1 MB of float32, which stays in the cache with its transpose.
 _BLOCK = 2**18
-# The most elements of a block. It has at least one input channel of all pixels, and takes its size in memory twice.
+# The most elements of a block. A block has at least one input channel of all pixels. It needs twice its size in memory.
 _LARGEST_BLOCK = 2**20
-# A block has at least so many rows: shorter runs in the target would cost more than they save.
+# The fewest rows of a block. With fewer, the runs in the target are so short that they cost more than they save.
 _LEAST_ROWS = 16
 # The pixels of a block: PyTorch shares them out among its threads.
 _PIXELS = 2

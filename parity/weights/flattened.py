@@ -1,4 +1,4 @@
-"""Features behind a ``Flatten``: Keras has them in the order (*spatial, channels), a twin may have channels first."""
+"""Features after a ``Flatten``: Keras has them in the order (*spatial, channels), a twin may have channels first."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,11 +12,11 @@ ON_FEATURES = (
     keras.layers.LayerNormalization,
     keras.layers.PReLU,
 )
-"""Layers that may stand behind a Flatten and whose weights can be brought into another order of features."""
+"""Layers that may follow a Flatten, and whose weights can be brought into another order of features."""
 
 
 def counts_features(layer: keras.Layer, weight: str) -> bool:
-    """Tell whether a weight of a layer has a number or a row for each feature that the layer takes.
+    """Tell whether a weight of a layer has one number, or one row, for each feature of the layer's input.
 
     Args:
         layer: The layer.

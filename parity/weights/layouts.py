@@ -29,7 +29,8 @@ import keras
 from torch import Tensor, nn
 
 _Settings = Iterator[tuple[str, Any, Any]]
-_SettingsOf = Callable[[keras.Layer, nn.Module], _Settings]
+# The module is one of the kinds in the same row of the table, so it has the settings that are read.
+_SettingsOf = Callable[[keras.Layer, Any], _Settings]
 
 
 class Place(NamedTuple):
@@ -39,9 +40,9 @@ class Place(NamedTuple):
         tensor: Name of the PyTorch tensor within its module.
         modules: The kinds of module that may hold it.
         view: Takes the Keras tensor and returns a view of it in PyTorch's layout.
-        settings: Takes the Keras layer and the module, and yields (name, value due to the Keras layer, the module's
-            value) for each setting that must agree.
-        part: Which of the layer's modules it is, for a layer that becomes several.
+        settings: Takes the Keras layer and the module, and yields each setting that must agree: its name, the value
+            that the Keras layer needs, and the value that the module has.
+        part: Which of the layer's modules it is, for a layer that becomes several modules.
         kind: What to call these modules in a message, if not by their own names.
     """
 
@@ -75,11 +76,11 @@ def _depthwise_kernel(weight: Tensor) -> Tensor:
 
 
 def _shared_alpha(weight: Tensor) -> Tensor:
-    """View a shared alpha (1, ..., 1, c) as (c,); one for each place keeps its shape, which fits no nn.PReLU."""
+    """View a shared alpha (1, ..., 1, c) as (c,). An alpha for each place keeps its shape, which fits no nn.PReLU."""
     return weight.flatten() if weight.numel() == weight.shape[-1] else weight
 
 
-def _none(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _none(layer: keras.Layer, module: Any) -> _Settings:
     yield from ()
 
 
@@ -87,44 +88,44 @@ def _each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
-def _geometry(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _geometry(layer: keras.Layer, module: Any) -> _Settings:
     rank = len(module.stride)
     yield "stride", _each_axis(layer.strides, rank), module.stride
     yield "dilation", _each_axis(layer.dilation_rate, rank), module.dilation
 
 
-def _convolution(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _convolution(layer: keras.Layer, module: Any) -> _Settings:
     yield from _geometry(layer, module)
     yield "groups", getattr(layer, "groups", 1), module.groups
 
 
-def _depthwise(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _depthwise(layer: keras.Layer, module: Any) -> _Settings:
     yield from _geometry(layer, module)
     kernel = layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
     yield "groups", kernel.shape[-2], module.groups
 
 
-def _pointwise(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _pointwise(layer: keras.Layer, module: Any) -> _Settings:
     yield "stride", (1,) * len(module.stride), module.stride
     yield "groups", 1, module.groups
 
 
-def _batch_normalization(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _batch_normalization(layer: keras.Layer, module: Any) -> _Settings:
     yield "eps", layer.epsilon, module.eps
     yield "momentum (1 - Keras's)", 1 - layer.momentum, module.momentum
 
 
-def _layer_normalization(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _layer_normalization(layer: keras.Layer, module: Any) -> _Settings:
     yield "eps", layer.epsilon, module.eps
     yield "rms_scaling", getattr(layer, "rms_scaling", False), False
 
 
-def _group_normalization(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _group_normalization(layer: keras.Layer, module: Any) -> _Settings:
     yield "eps", layer.epsilon, module.eps
     yield "num_groups", layer.groups, module.num_groups
 
 
-def _embedding(layer: keras.Layer, module: nn.Module) -> _Settings:
+def _embedding(layer: keras.Layer, module: Any) -> _Settings:
     yield "max_norm", None, module.max_norm
 
 

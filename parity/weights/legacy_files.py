@@ -10,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 
-# Weights that Keras 1 and Keras 2 named otherwise than Keras 3 does.
+# The names that Keras 1 and Keras 2 gave to weights, and those that Keras 3 gives.
 _FORMER_NAMES = {
     "W": "kernel",
     "b": "bias",
@@ -27,7 +27,7 @@ def read_legacy_weights(path: str | PathLike[str]) -> dict[str, dict[str, np.nda
         path: The file: either weights alone or a whole model, as ``save_weights`` and ``save`` of Keras 2 wrote them.
 
     Returns:
-        For each layer that has weights, in the order of the file: its arrays by their names in the file.
+        {layer: {name of a weight: array}} for each layer that has weights, with the file's names, in the file's order.
 
     Raises:
         ParityError: If the file cannot be read, is of another format, or was written with the Theano backend.
@@ -66,7 +66,7 @@ def _names_in(group: h5py.Group, attribute: str) -> list[str]:
 
 
 def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
-    """Fill a Keras model from a legacy HDF5 weight file, by the names of the layers, and prove it.
+    """Fill a Keras model from a legacy HDF5 weight file, by the names of the layers, and check that it was filled.
 
     Keras 1 and Keras 2 wrote such files. ``Model.load_weights`` reads them by position unless told otherwise: the k-th
     layer with weights gets the k-th entry of the file, whatever the two are called.
@@ -77,8 +77,8 @@ def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
 
     Raises:
         ParityError: If the file cannot be read; if a layer of the model is not in the file or a layer of the file not
-            in the model; if a layer's weights have other names or another shape. It names each, and the model is as
-            it was.
+            in the model; if a layer's weights have other names or another shape. It names each of them, and leaves
+            the model as it was.
     """
     path = Path(path)
     stored = read_legacy_weights(path)
@@ -121,14 +121,14 @@ def load_keras_weights(model: keras.Model, path: str | PathLike[str]) -> None:
 def _pair_weights(layer: keras.Layer, stored: dict[str, np.ndarray]) -> list[tuple[keras.Variable, np.ndarray]]:
     """Pair the weights of a layer with the arrays of the file by the last parts of their names."""
     variables = {weight.path: weight for weight in layer.weights}
-    ours, theirs = _short_names(variables), _short_names(stored)
-    if ours.keys() != theirs.keys():
-        theirs = _short_names(stored, layer.name)
-    if ours.keys() != theirs.keys():
+    in_model, in_file = _short_names(variables), _short_names(stored)
+    if in_model.keys() != in_file.keys():
+        in_file = _short_names(stored, layer.name)
+    if in_model.keys() != in_file.keys():
         raise ParityError(
-            layer.name, [f"layer {layer.name}: the model has {sorted(ours)}, the file has {sorted(theirs)}"]
+            layer.name, [f"layer {layer.name}: the model has {sorted(in_model)}, the file has {sorted(in_file)}"]
         )
-    pairs = [(variables[path], stored[theirs[short]]) for short, path in ours.items()]
+    pairs = [(variables[path], stored[in_file[short]]) for short, path in in_model.items()]
     faults = [
         f"weight {variable.path}: shape {tuple(variable.shape)} in the model, {value.shape} in the file"
         for variable, value in pairs
@@ -143,9 +143,11 @@ def _pair_weights(layer: keras.Layer, stored: dict[str, np.ndarray]) -> list[tup
 
 
 def _short_names(names: Iterable[str], former_layer: str | None = None) -> dict[str, str]:
-    """Return {short: name}: as few of the last parts of each name (a/b/c:0) as tell the names apart.
+    """Return {short name: name}. A short name is the end of a name (a/b/c:0), as long as it takes to tell them apart.
 
-    With the name of a layer, the weights are taken to be named as Keras 1 or 2 did and are given their present names.
+    Args:
+        names: The names of the weights of one layer.
+        former_layer: The layer's name, if the weights have the names of Keras 1 or 2. They get those of Keras 3.
     """
     split = {name: name.split(":")[0].split("/") for name in names}
     if former_layer is not None:

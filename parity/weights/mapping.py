@@ -1,4 +1,4 @@
-"""Read a mapping, which says which Keras weight fills which PyTorch tensor, and look at it row by row."""
+"""Read a mapping, which says which Keras weight fills which PyTorch tensor, and return its rows."""
 
 import csv
 import difflib
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
     @property
     def module(self) -> str:
-        """Return the name of the module that has the tensor; that of the twin itself is empty."""
+        """Return the name of the module that has the tensor. The twin itself has an empty name."""
         return self.torch.rpartition(".")[0]
 
     @property

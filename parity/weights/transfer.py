@@ -36,16 +36,16 @@ def transfer(
         mapping: A table with the columns ``keras`` and ``torch``, as ``parity.read_mapping`` returns it. An
             empty keras field is right for ``num_batches_tracked``, which becomes 0, for a scale that the Keras layer
             does without, which becomes 1, and for a bias or offset that it does without, which becomes 0.
-        flatten: For a twin that flattens its activations channels first: the name of each Keras layer behind such a
-            ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. It may be
-            Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU, whose
-            vectors have a number for each.
+        flatten: For a twin that flattens its activations channels first: the name of each Keras layer after such a
+            ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. The layer
+            may be Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU,
+            whose vectors have a number for each feature.
 
     Raises:
         ParityError: If anything does not fit: unknown, repeated or missing names, a kind of layer that is not
             covered, another kind of module, shape, epsilon, momentum, stride, dilation or number of groups, a value
             that is NaN or infinite or too large for the twin's dtype, a negative variance. It lists every fault with
-            the line of the mapping, and the PyTorch model is as it was.
+            the line of the mapping, and leaves the PyTorch model as it was.
     """
     rows = mapping_rows(mapping)
     weights, faults = _keras_weights(keras_model)
@@ -55,6 +55,7 @@ def transfer(
     known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]
     modules = dict(torch_model.named_modules(remove_duplicate=False))
     pairs = [_Pair(row, weights[row.keras], tensors[row.torch], modules[row.module]) for row in known if row.keras]
+    moves = list(_moves(pairs))
     flattened = {name: tuple(shape) for name, shape in (flatten or {}).items()}
     for pair in pairs:
         faults += [f"{pair.row.label}: {fault}" for fault in _pair_faults(pair, flattened.get(pair.weight.layer.name))]
@@ -63,26 +64,32 @@ def transfer(
         for row in known
         if (obstacle := _obstacle_to_writing(tensors[row.torch]))
     ]
-    faults += _twin_faults([pair for pair in pairs if pair.fits()])
+    faults += _twin_faults(moves)
     layers = {id(weight.layer): weight.layer for weight in weights.values()}.values()
     count = Counter(layer.name for layer in layers if isinstance(layer, ON_FEATURES))
     kinds = ", ".join(kind.__name__ for kind in ON_FEATURES)
     faults += [f"flatten: the Keras model has no layer {n} of the kinds {kinds}" for n in flattened if count[n] == 0]
     faults += [f"flatten: the Keras model has {count[n]} layers {n}" for n in flattened if count[n] > 1]
     twins = {pair.row.module: pair.weight for pair in pairs}
-    constants = {row: _constant(row, twins.get(row.module)) for row in known if not row.keras}
-    faults += [f"{row.label}: {row.torch} needs a Keras weight" for row, value in constants.items() if value is None]
+    constants: dict[Row, float] = {}
+    for row in known:
+        if not row.keras:
+            value = _constant(row, twins.get(row.module))
+            if value is None:
+                faults.append(f"{row.label}: {row.torch} needs a Keras weight")
+            else:
+                constants[row] = value
     if faults:
         raise ParityError(source_of(mapping), faults)
     with torch.no_grad():
-        for pair in pairs:
-            _copy(pair, flattened.get(pair.weight.layer.name))
-        for row, value in constants.items():
-            tensors[row.torch].fill_(value)
+        for move in moves:
+            _copy(move, flattened.get(move.layer.name))
+        for row, constant in constants.items():
+            tensors[row.torch].fill_(constant)
 
 
 class _Weight(NamedTuple):
-    """A Keras weight, the innermost layer that has it, and where it goes; no place if that is not known."""
+    """A Keras weight, the innermost layer that has it, and where it goes: None if that is not known."""
 
     layer: keras.Layer
     variable: keras.Variable
@@ -90,16 +97,30 @@ class _Weight(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """A row with both names known: a Keras weight, and the PyTorch tensor and module that it is for."""
+    """A row whose names both exist: the Keras weight, and the PyTorch tensor and module that it is for."""
 
     row: Row
     weight: _Weight
     tensor: Tensor
     module: nn.Module
 
-    def fits(self) -> bool:
-        """Tell whether the module is of a kind that the weight can go to."""
-        return self.weight.place is not None and isinstance(self.module, self.weight.place.modules)
+
+class _Move(NamedTuple):
+    """A pair whose module is of a kind that the weight can go to."""
+
+    row: Row
+    layer: keras.Layer
+    variable: keras.Variable
+    place: Place
+    tensor: Tensor
+    module: nn.Module
+
+
+def _moves(pairs: Iterable[_Pair]) -> Iterator[_Move]:
+    """Yield the pairs whose module is of a kind that the weight can go to."""
+    for row, (layer, variable, place), tensor, module in pairs:
+        if place is not None and isinstance(module, place.modules):
+            yield _Move(row, layer, variable, place, tensor, module)
 
 
 def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
@@ -119,10 +140,11 @@ def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
 
 def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
     """Yield a fault for each name that has two rows or none."""
-    # A tensor may have two keys, of a module that is registered twice or of tied weights, which may even be two tensors
-    # in the same memory: either key will do, but not both. A tensor without memory is told by itself.
+    # A tensor has two keys if its module is registered twice, or if weights are tied; tied weights may even be two
+    # tensors in the same memory. A row for either key will do, but not for both. A tensor on the meta device has no
+    # memory, so its own identity counts.
     identity = {key: tensor.data_ptr() or id(tensor) for key, tensor in tensors.items()}
-    seen: dict[object, Row] = {}
+    row_of: dict[object, Row] = {}
     for row in rows:
         for what, name, key in (
             ("Keras weight", row.keras, row.keras),
@@ -130,14 +152,14 @@ def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mappi
         ):
             if not name:
                 continue
-            if (what, key) in seen:
-                yield f"{row.label}: {what} {name} has a row already, {seen[what, key].label}"
-            seen.setdefault((what, key), row)
+            if (what, key) in row_of:
+                yield f"{row.label}: {what} {name} has a row already, {row_of[what, key].label}"
+            row_of.setdefault((what, key), row)
     for path in weights:
-        if ("Keras weight", path) not in seen:
+        if ("Keras weight", path) not in row_of:
             yield f"no row for Keras weight {path}"
     for key in tensors:
-        if ("PyTorch tensor", identity[key]) not in seen:
+        if ("PyTorch tensor", identity[key]) not in row_of:
             yield f"no row for PyTorch tensor {key}"
 
 
@@ -149,15 +171,15 @@ def _pair_faults(pair: _Pair, flattened: tuple[int, ...] | None) -> Iterator[str
         yield f"{row.keras}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"
     elif place is None:
         yield f"{row.keras}: a {kind} has no weight {variable.name} that can be moved"
-    elif not pair.fits():
+    elif not isinstance(module, place.modules):
         yield f"{row.keras} goes to the {place.tensor} of a {place.needed}; {row.torch} is in a {type(module).__name__}"
     elif row.tensor != place.tensor:
-        due = row.torch.removesuffix(row.tensor) + place.tensor
-        yield f"{row.keras} belongs in {due}, not in {row.torch}"
+        right = row.torch.removesuffix(row.tensor) + place.tensor
+        yield f"{row.keras} belongs in {right}, not in {row.torch}"
     else:
         value = as_tensor(variable)
-        reordered = flattened is not None and counts_features(layer, variable.name)
-        if reordered and not is_shape_of(flattened, value.shape[0]):
+        reordered = flattened if counts_features(layer, variable.name) else None
+        if reordered is not None and not is_shape_of(reordered, value.shape[0]):
             yield f"{row.keras} {tuple(value.shape)} does not take {flattened} flattened"
         elif (shape := tuple(place.view(value).shape)) != tuple(tensor.shape):
             yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but {row.torch} is {tuple(tensor.shape)}"
@@ -194,49 +216,50 @@ def _narrower(a: torch.dtype, b: torch.dtype) -> bool:
     return torch.finfo(a).max < torch.finfo(b).max
 
 
-def _twin_faults(pairs: list[_Pair]) -> Iterator[str]:
-    """Yield a fault wherever a layer and a module are not each other's only twin, or differ in a setting."""
+def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
+    """Yield a fault wherever a layer has two modules, a module has two layers, or both differ in a setting."""
     module_of: dict[tuple[int, str], Row] = {}
     layer_of: dict[int, tuple[tuple[int, str], Row]] = {}
-    for row, (layer, _, place), _, module in pairs:
+    for row, layer, _, place, _, module in moves:
         part = (id(layer), place.part)
         if part not in module_of and id(module) not in layer_of:
-            for name, due, actual in place.settings(layer, module):
-                if not _equal(due, actual):
-                    yield f"{row.label}: {name} of {row.owner} is {actual}; {layer.name} needs {due}"
-        other = module_of.setdefault(part, row)
-        if other.module != row.module:
-            yield f"{row.label}: {row.keras} goes to {row.owner}, but {other.keras} to {other.owner} ({other.label})"
-        other_part, other = layer_of.setdefault(id(module), (part, row))
-        if other_part != part:
-            yield f"{row.label}: {row.owner} takes {row.keras}, but {other.keras} as well ({other.label})"
+            for name, expected, actual in place.settings(layer, module):
+                if not _equal(expected, actual):
+                    yield f"{row.label}: {name} of {row.owner} is {actual}; {layer.name} needs {expected}"
+        first = module_of.setdefault(part, row)
+        if first.module != row.module:
+            yield f"{row.label}: {row.keras} goes to {row.owner}, but {first.keras} to {first.owner} ({first.label})"
+        first_part, first = layer_of.setdefault(id(module), (part, row))
+        if first_part != part:
+            yield f"{row.label}: {row.owner} takes {row.keras}, but {first.keras} as well ({first.label})"
 
 
-def _equal(due: object, actual: object) -> bool:
-    if isinstance(due, float) and isinstance(actual, float):
-        return isclose(due, actual, rel_tol=1e-6)
-    return due == actual
+def _equal(expected: object, actual: object) -> bool:
+    if isinstance(expected, float) and isinstance(actual, float):
+        return isclose(expected, actual, rel_tol=1e-6)
+    return expected == actual
 
 
-def _copy(pair: _Pair, flattened: tuple[int, ...] | None) -> None:
-    layer, variable, place = pair.weight
-    source, target = place.view(as_tensor(variable)), pair.tensor
-    if flattened and counts_features(layer, variable.name):
+def _copy(move: _Move, flattened: tuple[int, ...] | None) -> None:
+    source, target = move.place.view(as_tensor(move.variable)), move.tensor
+    if flattened and counts_features(move.layer, move.variable.name):
         *spatial, channels = flattened
         source, target = unflattened_channels_first(source, flattened), target.unflatten(-1, (channels, *spatial))
     copy_permuted(source, target)
 
 
 def _constant(row: Row, twin: _Weight | None) -> float | None:
-    """Return the value of a tensor that no Keras weight fills, or None if one should.
+    """Return the value of a tensor that no Keras weight fills; None if a Keras weight should fill it.
 
-    ``twin`` is a weight that fills another tensor of the same module.
+    Args:
+        row: The row of the tensor.
+        twin: A weight that fills another tensor of the same module, if there is one.
     """
     if row.tensor == "num_batches_tracked":
         return 0
-    if twin is None or twin.place is None or row.tensor not in ("weight", "bias"):
+    layout = find_layout(twin.layer) if twin is not None else None
+    if twin is None or twin.place is None or layout is None or row.tensor not in ("weight", "bias"):
         return None
-    layout = find_layout(twin.layer)
     places = [layout[variable.name] for variable in twin.layer.weights if variable.name in layout]
     if any((place.tensor, place.part) == (row.tensor, twin.place.part) for place in places):
         return None
