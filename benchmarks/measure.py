@@ -2,22 +2,28 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 
 import psutil
 
 REPEATS = 9
 
 
-def best_time(action: Callable[[], object]) -> float:
-    """Return the shortest time of several runs, in seconds; the shortest is the least disturbed."""
-    times = []
+def best_times(actions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the shortest time of several runs of each action, in seconds; the shortest is the least disturbed.
+
+    The actions run in turn, so that a slow phase of the machine is one for all of them: their ratios can be compared
+    with those of another machine.
+    """
+    times = dict.fromkeys(actions, inf)
     for _ in range(REPEATS):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            times[name] = min(times[name], time.perf_counter() - start)
+    return times
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Traces DroNet on 8 images of 200 x 200, and ResNet50 (He et al., 2015, https://arxiv.org/abs/1512.03385) as
 ``keras.applications`` builds it, with random weights, on 4 images of 224 x 224. Prints the time beside that of one
-forward pass of each model, and how much more memory a trace takes than forward passes do that came before, beside the
+forward pass of both models, and how much more memory a trace takes than forward passes do that came before, beside the
 size of all layers' outputs together, which a trace that kept them would need. It takes about two minutes and 3 GB.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from keras_model import resnet8
-from measure import best_time, peak_memory
+from measure import best_times, peak_memory
 from torch import Tensor, nn
 from torch_model import ResNet8
 
@@ -142,11 +142,11 @@ def main() -> None:
                 action()
             peaks.append(growth[0] / 1e6)
         assert first_divergence(traced()) is None
-        once = [best_time(action) for action in (keras_forward, torch_forward)]
-        seconds = best_time(traced)
+        times = best_times({"Keras": keras_forward, "PyTorch": torch_forward, "trace": traced})
+        both = times["Keras"] + times["PyTorch"]
         everything = outputs_size(keras_model, shape[0]) / 1e6
-        print(f"{name}: one forward pass in Keras {once[0]:.3f} s, in PyTorch {once[1]:.3f} s")
-        print(f"  a trace {seconds:.3f} s; five times both and 0.2 s would be {5 * sum(once) + 0.2:.3f} s")
+        print(f"{name}: one forward pass in Keras {times['Keras']:.3f} s, in PyTorch {times['PyTorch']:.3f} s")
+        print(f"  a trace {times['trace']:.3f} s: {times['trace'] / both:.1f} forward passes of both models")
         print("  memory at the peak, more than before: ", end="")
         print(f"{peaks[0]:.0f} MB in Keras, {peaks[1]:.0f} MB in PyTorch, {peaks[2]:.0f} MB in a trace")
         print(f"  the outputs of all layers in both frameworks: {2 * everything:.0f} MB")
