@@ -23,9 +23,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def _threads(count: int) -> dict[str, str]:
-    names = ("OMP", "MKL", "OPENBLAS", "TF_INTRAOP", "TF_INTEROP")
-    spelled = [f"TF_NUM_{name[3:]}_THREADS" if name.startswith("TF") else f"{name}_NUM_THREADS" for name in names]
-    return dict.fromkeys(spelled, str(count))
+    names = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")
+    return {f"{name}_THREADS": str(count) for name in names}
 
 
 def _numpy_features() -> str:
