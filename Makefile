@@ -32,6 +32,7 @@ record: .venv/installed
 lint: .venv/installed
 	$(bin)/ruff check
 	$(bin)/ruff format --check
+	$(bin)/mypy
 
 format: .venv/installed
 	$(bin)/ruff check --fix

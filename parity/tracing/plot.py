@@ -40,7 +40,7 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
         )
     starts = before.verdict.str.startswith(("DIVERGES", "TAKES"))
     if starts.any():
-        first = int(starts.idxmax())
+        first = int(np.argmax(starts))
         axes.axhline(first - 0.5, color="black", linestyle="--", linewidth=1.2)
         axes.text(left * 1.5, first - 0.6, "first divergence", va="bottom", fontsize=10)
     axes.set_yticks(rows, before.layer, fontsize=9)
