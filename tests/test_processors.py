@@ -2,8 +2,9 @@
 
 import re
 
+from tests import processors
+
 import numpy as np
-import processors
 import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_notebook
