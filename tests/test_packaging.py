@@ -238,7 +238,8 @@ def environment(wheel, tmp_path_factory) -> tuple[Path, Path]:
     return python, packages
 
 
-def test_a_user_of_the_wheel_moves_and_checks_weights(environment, tmp_path):
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+def test_a_user_of_the_wheel_moves_and_checks_weights(environment, tmp_path, backend):
     python, packages = environment
     needed = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["tensorflow"]
     had = distributions_of([Requirement(line) for line in needed]) | {canonicalize_name(PROJECT["name"])}
@@ -247,7 +248,7 @@ def test_a_user_of_the_wheel_moves_and_checks_weights(environment, tmp_path):
     assert not {"keras", "torch", "numpy", "pandas", "h5py", "tensorflow"} & set(absent)
     given = json.dumps({"home": str(packages), "absent": absent})
     # -I: neither the folder that the program lies in nor PYTHONPATH is searched.
-    said = run(python, "-I", USER, given, cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
+    said = run(python, "-I", USER, given, cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": backend})
     assert said.splitlines()[-1] == str(packages / "parity" / "__init__.py")
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from parity.models.alignment import largest
 from parity.models.keras_graph import Step, function_of
+from parity.tensors import as_tensor
 
 import keras
 import numpy as np
@@ -46,7 +47,7 @@ def _nothing(function: Any, x: Any) -> float:
 
 
 def _largest_input(function: Any, x: Any) -> float:
-    return float(keras.ops.max(keras.ops.abs(x), initial=0))
+    return largest(as_tensor(x))
 
 
 def _alpha_if_negative(function: Any, x: Any) -> float:

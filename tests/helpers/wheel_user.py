@@ -59,4 +59,5 @@ bound = 1e-5 * abs(expected).max()
 assert compare("moved", expected, run_torch(torch_model, images), within=bound)
 torch_model[-1].bias.data[1] += 1
 assert not compare("bias off", expected, run_torch(torch_model, images), within=bound)
+assert parity.first_divergence(parity.trace(keras_model, torch_model, images, proposal.mapping)).layer == "dense"
 print(parity.__file__)
