@@ -20,6 +20,7 @@ __all__ = [
     "fill",
     "fill_scaled",
     "in_float64",
+    "layer",
     "model_of",
     "moved",
     "norm",
@@ -27,6 +28,7 @@ __all__ = [
     "ported",
     "refused",
     "rows_for",
+    "separable",
     "sequential",
     "snapshot",
     "spoil",
@@ -155,3 +157,15 @@ def refused(model, twin, mapping, faults, **kwargs):
     assert not unexpected
     assert str(caught.value).startswith(f"{mapping.attrs.get('source', 'mapping')}: {len(found)} fault")
     assert all(fault in str(caught.value) for fault in found)
+
+
+def layer(kind, *args, dtype="float64", **kwargs):
+    return getattr(keras.layers, kind)(*args, dtype=dtype, **kwargs)
+
+
+def separable(kind, filters, *kernel, channels=3, multiplier=2, **kwargs):
+    depthwise = kind(channels, channels * multiplier, *kernel, groups=channels, bias=False, **kwargs)
+    modules = nn.Sequential()
+    modules.add_module("depthwise", depthwise)
+    modules.add_module("pointwise", kind(channels * multiplier, filters, 1))
+    return modules

@@ -11,19 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-
-def layer(kind, *args, dtype="float64", **kwargs):
-    return getattr(keras.layers, kind)(*args, dtype=dtype, **kwargs)
-
-
-def separable(kind, filters, *kernel, channels=3, multiplier=2, **kwargs):
-    depthwise = kind(channels, channels * multiplier, *kernel, groups=channels, bias=False, **kwargs)
-    modules = nn.Sequential()
-    modules.add_module("depthwise", depthwise)
-    modules.add_module("pointwise", kind(channels * multiplier, filters, 1))
-    return modules
-
-
 SHAPES = [(3, 4, 5), (6, 4), (2, 3, 4, 5), (4, 4, 4)]
 
 

@@ -2,26 +2,13 @@
 
 from parity import largest_difference
 from parity.weights.layouts import covered_layers
-from tests.helpers.models import ROUNDING, draw, moved, spoil, twin_output
+from tests.helpers.models import ROUNDING, draw, layer, moved, separable, spoil, twin_output
 
 import keras
 import numpy as np
 import pytest
 import torch
 from torch import nn
-
-
-def layer(kind, *args, dtype="float64", **kwargs):
-    return getattr(keras.layers, kind)(*args, dtype=dtype, **kwargs)
-
-
-def separable(kind, filters, *kernel, channels=3, multiplier=2, **kwargs):
-    depthwise = kind(channels, channels * multiplier, *kernel, groups=channels, bias=False, **kwargs)
-    modules = nn.Sequential()
-    modules.add_module("depthwise", depthwise)
-    modules.add_module("pointwise", kind(channels * multiplier, filters, 1))
-    return modules
-
 
 CHANNELS_FIRST = {
     "conv 1d": lambda: (layer("Conv1D", 4, 3, strides=2), nn.Conv1d(3, 4, 3, 2), (7, 3)),

@@ -3,7 +3,19 @@
 import re
 
 from parity import ParityError, largest_difference, read_mapping, transfer
-from tests.helpers.models import ROUNDING, draw, fill, refused, rows_for, sequential, snapshot, spoil, table
+from tests.helpers.models import (
+    ROUNDING,
+    draw,
+    fill,
+    layer,
+    refused,
+    rows_for,
+    separable,
+    sequential,
+    snapshot,
+    spoil,
+    table,
+)
 
 import keras
 import numpy as np
@@ -11,19 +23,6 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-
-
-def layer(kind, *args, dtype="float64", **kwargs):
-    return getattr(keras.layers, kind)(*args, dtype=dtype, **kwargs)
-
-
-def separable(kind, filters, *kernel, channels=3, multiplier=2, **kwargs):
-    depthwise = kind(channels, channels * multiplier, *kernel, groups=channels, bias=False, **kwargs)
-    modules = nn.Sequential()
-    modules.add_module("depthwise", depthwise)
-    modules.add_module("pointwise", kind(channels * multiplier, filters, 1))
-    return modules
-
 
 # --- Nested models, shared layers, shared tensors -------------------------------------------------------------------
 
