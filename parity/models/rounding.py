@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# The noise is measured with rounding errors drawn once, at random. Those of another run may be several times as large.
+# The noise is measured with rounding errors drawn once, at random. Those of another run may be several times as large:
+# on 200 right ports drawn at random 2.5 times at the most, as benchmarks/noise.py measures. The rest is room for other
+# processors and for worse luck; mistakes are larger by far.
 TIMES_NOISE = 32
 # Gradients go through the whole model and back, and have more noise than one draw shows.
 TIMES_GRADIENT_NOISE = 8 * TIMES_NOISE
