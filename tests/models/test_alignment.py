@@ -175,6 +175,11 @@ def test_each_step_of_time_may_be_an_example_of_the_twin(axes):
     assert not list(alignments(value, twin[:-1], nn.BatchNorm2d(6)))
 
 
+def test_the_features_of_each_step_of_time_may_be_an_example_of_the_twin():
+    value = numbers(2, 5, 3)
+    assert notes(value, value.flatten(0, 1)) == [""]
+
+
 @pytest.mark.parametrize("calls", [2, 3, 4])
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_the_twin_may_have_the_examples_of_several_calls(calls, in_turn):
