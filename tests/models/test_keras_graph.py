@@ -98,11 +98,13 @@ def test_the_layers_of_nested_models_are_named_with_their_models():
     assert [step.inputs for step in graph.steps[1:]] == [step.outputs for step in graph.steps[:-1]]
 
 
-def test_the_calls_of_a_shared_layer_are_counted_in_the_order_of_the_code():
+@pytest.mark.parametrize("last_first", [False, True])
+def test_the_calls_of_a_shared_layer_are_counted_in_the_order_of_the_code(last_first):
     x, y = keras.Input((4,), name="x", dtype="float64"), keras.Input((4,), name="y", dtype="float64")
     shared = L.Dense(4, "tanh", name="s", dtype="float64")
     first, second = shared(x), shared(y)
-    model = fill_scaled(keras.Model([x, y], L.Subtract(name="apart", dtype="float64")([first, second])))
+    both = [second, first] if last_first else [first, second]
+    model = fill_scaled(keras.Model([x, y], L.Subtract(name="apart", dtype="float64")(both)))
     graph = keras_graph(model)
     assert names(graph) == ["s", "s activation", "s (call 2)", "s (call 2) activation", "apart"]
     assert step_of(graph, "s").inputs == graph.inputs[:1]
@@ -198,6 +200,18 @@ class Subclassed(keras.Model):
         return x
 
 
+class OwnCall(keras.Model):
+    """A Functional model with a call of its own."""
+
+    def __init__(self):
+        x = keras.Input((4,))
+        super().__init__(x, L.ReLU()(x), name="mine")
+
+    def call(self, x, training=None):
+        """Return twice what the graph computes."""
+        return 2 * super().call(x)
+
+
 class Renamed(keras.Sequential):
     """A Sequential model that overrides nothing that computes."""
 
@@ -206,6 +220,7 @@ class Renamed(keras.Sequential):
     ("make", "kind"),
     [
         (lambda: Subclassed(name="mine"), "Subclassed"),
+        (OwnCall, "OwnCall"),
         (lambda: keras.Sequential([L.Dense(2)], name="mine"), "Sequential"),
         (lambda: L.Dense(2, name="mine"), "Dense"),
     ],
