@@ -361,20 +361,28 @@ def usual(step, taken, returned, moved=0.0, dtype="float32"):
     return 2 * found / (4 * EPS[dtype])
 
 
+def dense(activation):
+    """Return a layer with a kernel and an activation of its own."""
+    layer = L.Dense(3, activation=activation)
+    layer.build((None, 3))
+    return layer
+
+
 @pytest.mark.parametrize(
     ("step", "taken", "returned", "gain"),
     [
         (step_of(L.Add()), [(2, 3), (2, 3)], (2, 3), 1),
         (step_of(L.Subtract()), [(2, 3), (2, 3)], (2, 3), 1),
+        (step_of(L.Average()), [(2, 3), (2, 3)], (2, 3), 1),
         (step_of(L.ReLU()), [(2, 3)], (2, 3), 1),
-        (step_of(L.Dense(3, activation="relu"), True), [(2, 3)], (2, 3), 1),
+        (step_of(dense("relu"), True), [(2, 3)], (2, 3), 1),
         (step_of(L.GlobalMaxPooling1D()), [(2, 9, 1)], (2, 1), 1),
         (step_of(L.GlobalAveragePooling1D()), [(2, 9, 1)], (2, 1), 1 / 3),
         (step_of(operation_of(ops.mean)), [(2, 8)], (), 1 / 4),
         (step_of(operation_of(ops.sum)), [(2, 8)], (), 4),
         (step_of(operation_of(ops.mean)), [(2, 1)], (2,), 0),
         (step_of(L.Flatten()), [(2, 1)], (2, 1), 0),
-        (step_of(L.Dense(3, activation="tanh"), True), [(2, 3)], (2, 3), 0),
+        (step_of(dense("tanh"), True), [(2, 3)], (2, 3), 0),
         (step_of(L.Activation("gelu")), [(2, 3)], (2, 3), 0),
         (step_of(operation_of(ops.sum)), [], (), 0),
     ],
