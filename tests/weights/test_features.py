@@ -74,6 +74,7 @@ def test_both_frameworks_agree_on_the_order():
         ([3, 4, 5], 60, True),
         ((12,), 12, True),
         ((3, 4), 13, False),
+        ((3, 4), 11, False),
         ((-3, -4), 12, False),
         ((3, -4, -1), 12, False),
         ((), 1, False),
