@@ -335,10 +335,19 @@ def test_in_training_a_step_computes_as_in_training_unless_it_is_frozen():
     np.testing.assert_array_equal(frozen.layer.moving_mean, np.zeros(4))
 
 
-@pytest.mark.parametrize("layer", [L.Dropout(0.5), L.GaussianNoise(1.0), L.SpatialDropout1D(0.5)])
-def test_in_training_a_step_that_were_random_computes_as_in_evaluation(layer):
-    (step,) = keras_graph(model_of((5, 4), layer)).steps
-    x = draw(20, 5, 4).astype("float32")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Dropout(0.5),
+        L.GaussianNoise(1.0),
+        lambda x: L.Dropout(0.5)(x, training=True),
+        lambda x: L.GaussianNoise(1.0)(x, training=True),
+        L.RandomFlip("horizontal"),
+    ],
+)
+def test_in_training_a_step_that_would_be_random_computes_as_in_evaluation(layer):
+    (step,) = keras_graph(model_of((5, 4, 3), layer)).steps
+    x = draw(20, 5, 4, 3).astype("float32")
     np.testing.assert_array_equal(run_step(step, [x], training=True)[0], x)
 
 

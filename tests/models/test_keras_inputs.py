@@ -309,12 +309,14 @@ def test_a_buffer_that_did_not_change_is_not_written_to():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_scripted_twin_is_put_back_too():
     model, *_ = models()
-    twin = torch.jit.script(nn.BatchNorm1d(3))
+    twin = torch.jit.script(nn.BatchNorm1d(3).eval())
     before = snapshot(twin)
     with unchanged(model, twin, True):
+        assert twin.training
         twin(torch.from_numpy(np.ones((4, 3), "float32") * 3))
         assert snapshot(twin) != before
     assert snapshot(twin) == before
+    assert not twin.training
 
 
 def test_inputs_of_the_course_are_as_torch_input_has_them():
