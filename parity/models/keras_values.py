@@ -51,11 +51,13 @@ def walk(
     def value_of(exact: Any, perturbed: Any, errors: Errors) -> Value:
         return Value(exact, perturb(perturbed, next(seeds), errors) if perturb else exact)
 
-    first = [keras.ops.convert_to_tensor(array) for array in x]
-    values = {number: value_of(tensor, tensor, Errors()) for number, tensor in zip(graph.inputs, first, strict=True)}
-    for number, (exact, perturbed) in values.items() if perturb else ():
-        if is_float(exact):
-            values[number] = Value(exact, exact + keras.ops.sign(exact) * keras.ops.abs(perturbed - exact))
+    values: dict[TensorId, Value] = {}
+    for number, array in zip(graph.inputs, x, strict=True):
+        exact = keras.ops.convert_to_tensor(array)
+        values[number] = value_of(exact, exact, Errors())
+        if perturb and is_float(exact):
+            move = keras.ops.abs(values[number].perturbed - exact)
+            values[number] = Value(exact, exact + keras.ops.sign(exact) * move)
     yield None, list(values.values()), list(values.values())
     for index, step in enumerate(graph.steps):
         inputs = [values[number] for number in step.inputs]
