@@ -11,7 +11,7 @@ _OBJECTS = 100_000
 
 
 def settle() -> None:
-    """Settle threads, compiling and the search for garbage, in this process and those it starts; before Keras."""
+    """Settle threads and compiling, here and in the processes that this one starts, and the search for garbage here."""
     # Tests run in two processes. With as many threads each as the machine has cores, they would mostly wait for each
     # other.
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):

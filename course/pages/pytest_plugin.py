@@ -31,9 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Settle how this process and the notebooks' kernels share the machine."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Settle how this process and the notebooks' kernels share the machine, before a conftest.py loads a framework."""
     settle()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the notebooks' kernels start fast, and search for garbage less often."""
     if AVAILABLE and not config.option.cold_kernels:
         use_warm_kernels()
     config.stash[_PROFILE] = kernel_profile()

@@ -1,7 +1,7 @@
 """Kernels that start with both frameworks loaded: loading them is a third of the time that the notebooks take as tests.
 
 A server process loads the frameworks once, and each kernel is forked from it (``multiprocessing``'s "forkserver"). A
-kernel begins as one that has run the imports of its page: nothing else has been called, no thread has been started.
+kernel begins with the modules of ``PRELOADED`` imported: nothing else has been called, no thread has been started.
 What the imports of a page do by themselves is not seen this way, so the option ``--cold-kernels`` starts kernels as
 JupyterLab does. ``make record`` always does.
 """
@@ -100,7 +100,7 @@ def _run(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
     import pandas as pd
     from ipykernel.kernelapp import launch_new_instance
 
-    # When they are loaded, as Keras does, these ask whether they are in a kernel. Here they get the answer.
+    # Keras loads these, and when they are loaded they ask whether they are in a kernel. In the server they were not.
     pd.set_option("display.max_columns", 20)
     matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
     launch_new_instance(arguments)

@@ -143,8 +143,12 @@ def _causes(port: Port, run: Run, verdict: Verdict) -> list[Cause]:
     evidence = gather(port, run, verdict)
     if fault is not None:
         settings = other_settings(evidence)
-        details = ["momentum is {1:g}, not {0:g}".format(*settings["momentum"])] if "momentum" in settings else []
-        return [known_cause("momentum", detail) for detail in details]
+        if "momentum" not in settings:
+            return []
+        expected, actual = settings["momentum"]
+        # In PyTorch, no momentum means a cumulative average.
+        found = "None" if actual is None else f"{actual:g}"
+        return [known_cause("momentum", f"momentum is {found}, not {expected:g}")]
     return explained_by(WRONG_OUTPUT if verdict.kind == Kind.DIVERGES else WRONG_INPUT, evidence)
 
 

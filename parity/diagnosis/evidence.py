@@ -7,6 +7,7 @@ from typing import NamedTuple
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
 from parity.models.keras_graph import Step, StepIndex, TensorId
 from parity.models.rounding import TIMES_NOISE
+from parity.tensors import as_tensor
 from parity.tracing.port import Port
 from parity.tracing.runs import Run
 from parity.tracing.side_by_side import STORED_NUMBERS, tensors_at
@@ -141,7 +142,9 @@ def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
         return run.graph.outputs[verdict.output], verdict.output
     step = run.graph.steps[index]
     if verdict.kind == Kind.DIVERGES:
-        return step.outputs[0], 0
+        # A fault that shows in training only is in none of the outputs.
+        wrong = [number for number in step.outputs if number in run.outputs and not run.outputs[number].agrees]
+        return (wrong or list(step.outputs))[0], 0
     compared = [(slot, run.inputs[index, slot]) for slot in range(len(step.inputs)) if (index, slot) in run.inputs]
     slot = next(slot for slot, found in compared if not found.agrees)
     return step.inputs[slot], slot
@@ -156,8 +159,7 @@ def _weights(port: Port, step: Step | None) -> tuple[dict[str, Tensor], dict[str
         for variable in other_step.weights:
             if variable.name not in layout or variable.path not in keys:
                 continue
-            value = torch.from_numpy(variable.numpy().copy())
-            weights[variable.path] = layout[variable.name].view(value)
+            weights[variable.path] = layout[variable.name].view(as_tensor(variable).clone())
             if step is not None and not step.is_activation and other_step.layer is step.layer:
                 module, _, tensor = keys[variable.path].rpartition(".")
                 places[variable.path] = (modules[module], tensor)

@@ -8,6 +8,7 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within
 from parity.models.alignment import largest
 from parity.padding import same_padding
+from parity.weights.layouts import each_axis
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +50,8 @@ def geometry_of(layer: Any) -> Geometry | None:
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     if kernel is None:
         return None
-    dilation = _each_axis(getattr(layer, "dilation_rate", 1), len(kernel))
+    dilation = each_axis(getattr(layer, "dilation_rate", 1), len(kernel))
     return Geometry(tuple(kernel), tuple(layer.strides), dilation, getattr(layer, "padding", "valid"))
-
-
-def _each_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
 def _right_pads(geometry: Geometry, sizes: Sequence[int]) -> Pads:
@@ -215,7 +212,7 @@ def _other_window(evidence: Evidence, geometry: Geometry) -> Cause | None:
     right_settings = {"kernel_size": geometry.kernel, "stride": geometry.stride, "dilation": (1,) * rank}
     for module in evidence.modules:
         for name, right in right_settings.items():
-            actual = _each_axis(getattr(module, name, right), rank)
+            actual = each_axis(getattr(module, name, right), rank)
             if actual != right:
                 return known_cause("stride or dilation", f"{name} is {actual}, not {right}")
     return None

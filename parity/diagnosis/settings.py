@@ -8,7 +8,7 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, run_modules
 from parity.diagnosis.geometry import right_convolution
 from parity.models.alignment import alignments, largest
-from parity.weights.layouts import find_layout
+from parity.weights.layouts import find_layout, same_setting
 
 _SETTINGS = {
     "eps": "epsilon",
@@ -61,15 +61,9 @@ def other_settings(evidence: Evidence) -> dict[str, tuple[Any, Any]]:
         if not isinstance(module, place.modules):
             continue
         for name, expected, actual in place.settings(evidence.step.layer, module):
-            if not _equal(expected, actual):
+            if not same_setting(expected, actual):
                 found[name.split(" ")[0]] = (expected, actual)
     return found
-
-
-def _equal(expected: Any, actual: Any) -> bool:
-    if isinstance(expected, float) and isinstance(actual, float):
-        return not abs(expected - actual) > 1e-6 * abs(expected)
-    return bool(expected == actual)
 
 
 def by_settings(evidence: Evidence) -> Iterator[Cause]:

@@ -4,12 +4,12 @@ import copy
 from collections.abc import Iterator
 from itertools import chain, combinations, permutations
 from math import prod
-from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, run_modules, short_name
 from parity.diagnosis.order import other_orders
-from parity.weights.flattened import channels_first_features
+from parity.weights.flattened import channels_first_features, counts_features
+from parity.weights.layouts import depthwise_channels
 
 import torch
 from torch import Tensor
@@ -67,9 +67,17 @@ def by_weights(evidence: Evidence) -> Iterator[Cause]:
 def _right_weight(evidence: Evidence, path: str) -> Tensor:
     """Return a weight as it should be in the twin, given the order in which the twin takes features."""
     right = evidence.weights[path]
-    if evidence.flattened and evidence.channels_first and right.shape[-1] == prod(evidence.flattened):
+    if evidence.flattened and evidence.channels_first and _is_by_feature(evidence, path):
         return channels_first_features(right, evidence.flattened)
     return right
+
+
+def _is_by_feature(evidence: Evidence, path: str) -> bool:
+    """Tell whether a weight of the layer has a number or a row for each of the flattened features that it takes."""
+    if evidence.step is None or not evidence.flattened or path not in evidence.places:
+        return False
+    by_feature = counts_features(evidence.step.layer, short_name(path))
+    return by_feature and evidence.weights[path].shape[-1] == prod(evidence.flattened)
 
 
 def _cause_of(evidence: Evidence, path: str, actual: Tensor, right: Tensor) -> Cause:
@@ -111,8 +119,8 @@ def _cause_of(evidence: Evidence, path: str, actual: Tensor, right: Tensor) -> C
 
 def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tensor) -> Cause:
     """Return the other order in which a weight has the right numbers, or that it has other numbers."""
-    if evidence.flattened and right.shape[-1] == prod(evidence.flattened):
-        path = next(path for path in evidence.places if path.endswith(f"/{short}"))
+    path = next(path for path in evidence.places if short_name(path) == short)
+    if evidence.flattened and _is_by_feature(evidence, path):
         keras_order = evidence.weights[path].reshape(-1, *evidence.flattened)
         for order, reordered in other_orders(keras_order, all_orders=True):
             if _equal(actual, reordered.reshape(right.shape)):
@@ -124,7 +132,7 @@ def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tenso
         return known_cause("kernel not transposed", f"{tuple(right.shape)} either way")
     layer = evidence.step.layer if evidence.step else None
     if right.ndim > 2 and right.shape[1] == 1 and "epthwise" in type(layer).__name__ + short:
-        by_channel = right.unflatten(0, (_depthwise_channels(layer), -1))
+        by_channel = right.unflatten(0, (depthwise_channels(layer), -1))
         if _equal(actual, by_channel.transpose(0, 1).flatten(0, 1)):
             return known_cause("depthwise order", "channels and multiplier are in the other order")
     groups = getattr(layer, "groups", 1)
@@ -137,12 +145,6 @@ def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tenso
             return known_cause("kernel axes permuted", "its axes are in another order, or reshaped instead of permuted")
     wrong = (actual != right).nonzero()[:, 0].unique()
     return known_cause("weights not moved", f"{short} holds other numbers in {_count(wrong, right)}")
-
-
-def _depthwise_channels(layer: Any) -> int:
-    """Return the number of input channels of a depthwise convolution, or of the first part of a SeparableConv."""
-    kernel = layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
-    return kernel.shape[-2]
 
 
 def _count(wrong: Tensor, weight: Tensor) -> str:

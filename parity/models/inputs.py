@@ -68,7 +68,7 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInp
     Args:
         model: The twin.
         arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels.
-        torch_x: The twin's inputs, if they are not ``arrays`` with the channels moved to axis 1.
+        torch_x: The twin's inputs, if they are not ``arrays`` with the channels moved to axis 1; examples on axis 0.
 
     Raises:
         ParityError: If the twin is not on the CPU or has lazy modules, or ``torch_x`` has something else than tensors.
@@ -80,9 +80,10 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInp
     if devices:
         raise ParityError(type(model).__name__, [f"it is on {', '.join(sorted(devices))}; move it to the CPU"])
     if torch_x is not None:
-        if not all(isinstance(tensor, Tensor) for tensor in torch_x):
+        given: Any = [torch_x] if isinstance(torch_x, Tensor) else torch_x
+        if not isinstance(given, list | tuple) or not all(isinstance(tensor, Tensor) for tensor in given):
             raise ParityError(type(model).__name__, ["torch_x must be a tensor, or a list of tensors"])
-        return [tensor.detach().clone() for tensor in ([torch_x] if isinstance(torch_x, Tensor) else torch_x)]
+        return [tensor.detach().clone() for tensor in given]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     tensors = []
     for array in arrays:

@@ -1,7 +1,7 @@
 """How far two equal models may differ: the rounding errors of each operation, and the noise that they cause.
 
-Most operations round each element by up to one unit of rounding of the largest. ``RULES`` has a row for each operation
-that rounds differently. A new operation is a new row, with its source.
+Most operations change each element by at most one unit of rounding of the tensor's largest element. ``RULES`` has a row
+for each operation that rounds differently. A new operation is a new row, with its source.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +44,11 @@ def _if_not_plain(layer: Any) -> bool:
     return isinstance(layer, keras.layers.ReLU) and bool(layer.negative_slope or layer.threshold or layer.max_value)
 
 
+def _if_interpolating(layer: Any) -> bool:
+    """Tell whether a layer that resizes does more than repeat pixels."""
+    return getattr(layer, "interpolation", "") != "nearest"
+
+
 def _nothing(function: Any, x: Any) -> float:
     return 0.0
 
@@ -72,7 +77,7 @@ class Rounding(NamedTuple):
         selects: Whether it selects some of its inputs' numbers, or scales them, by their size. An output has an error
             as large as that of the inputs, or none: that depends on which numbers are selected.
         adds: Whether it adds up its inputs. A sum may be near 0 although its terms are not.
-        averages: Whether it adds up the elements of its input; see ``adds``.
+        reduces: Whether it adds up the elements of its input; see ``adds``.
     """
 
     source: str
@@ -80,12 +85,12 @@ class Rounding(NamedTuple):
     float32_constant: Callable[[Any], bool] = _never
     selects: bool = False
     adds: bool = False
-    averages: bool = False
+    reduces: bool = False
 
 
 _SELECTS = "It may select another element where rounding differs."
 _SUM = "Its error is that of the terms, not one unit of its own size."
-_MEAN = Rounding("The mean of numbers of both signs may be 0. " + _SUM, least=_largest_input, averages=True)
+_OVER_ELEMENTS = Rounding("The mean of numbers of both signs may be 0. " + _SUM, least=_largest_input, reduces=True)
 _EXP_MINUS_ONE = Rounding(
     "Below 0 TensorFlow 2.21.0 computes exp(x) - 1, PyTorch expm1(x), which keeps more digits near 0.",
     least=_alpha_if_negative,
@@ -105,7 +110,10 @@ RULES: Mapping[str, Rounding] = {
         least=_largest_input,
         float32_constant=_always,
     ),
-    "upsampling2d": Rounding("TensorFlow 2.21.0 interpolates with float32 weights.", float32_constant=_always),
+    **dict.fromkeys(
+        ("upsampling2d", "resizing"),
+        Rounding("TensorFlow 2.21.0 interpolates with float32 weights.", float32_constant=_if_interpolating),
+    ),
     "relu": Rounding(_SELECTS + " TensorFlow 2.21.0 has its settings in float32.", _nothing, _if_not_plain, True),
     "leakyrelu": Rounding(_SELECTS + " TensorFlow 2.21.0 has the slope in float32.", _nothing, _always, True),
     **dict.fromkeys(
@@ -114,9 +122,9 @@ RULES: Mapping[str, Rounding] = {
     ),
     **dict.fromkeys(("maximum", "minimum"), Rounding(_SELECTS, selects=True)),
     **{name.lower(): Rounding(_SELECTS, selects=True) for name in vars(keras.layers) if "MaxPool" in name},
-    "mean": _MEAN,
-    "sum": _MEAN,
-    **{name.lower(): _MEAN for name in vars(keras.layers) if "Average" in name},
+    "mean": _OVER_ELEMENTS,
+    "sum": _OVER_ELEMENTS,
+    **{name.lower(): _OVER_ELEMENTS for name in vars(keras.layers) if "AveragePool" in name or "AvgPool" in name},
     "add": Rounding(_SUM, adds=True),
     "subtract": Rounding(_SUM, adds=True),
     "average": Rounding(_SUM, least=_largest_input, adds=True),
@@ -207,7 +215,7 @@ def usual_move(step: Step, moves: Sequence[float], inputs: Sequence[Any], output
     gain = _gain(step, inputs, output) if is_float(output) else 0.0
     if not gain:
         return 0.0
-    units = [unit_of(output) * _largest_input(None, keras.ops.cast(tensor, "float64")) for tensor in inputs]
+    units = [unit_of(output) * largest(as_tensor(tensor).double()) for tensor in inputs]
     return gain * max([0.0, *units, *moves]) / 2
 
 
@@ -221,7 +229,7 @@ def _gain(step: Step, inputs: Sequence[Any], output: Any) -> float:
     if rule.adds or rule.selects:
         return 1.0
     shares = prod(inputs[0].shape) / max(1, prod(output.shape)) if inputs else 0
-    if not rule.averages or shares <= 1:
+    if not rule.reduces or shares <= 1:
         return 0.0
     return sqrt(shares) if "sum" in _names(step) else 1 / sqrt(shares)
 

@@ -8,18 +8,22 @@ from parity.tracing.runs import MISFIT, Run
 
 
 def without_misfits(run: Run) -> Run:
-    """Return a run without its misfits: comparisons of a Keras tensor with a tensor that is not the same one.
+    """Return a run without comparisons with a wrong tensor of the twin.
 
-    A Keras tensor may have no twin. The twin may merge two axes into one, or return more from a module than it uses, so
-    that no shape fits. Or it computes in another order: ``a + (b + c)`` for ``(a + b) + c``. So if it is doubtful
-    whether a call is a layer's twin, and all consumers of the layer's output are right, the pair is dropped.
+    A Keras tensor may have no counterpart. The twin may merge two axes into one, or return more from a module than it
+    uses, so that no shape fits. Or it computes in another order: ``a + (b + c)`` for ``(a + b) + c``. Where a consumer
+    of the tensor takes the right one, that comparison is used instead. Else, if it is doubtful whether a call is the
+    layer's twin, and all consumers of the layer's output are right, the pair is dropped.
     """
     inputs, outputs, twins = dict(run.inputs), dict(run.outputs), dict(run.pairing.twins)
     steps, producers, consumers = run.graph.steps, run.graph.producers(), run.graph.consumers()
 
     @cache
     def is_right(index: StepIndex) -> bool:
-        """Tell whether a step's outputs agree; if none was compared, whether the steps that take them are right."""
+        """Tell whether a step's outputs agree; if none was compared, whether the steps that take them are right.
+
+        The model's return is never right by itself: nothing follows it that could show it.
+        """
         numbers = steps[index].outputs if index < len(steps) else ()
         compared = [outputs[number] for number in numbers if number in outputs]
         if compared:

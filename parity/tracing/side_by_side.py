@@ -72,7 +72,7 @@ class Tensors(NamedTuple):
 
 
 def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorId] = ()) -> Tensors:
-    """Run both models again, no further than a step, and return the tensors around it. Neither model is changed.
+    """Run both models again, as far as needed, and return the tensors around a step. Neither model is changed.
 
     Args:
         port: The two models.
@@ -99,7 +99,7 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
         if not to_store:
             raise _EnoughError
 
-    missing = {*graph.inputs_of(step), *outputs, *wanted}
+    needed = {*graph.inputs_of(step), *outputs, *wanted}
     with unchanged(port.keras_model, port.twin, run.training):
         with suppress(_EnoughError):
             copies = [tensor.clone() for tensor in port.twin_inputs]
@@ -109,9 +109,9 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
         for computed, _, values in walk(graph, port.inputs, run.training, perturb=None):
             numbers = graph.inputs if computed is None else computed.outputs
             for number, value in zip(numbers, values, strict=True):
-                if number in missing:
+                if number in needed:
                     found.keras[number] = as_tensor(value.exact)
-            if missing <= found.keras.keys():
+            if needed <= found.keras.keys():
                 break
     return found
 
@@ -157,17 +157,17 @@ class _Comparer:
 
     def result(self) -> Run:
         return Run(
-            self.graph,
-            self.calls,
-            self.pairing,
-            self.training,
-            self.inputs,
-            self.outputs,
-            self.shapes,
-            self.flattened,
-            self.noise,
-            self.stored,
-            self.returned,
+            graph=self.graph,
+            calls=self.calls,
+            pairing=self.pairing,
+            training=self.training,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            shapes=self.shapes,
+            flattened=self.flattened,
+            noise=self.noise,
+            stored=self.stored,
+            returned=self.returned,
         )
 
     def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:

@@ -22,8 +22,8 @@ class Divergence(NamedTuple):
     Attributes:
         layer: Name of the Keras layer, or of one of the model's outputs.
         twin: Name of its twin in the PyTorch model.
-        verdict: "DIVERGES HERE" if its inputs agree and its outputs do not; "TAKES OTHER INPUT" if the twin takes
-            something else than the layers before it return.
+        verdict: "DIVERGES HERE" if its inputs agree and its outputs do not, or it trains in another way; "TAKES OTHER
+            INPUT" if the twin takes something else than the layers before it return.
         note: What else is known; may be empty.
     """
 
@@ -59,7 +59,7 @@ def trace(
         torch_model: The twin; it runs in the mode that it is in.
         x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
-        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1; examples on axis 0.
         training: Run both in training mode, without dropout, and compare running statistics, dropout rates and
             gradients, too. Gradients need all of both models in memory, and TensorFlow as Keras's backend.
 
@@ -69,17 +69,18 @@ def trace(
         The columns: ``layer``; ``kind``; ``twin``, a module, or a function with brackets; ``keras_shape`` and
         ``torch_shape`` of the output, each with its framework's order of axes; ``inputs`` and ``outputs``, the largest
         absolute difference after the change of layout, NaN where it could not be seen; ``noise``, the difference that
-        rounding makes there, as measured by rounding otherwise; ``verdict``, one of five words; and ``note``, what
-        else is known, which may be empty. The verdicts:
+        rounding makes there, as measured by rounding otherwise; ``verdict``, one of five; and ``note``, what else is
+        known, which may be empty. The verdicts:
 
-        - "agree": inputs and outputs agree.
-        - "DIVERGES HERE": the inputs agree, the outputs do not.
+        - "agree": the outputs agree.
+        - "DIVERGES HERE": the inputs agree, the outputs do not; or, with ``training``, only the training step differs.
         - "TAKES OTHER INPUT": the layers before agree, and the twin takes something else than their output.
         - "different before": the inputs do not agree, because a layer before diverges.
         - "not paired": nothing in the twin was found for it.
 
     Raises:
-        ParityError: If the Keras model has no graph, the mapping does not fit the models, or the inputs do not.
+        ParityError: If the Keras model has no graph, the mapping or the inputs do not fit the models, the twin is not
+            on the CPU or fails, or it calls other modules and functions when it runs again.
     """
     port = make_port(keras_model, torch_model, x, mapping, torch_x)
     return table(*run_and_judge(port, training))
@@ -98,9 +99,10 @@ def run_and_judge(port: Port, training: bool = False) -> tuple[Run, list[Verdict
 
 
 def readable(traced: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of a trace that people read, the same on every machine.
+    """Return the columns of a trace that people read.
 
-    Differences have two digits; a difference that is agreement is the word "agree".
+    Differences have two digits, so that they come out the same on most machines. A difference that is agreement is the
+    word "agree".
 
     Args:
         traced: What ``trace`` returned.
@@ -130,7 +132,7 @@ def _in_words(difference: float, agrees: bool) -> str:
 
 
 def first_divergence(traced: pd.DataFrame) -> Divergence | None:
-    """Return the first layer whose inputs agree and whose outputs do not; None if there is none.
+    """Return the first layer that diverges here or takes another input; None if there is none.
 
     Args:
         traced: What ``trace`` returned.

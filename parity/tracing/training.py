@@ -9,6 +9,7 @@ from parity.models.alignment import alignments, largest
 from parity.models.inputs import unchanged
 from parity.models.keras_graph import Step, StepIndex, TensorId
 from parity.models.keras_layers import RANDOM_IN_TRAINING
+from parity.models.keras_values import walk
 from parity.models.rounding import (
     TIMES_GRADIENT_NOISE,
     TIMES_NOISE,
@@ -16,13 +17,14 @@ from parity.models.rounding import (
     TIMES_STATISTICS_NOISE,
     has_float32_constants,
 )
+from parity.models.torch_calls import Watch, record
+from parity.tensors import as_tensor
 from parity.tracing.gradients import KerasGradients, TwinGradients, keras_gradients, twin_gradients
 from parity.tracing.port import Port
 from parity.tracing.runs import Run
 from parity.weights.layouts import find_layout
 
 import keras
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,10 +64,10 @@ def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
         run: The record of both models' run in training mode.
 
     Returns:
-        What is wrong with steps of the Keras model. Of several steps with another gradient it is the last in the data
-        flow, because gradients go backwards.
+        What is wrong with steps of the Keras model. Gradients are compared where Keras runs on TensorFlow. Of several
+        steps with another gradient it is the last in the data flow, because gradients go backwards.
     """
-    before = {w.path: w.numpy() for w in port.keras_model.non_trainable_variables}
+    before = {w.path: as_tensor(w).clone() for w in port.keras_model.non_trainable_variables}
     faults: dict[StepIndex, TrainingFault] = {}
     other_gradients = set(range(len(run.graph.steps)))
     # A gradient that differs by chance, as at the edge of a ReLU, does not differ each time.
@@ -76,7 +78,8 @@ def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
         with unchanged(port.keras_model, port.twin, training=True):
             in_keras = keras_gradients(port.graph, moved.inputs, trial)
             if in_keras is None:
-                return {}
+                _run_in_training(port, run)
+                return _other_statistics(run, before) | _other_rates(run) | _frozen(port, None)
             in_twin = twin_gradients(moved, run, in_keras)
             if trial == 0:
                 faults = _other_statistics(run, before) | _other_rates(run) | _frozen(port, in_keras)
@@ -88,12 +91,26 @@ def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
     return dict.fromkeys(gradients, TrainingFault(Fault.GRADIENT)) | faults
 
 
-def _other_statistics(run: Run, before: dict[str, np.ndarray]) -> dict[StepIndex, TrainingFault]:
+def _run_in_training(port: Port, run: Run) -> None:
+    """Run both models of a port once as in training, without gradients: their statistics are updated.
+
+    Args:
+        port: The two models; the twin is in training mode.
+        run: The record of both models' run.
+    """
+    for _ in walk(port.graph, port.inputs, training=True, perturb=None):
+        pass
+    inputs = [tensor.clone() for tensor in port.twin_inputs]
+    watch = Watch(run.calls, lambda call, when, tensors: None, dropout=False)
+    record(port.twin, inputs, port.modules_with_weights, port.graph.keys, watch)
+
+
+def _other_statistics(run: Run, before: dict[str, Tensor]) -> dict[StepIndex, TrainingFault]:
     wrong = [index for index in range(len(run.graph.steps)) if not _same_statistics(run, index, before)]
     return dict.fromkeys(wrong, TrainingFault(Fault.STATISTICS))
 
 
-def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) -> bool:
+def _same_statistics(run: Run, index: StepIndex, before: dict[str, Tensor]) -> bool:
     layer = run.graph.steps[index].layer
     module = run.calls[run.pairing.twins[index][1]].module if index in run.pairing.twins else None
     running_mean, running_var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
@@ -110,7 +127,7 @@ def _same_statistics(run: Run, index: StepIndex, before: dict[str, np.ndarray]) 
         (layer.moving_mean, running_mean, inf),
         (layer.moving_variance, running_var, count),
     ):
-        old, new = (torch.from_numpy(value.copy()) for value in (before[variable.path], variable.numpy()))
+        old, new = before[variable.path], as_tensor(variable).clone()
         # PyTorch keeps the unbiased variance, n / (n - 1) of Keras's. A port cannot help that: see notebook 12.
         changed = n > 1 and not torch.equal(new, old)
         expected = new + (new - layer.momentum**calls * old) / (n - 1) if changed else new
@@ -148,14 +165,19 @@ def _other_rate(run: Run, index: StepIndex, step: Step, unpaired: list[float]) -
     return TrainingFault(Fault.RATE, f"{expected:g} in Keras, {found} in the twin")
 
 
-def _frozen(port: Port, in_keras: KerasGradients) -> dict[StepIndex, TrainingFault]:
+def _frozen(port: Port, in_keras: KerasGradients | None) -> dict[StepIndex, TrainingFault]:
+    if in_keras is None:
+        weights = [weight for step in port.graph.steps for weight in getattr(step.layer, "trainable_weights", [])]
+        trained_in_keras = {weight.path for weight in weights}
+    else:
+        trained_in_keras = {path for path, gradient in in_keras.weights.items() if gradient is not None}
     faults = {}
     keys, parameters = port.key_of, dict(port.twin.named_parameters())
     for index, step in enumerate(port.graph.steps):
         frozen: dict[str, list[str]] = {"Keras": [], "the twin": []}
         for weight in step.weights:
             parameter = parameters.get(keys.get(weight.path, ""))
-            trained = in_keras.weights.get(weight.path) is not None
+            trained = weight.path in trained_in_keras
             if parameter is not None and trained != parameter.requires_grad:
                 frozen["the twin" if trained else "Keras"].append(weight.name)
         details = [f"{' and '.join(names)} not trained in {where}" for where, names in frozen.items() if names]

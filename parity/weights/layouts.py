@@ -22,7 +22,8 @@ channels, m is the depth multiplier.
 A bias is (o) in both, and a SeparableConv has only one, which belongs to its second convolution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from math import isclose
 from typing import Any, NamedTuple
 
 import keras
@@ -84,14 +85,28 @@ def _none(layer: keras.Layer, module: Any) -> _Settings:
     yield from ()
 
 
-def _each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+def each_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """Return a setting for each of so many axes, of one number for all or one for each."""
     return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def depthwise_channels(layer: Any) -> int:
+    """Return the number of input channels of a depthwise convolution, or of the first part of a SeparableConv."""
+    kernel = layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
+    return int(kernel.shape[-2])
+
+
+def same_setting(expected: object, actual: object) -> bool:
+    """Tell whether two values of a setting are the same; fractions may differ by rounding."""
+    if isinstance(expected, float) and isinstance(actual, float):
+        return isclose(expected, actual, rel_tol=1e-6)
+    return bool(expected == actual)
 
 
 def _geometry(layer: keras.Layer, module: Any) -> _Settings:
     rank = len(module.stride)
-    yield "stride", _each_axis(layer.strides, rank), module.stride
-    yield "dilation", _each_axis(layer.dilation_rate, rank), module.dilation
+    yield "stride", each_axis(layer.strides, rank), module.stride
+    yield "dilation", each_axis(layer.dilation_rate, rank), module.dilation
 
 
 def _convolution(layer: keras.Layer, module: Any) -> _Settings:
@@ -101,8 +116,7 @@ def _convolution(layer: keras.Layer, module: Any) -> _Settings:
 
 def _depthwise(layer: keras.Layer, module: Any) -> _Settings:
     yield from _geometry(layer, module)
-    kernel = layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
-    yield "groups", kernel.shape[-2], module.groups
+    yield "groups", depthwise_channels(layer), module.groups
 
 
 def _pointwise(layer: keras.Layer, module: Any) -> _Settings:

@@ -3,6 +3,7 @@
 import csv
 import difflib
 from collections.abc import Collection, Iterable, Iterator
+from io import StringIO
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -61,22 +62,23 @@ def read_mapping(path: str | PathLike[str]) -> pd.DataFrame:
     path = Path(path)
     rows, faults = {}, []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if header != COLUMNS:
-                raise ParityError(path.name, [f"line 1: the columns must be {COLUMNS}, not {header}"])
-            for row in reader:
-                line = reader.line_num
-                row = [field.strip() for field in row]
-                if not any(row):
-                    continue
-                if len(row) != len(COLUMNS):
-                    faults.append(f"line {line}: {len(COLUMNS)} fields expected, {len(row)} found: {row}")
-                elif not row[1]:
-                    faults.append(f"line {line}: the torch field is empty (keras: {row[0]})")
-                else:
-                    rows[line] = row
+        # Decoded at once: of a file that is decoded piece by piece, an error tells the place within the piece.
+        text = path.read_bytes().decode("utf-8-sig")
+        reader = csv.reader(StringIO(text, newline=""), strict=True)
+        header = next(reader, [])
+        if header != COLUMNS:
+            raise ParityError(path.name, [f"line 1: the columns must be {COLUMNS}, not {header}"])
+        for row in reader:
+            line = reader.line_num
+            row = [field.strip() for field in row]
+            if not any(row):
+                continue
+            if len(row) != len(COLUMNS):
+                faults.append(f"line {line}: {len(COLUMNS)} fields expected, {len(row)} found: {row}")
+            elif not row[1]:
+                faults.append(f"line {line}: the torch field is empty (keras: {row[0]})")
+            else:
+                rows[line] = row
     except OSError as error:
         raise ParityError(path.name, [f"the file cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import isclose
 from typing import NamedTuple
 
 from parity.errors import ParityError
@@ -10,7 +9,7 @@ from parity.models.keras_layers import inner_layers
 from parity.tensors import as_tensor
 from parity.weights.fast_copy import copy_permuted
 from parity.weights.flattened import ON_FEATURES, counts_features, is_shape_of, unflattened_channels_first
-from parity.weights.layouts import Place, covered_layers, find_layout
+from parity.weights.layouts import Place, covered_layers, find_layout, same_setting
 from parity.weights.mapping import Row, mapping_rows, source_of, unknown_names
 
 import keras
@@ -224,7 +223,7 @@ def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
         part = (id(layer), place.part)
         if part not in module_of and id(module) not in layer_of:
             for name, expected, actual in place.settings(layer, module):
-                if not _equal(expected, actual):
+                if not same_setting(expected, actual):
                     yield f"{row.label}: {name} of {row.owner} is {actual}; {layer.name} needs {expected}"
         first = module_of.setdefault(part, row)
         if first.module != row.module:
@@ -232,12 +231,6 @@ def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
         first_part, first = layer_of.setdefault(id(module), (part, row))
         if first_part != part:
             yield f"{row.label}: {row.owner} takes {row.keras}, but {first.keras} as well ({first.label})"
-
-
-def _equal(expected: object, actual: object) -> bool:
-    if isinstance(expected, float) and isinstance(actual, float):
-        return isclose(expected, actual, rel_tol=1e-6)
-    return expected == actual
 
 
 def _copy(move: _Move, flattened: tuple[int, ...] | None) -> None:
