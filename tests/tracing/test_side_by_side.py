@@ -27,7 +27,7 @@ def float64_model(shape, function):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")
     try:
-        return model_of(shape, function)
+        return model_of(shape, function, "float64")
     finally:
         keras.config.set_dtype_policy(policy)
 
@@ -170,9 +170,9 @@ def test_in_training_nothing_is_dropped_and_all_stays_as_it_was():
     x = port.inputs[0]
     layer = model.get_layer("norm")
     due = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3) * layer.gamma.numpy() + layer.beta.numpy()
-    np.testing.assert_allclose(tensors_at(port, trained, 0).keras[1].numpy(), due, atol=1e-4)
+    np.testing.assert_allclose(tensors_at(port, trained, 0).keras[1].numpy(), due, atol=1e-10)
     with pytest.raises(AssertionError):
-        np.testing.assert_allclose(tensors_at(port, plain, 0).keras[1].numpy(), due, atol=1e-4)
+        np.testing.assert_allclose(tensors_at(port, plain, 0).keras[1].numpy(), due, atol=1e-10)
 
 
 def test_a_twin_that_calls_others_when_it_runs_again_is_refused(dense):
