@@ -118,6 +118,19 @@ def test_a_call_whose_result_a_paired_layer_takes_is_the_twin_of_the_layer_befor
     assert (found.observed, found.guessed) == ({}, set())
 
 
+def test_of_several_layers_in_a_row_the_last_is_paired_first():
+    """So each is found by what takes its result, which is the better sign: none is a guess."""
+    both = Drawn()
+    both.dense("a", [0], 1, [0], 1)
+    for number, name in enumerate(("tanh", "sigmoid", "gelu"), 1):
+        both.step(name, L.Activation(name), [number], number + 1)
+        both.call(name, [number], number + 1)
+    both.dense("b", [4], 5, [4], 5)
+    found = both.pair([5], [5])
+    assert found.twins == {number: (number, number) for number in range(5)}
+    assert found.guessed == set()
+
+
 @pytest.mark.parametrize("between", ["permute", "flatten", "contiguous", "pad"])
 def test_calls_that_only_reorder_may_be_between(between):
     both = Drawn()
