@@ -230,8 +230,8 @@ def strange(e):
     return plain(e) ** 3 + torch.arange(plain(e).numel(), dtype=torch.float64).reshape(plain(e).shape)
 
 
-def takes(twin, shape=IMAGE, layers=conv(), **more):
-    return with_twin(shape, layers, twin, takes=True, **more)
+def takes(twin, shape=IMAGE, layers=None, **more):
+    return with_twin(shape, layers or conv(), twin, takes=True, **more)
 
 
 def overwritten(*calls):
@@ -262,38 +262,104 @@ EXPLAINED = {
         (with_twin(IMAGE, conv(), halved), "train mode", "some elements are 0"),
     ],
     weights.by_weights: [
-        (weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(2, 3))), "kernel flipped", "along its axes (2, 3), in 6 of 6"),
-        (weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(3))), "kernel flipped", "along its axes (3,)"),
-        (weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.mT)), "height and width exchanged", ""),
-        (weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(1))), "channels reversed", "kernel takes the last"),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(2, 3))),
+            "kernel flipped",
+            "along its axes (2, 3), in 6 of 6",
+        ),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(3))),
+            "kernel flipped",
+            "along its axes (3,)",
+        ),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.mT)),
+            "height and width exchanged",
+            "",
+        ),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(1))),
+            "channels reversed",
+            "kernel takes the last",
+        ),
         (weights_of(conv(), conv_module(), lambda m: m.bias[:2].zero_()), "bias missing", "bias is 0 in 2 of 6"),
         (weights_of(conv(), conv_module(), spoiled), "weights not moved", "kernel holds other numbers in 6 of 6"),
-        (weights_of(conv(), conv_module(), lambda m: m.weight[1].mul_(2)), "weights not moved", "kernel holds other numbers in 1 of 6"),
-        (weights_of(conv(use_bias=False), conv_module(), lambda m: m.bias.fill_(1)), "weights not moved", "bias: Keras has none"),
-        (weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.half().double())), "precision", "kernel rounded to float16"),
-        (weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.bfloat16().double())), "precision", "kernel rounded to bfloat16"),
-        (weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.permute(0, 2, 3, 1).reshape(w.shape))), "kernel axes permuted", ""),
-        (weights_of(batch_norm, norm_module, lambda m: [m.running_mean.zero_(), m.running_var.fill_(1)]), "statistics left at 0 and 1", "moving_mean is 0"),
-        (weights_of(batch_norm, norm_module, lambda m: m.running_var.fill_(1)), "statistics left at 0 and 1", "moving_variance is 1"),
         (
-            weights_of(batch_norm, norm_module, lambda m: [filled(m, "weight", lambda w: m.bias.clone()), filled(m, "bias", lambda b: m.running_mean)]),
+            weights_of(conv(), conv_module(), lambda m: m.weight[1].mul_(2)),
+            "weights not moved",
+            "kernel holds other numbers in 1 of 6",
+        ),
+        (
+            weights_of(conv(use_bias=False), conv_module(), lambda m: m.bias.fill_(1)),
+            "weights not moved",
+            "bias: Keras has none",
+        ),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.half().double())),
+            "precision",
+            "kernel rounded to float16",
+        ),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.bfloat16().double())),
+            "precision",
+            "kernel rounded to bfloat16",
+        ),
+        (
+            weights_of(
+                conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.permute(0, 2, 3, 1).reshape(w.shape))
+            ),
+            "kernel axes permuted",
+            "",
+        ),
+        (
+            weights_of(batch_norm, norm_module, lambda m: [m.running_mean.zero_(), m.running_var.fill_(1)]),
+            "statistics left at 0 and 1",
+            "moving_mean is 0",
+        ),
+        (
+            weights_of(batch_norm, norm_module, lambda m: m.running_var.fill_(1)),
+            "statistics left at 0 and 1",
+            "moving_variance is 1",
+        ),
+        (
+            weights_of(
+                batch_norm,
+                norm_module,
+                lambda m: [filled(m, "weight", lambda w: m.bias.clone()), filled(m, "bias", lambda b: m.running_mean)],
+            ),
             "BatchNormalization vectors exchanged",
             "gamma holds beta",
         ),
-        (weights_of(dense(7), lambda: nn.Linear(7, 7), lambda m: filled(m, "weight", lambda w: w.T), (7,)), "kernel not transposed", "(7, 7) either way"),
         (
-            weights_of(DEPTHWISE, lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4), lambda m: filled(m, "weight", lambda w: w.unflatten(0, (4, 2)).transpose(0, 1).flatten(0, 1))),
+            weights_of(dense(7), lambda: nn.Linear(7, 7), lambda m: filled(m, "weight", lambda w: w.T), (7,)),
+            "kernel not transposed",
+            "(7, 7) either way",
+        ),
+        (
+            weights_of(
+                DEPTHWISE,
+                lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4),
+                lambda m: filled(m, "weight", lambda w: w.unflatten(0, (4, 2)).transpose(0, 1).flatten(0, 1)),
+            ),
             "depthwise order",
             "",
         ),
         (
-            weights_of(GROUPED, conv_module(groups=2), lambda m: filled(m, "weight", lambda w: w.unflatten(0, (2, 3)).transpose(0, 1).flatten(0, 1))),
+            weights_of(
+                GROUPED,
+                conv_module(groups=2),
+                lambda m: filled(m, "weight", lambda w: w.unflatten(0, (2, 3)).transpose(0, 1).flatten(0, 1)),
+            ),
             "groups",
             "the outputs of the groups are interleaved",
         ),
         (
             lambda: planted(
-                (24,), dense(), lambda: nn.Linear(24, 3), lambda m: filled(m, "weight", lambda w: w.reshape(3, 3, 2, 4).permute(0, 3, 1, 2).flatten(1)), flattened=(3, 2, 4)
+                (24,),
+                dense(),
+                lambda: nn.Linear(24, 3),
+                lambda m: filled(m, "weight", lambda w: w.reshape(3, 3, 2, 4).permute(0, 3, 1, 2).flatten(1)),
+                flattened=(3, 2, 4),
             ),
             "flatten order",
             "kernel has its features in the order (2, 0, 1), the twin in (0, 1, 2)",
@@ -310,19 +376,51 @@ EXPLAINED = {
     ],
     settings.by_settings: [
         (weights_of(batch_norm, norm_module, lambda m: setattr(m, "eps", 1.0)), "epsilon", "eps is 1.0, not 0.001"),
-        (weights_of(conv(strides=2, padding="valid"), conv_module(padding=0, stride=2), lambda m: setattr(m, "stride", (1, 1))), "stride or dilation", "stride is (1, 1), not (2, 2)"),
-        (weights_of(conv(padding="valid"), conv_module(padding=0), lambda m: setattr(m, "dilation", (2, 2))), "stride or dilation", "dilation is (2, 2), not (1, 1)"),
         (
-            weights_of(lambda x: L.GroupNormalization(2, name="norm")(x), lambda: nn.GroupNorm(2, 4, 1e-3), lambda m: setattr(m, "num_groups", 4)),
+            weights_of(
+                conv(strides=2, padding="valid"),
+                conv_module(padding=0, stride=2),
+                lambda m: setattr(m, "stride", (1, 1)),
+            ),
+            "stride or dilation",
+            "stride is (1, 1), not (2, 2)",
+        ),
+        (
+            weights_of(conv(padding="valid"), conv_module(padding=0), lambda m: setattr(m, "dilation", (2, 2))),
+            "stride or dilation",
+            "dilation is (2, 2), not (1, 1)",
+        ),
+        (
+            weights_of(
+                lambda x: L.GroupNormalization(2, name="norm")(x),
+                lambda: nn.GroupNorm(2, 4, 1e-3),
+                lambda m: setattr(m, "num_groups", 4),
+            ),
             "groups",
             "num_groups is 4, not 2",
         ),
     ],
     geometry.by_padding: [
-        (with_twin(IMAGE, conv(strides=2), convolution((1, 1, 1, 0), stride=2), module=conv_module(stride=2)), "padding", "[(1, 0), (1, 1)] is added, not [(0, 1), (1, 1)]"),
-        (with_twin(IMAGE, conv(padding="valid"), convolution((1, 1, 1, 1)), module=conv_module()), "padding", "[(1, 1), (1, 1)] is added, not [(0, 0), (0, 0)]"),
-        (with_twin(IMAGE, conv(), convolution((1, 1, 1, 1), "reflect"), module=conv_module()), "padding value", "the padding is no zeros, it is reflect"),
-        (with_twin(IMAGE, conv(), convolution((1, 1, 1, 1), "circular"), module=conv_module()), "padding value", "the padding is no zeros, it is circular"),
+        (
+            with_twin(IMAGE, conv(strides=2), convolution((1, 1, 1, 0), stride=2), module=conv_module(stride=2)),
+            "padding",
+            "[(1, 0), (1, 1)] is added, not [(0, 1), (1, 1)]",
+        ),
+        (
+            with_twin(IMAGE, conv(padding="valid"), convolution((1, 1, 1, 1)), module=conv_module()),
+            "padding",
+            "[(1, 1), (1, 1)] is added, not [(0, 0), (0, 0)]",
+        ),
+        (
+            with_twin(IMAGE, conv(), convolution((1, 1, 1, 1), "reflect"), module=conv_module()),
+            "padding value",
+            "the padding is no zeros, it is reflect",
+        ),
+        (
+            with_twin(IMAGE, conv(), convolution((1, 1, 1, 1), "circular"), module=conv_module()),
+            "padding value",
+            "the padding is no zeros, it is circular",
+        ),
         (
             lambda: planted(
                 IMAGE,
@@ -335,35 +433,79 @@ EXPLAINED = {
         ),
     ],
     geometry.by_pooling: [
-        (pooled(MAX, lambda x: F.max_pool2d(x, 2, 2), nn.MaxPool2d(2, 2)), "stride or dilation", "kernel_size is (2, 2), not (3, 3)"),
-        (pooled(MAX, lambda x: F.max_pool2d(F.pad(x, SAME, value=-INF), 3, 1), nn.MaxPool2d(3, 1)), "stride or dilation", "stride is (1, 1), not (2, 2)"),
+        (
+            pooled(MAX, lambda x: F.max_pool2d(x, 2, 2), nn.MaxPool2d(2, 2)),
+            "stride or dilation",
+            "kernel_size is (2, 2), not (3, 3)",
+        ),
+        (
+            pooled(MAX, lambda x: F.max_pool2d(F.pad(x, SAME, value=-INF), 3, 1), nn.MaxPool2d(3, 1)),
+            "stride or dilation",
+            "stride is (1, 1), not (2, 2)",
+        ),
         (pooled(MAX, averaged), "another pooling", "average"),
         (pooled(AVERAGE, lambda x: F.max_pool2d(F.pad(x, SAME, value=-INF), 3, 2)), "another pooling", "max"),
         (pooled(MAX, lambda x: F.max_pool2d(F.pad(x - 5, SAME, value=0), 3, 2)), None, None),
-        (pooled(MAX, lambda x: F.max_pool2d(F.pad(x, SAME), 3, 2)), "padding value", "zeros, where minus infinity is due"),
-        (pooled(AVERAGE, lambda x: averaged(x, counted=True)), "padding counted", "the average counts elements of padding"),
-        (pooled(MAX, lambda x: F.max_pool2d(F.pad(x, OTHER, value=-INF), 3, 2)), "padding", "[(1, 0), (1, 1)] is added, not [(0, 1), (1, 1)]; max"),
         (
-            pooled(L.MaxPooling2D(3, 2), lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), nn.MaxPool2d(3, 2, ceil_mode=True)),
+            pooled(MAX, lambda x: F.max_pool2d(F.pad(x, SAME), 3, 2)),
+            "padding value",
+            "zeros, where minus infinity is due",
+        ),
+        (
+            pooled(AVERAGE, lambda x: averaged(x, counted=True)),
+            "padding counted",
+            "the average counts elements of padding",
+        ),
+        (
+            pooled(MAX, lambda x: F.max_pool2d(F.pad(x, OTHER, value=-INF), 3, 2)),
+            "padding",
+            "[(1, 0), (1, 1)] is added, not [(0, 1), (1, 1)]; max",
+        ),
+        (
+            pooled(
+                L.MaxPooling2D(3, 2),
+                lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
+                nn.MaxPool2d(3, 2, ceil_mode=True),
+            ),
             "padding",
             "",
         ),
-        (pooled(L.MaxPooling2D(3, 2), lambda x: F.max_pool2d(x, 2, 3)), "stride or dilation", "windows of 2 in steps of 3"),
+        (
+            pooled(L.MaxPooling2D(3, 2), lambda x: F.max_pool2d(x, 2, 3)),
+            "stride or dilation",
+            "windows of 2 in steps of 3",
+        ),
     ],
     geometry.by_global_pooling: [
         (pooled(L.GlobalAveragePooling2D(), lambda x: x.amax((2, 3))), "another pooling", "maximum of all pixels"),
         (pooled(L.GlobalAveragePooling2D(), lambda x: x.sum((2, 3))), "another pooling", "sum of all pixels"),
-        (pooled(L.GlobalMaxPooling2D(keepdims=True), lambda x: x.mean((2, 3), keepdim=True)), "another pooling", "average of all pixels"),
+        (
+            pooled(L.GlobalMaxPooling2D(keepdims=True), lambda x: x.mean((2, 3), keepdim=True)),
+            "another pooling",
+            "average of all pixels",
+        ),
         (pooled(L.GlobalMaxPooling2D(), lambda x: x[:, :, -1, -1]), "another pooling", "the last of all pixels"),
     ],
     weights.by_bias: [
-        (with_twin(IMAGE, conv(), lambda e: first(e.value - e.weights["conv/bias"]), module=conv_module()), "bias missing", "it is not added"),
-        (with_twin(IMAGE, conv(), lambda e: first(e.value + e.weights["conv/bias"]), module=conv_module()), "weights not moved", "the bias is added twice"),
+        (
+            with_twin(IMAGE, conv(), lambda e: first(e.value - e.weights["conv/bias"]), module=conv_module()),
+            "bias missing",
+            "it is not added",
+        ),
+        (
+            with_twin(IMAGE, conv(), lambda e: first(e.value + e.weights["conv/bias"]), module=conv_module()),
+            "weights not moved",
+            "the bias is added twice",
+        ),
     ],
     activations.by_function: [
         (activated(L.ReLU(), lambda x: x), "activation missing", "relu"),
         (with_twin((7,), dense(activation="tanh"), lambda e: e.inputs[0]), "activation missing", "tanh"),
-        (with_twin((7,), dense(activation="tanh"), lambda e: e.inputs[0].sigmoid()), "another activation", "sigmoid, not tanh"),
+        (
+            with_twin((7,), dense(activation="tanh"), lambda e: e.inputs[0].sigmoid()),
+            "another activation",
+            "sigmoid, not tanh",
+        ),
         (activated(L.LeakyReLU(0.3), lambda x: F.leaky_relu(x, 0.07)), "another slope", "0.07"),
         (activated(L.LeakyReLU(0.3), lambda x: F.leaky_relu(x, 0.01)), "another slope", "0.01"),
         (activated(L.ELU(0.5), lambda x: F.elu(x, 0.25)), "another slope", "alpha 0.25"),
@@ -371,7 +513,11 @@ EXPLAINED = {
         (activated(L.Softmax(), lambda x: first(x).softmax(2), (4, 5)), "axis", "softmax along axis 1"),
         (activated(L.Activation("softmax"), lambda x: first(x).softmax(2), (4, 5)), "axis", "softmax along axis 1"),
         (activated(L.Softmax(), lambda x: x.softmax(0)), "axis", "softmax along axis 0"),
-        (activated(L.Activation("gelu"), lambda x: F.gelu(x, approximate="tanh")), "another activation", "gelu by tanh, not gelu"),
+        (
+            activated(L.Activation("gelu"), lambda x: F.gelu(x, approximate="tanh")),
+            "another activation",
+            "gelu by tanh, not gelu",
+        ),
     ],
     activations.by_axis: [
         (layer_norm(normalized((1,), 2)), "axis", "it normalizes along (1,)"),
@@ -380,25 +526,61 @@ EXPLAINED = {
     ],
     inputs.by_merging: [
         (merged(L.Subtract(dtype="float64"), lambda a, b: b - a), "another skip", "its inputs are in the order (2, 1)"),
-        (merged(L.Concatenate(dtype="float64"), lambda a, b: torch.cat([b, a], 1)), "another skip", "its inputs are in the order (2, 1)"),
-        (merged(L.Add(dtype="float64"), lambda a, b: b), "another skip", "only its input 2 is used"),
-        (merged(L.Add(dtype="float64"), lambda a, b: a + OTHER_ROW, far=OTHER_ROW), "another skip", "its input 2 is the output of far"),
-        (merged(L.Add(dtype="float64"), lambda a, b: OTHER_ROW + b, far=OTHER_ROW), "another skip", "its input 1 is the output of far"),
         (
-            merged(L.Concatenate(2, dtype="float64"), lambda a, b: first(torch.cat([a, b], 1).reshape(3, 2, 4)), ((2, 2), (2, 2))),
+            merged(L.Concatenate(dtype="float64"), lambda a, b: torch.cat([b, a], 1)),
+            "another skip",
+            "its inputs are in the order (2, 1)",
+        ),
+        (merged(L.Add(dtype="float64"), lambda a, b: b), "another skip", "only its input 2 is used"),
+        (
+            merged(L.Add(dtype="float64"), lambda a, b: a + OTHER_ROW, far=OTHER_ROW),
+            "another skip",
+            "its input 2 is the output of far",
+        ),
+        (
+            merged(L.Add(dtype="float64"), lambda a, b: OTHER_ROW + b, far=OTHER_ROW),
+            "another skip",
+            "its input 1 is the output of far",
+        ),
+        (
+            merged(
+                L.Concatenate(2, dtype="float64"),
+                lambda a, b: first(torch.cat([a, b], 1).reshape(3, 2, 4)),
+                ((2, 2), (2, 2)),
+            ),
             None,
             None,
         ),
     ],
     order.by_order: [
-        (with_twin((3, 2, 4), lambda x: L.Flatten()(x), lambda e: first(e.inputs[0]).flatten(1)), "flatten order", "axes (2, 0, 1) in place of (0, 1, 2)"),
-        (with_twin((3, 2, 4), lambda x: L.Reshape((6, 4))(x), lambda e: first(e.inputs[0].permute(0, 2, 1, 3).reshape(3, 6, 4))), "flatten order", "axes (1, 0, 2)"),
+        (
+            with_twin((3, 2, 4), lambda x: L.Flatten()(x), lambda e: first(e.inputs[0]).flatten(1)),
+            "flatten order",
+            "axes (2, 0, 1) in place of (0, 1, 2)",
+        ),
+        (
+            with_twin(
+                (3, 2, 4),
+                lambda x: L.Reshape((6, 4))(x),
+                lambda e: first(e.inputs[0].permute(0, 2, 1, 3).reshape(3, 6, 4)),
+            ),
+            "flatten order",
+            "axes (1, 0, 2)",
+        ),
     ],
     geometry.by_border: [
         (pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (1, 1, 1, 1), value=-1.5)), "padding value", "-1.5"),
         (pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")), "padding value", "reflect"),
-        (pooled(L.ZeroPadding2D(((0, 2), (1, 1))), lambda x: F.pad(x, (1, 1, 1, 1))), "padding", "[(1, 1), (1, 1)], not [(0, 2), (1, 1)]"),
-        (pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (2, 1, 0, 0))), "padding", "[(0, 0), (2, 1)], not [(1, 1), (1, 1)]"),
+        (
+            pooled(L.ZeroPadding2D(((0, 2), (1, 1))), lambda x: F.pad(x, (1, 1, 1, 1))),
+            "padding",
+            "[(1, 1), (1, 1)], not [(0, 2), (1, 1)]",
+        ),
+        (
+            pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (2, 1, 0, 0))),
+            "padding",
+            "[(0, 0), (2, 1)], not [(1, 1), (1, 1)]",
+        ),
     ],
     order.by_channels: [
         (
@@ -417,13 +599,35 @@ EXPLAINED = {
         ),
     ],
     inputs.by_other_input: [
-        (lambda: evidence_of(IMAGE, lambda x: L.ReLU()(x), lambda e: first(OTHER_IMAGE.relu()), twin_inputs=[], others={"far": OTHER_IMAGE}), "another skip", "it takes the output of far"),
+        (
+            lambda: evidence_of(
+                IMAGE,
+                lambda x: L.ReLU()(x),
+                lambda e: first(OTHER_IMAGE.relu()),
+                twin_inputs=[],
+                others={"far": OTHER_IMAGE},
+            ),
+            "another skip",
+            "it takes the output of far",
+        ),
     ],
     inputs.by_numbers: [
         (with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), lambda e: first(4 * e.value)), "input scaled", "4 times it"),
-        (with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), lambda e: first(4 * e.value - 3)), "input scaled", "4 times it plus -3"),
-        (with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), lambda e: first(e.value * torch.tensor([1.0, 2, 3, 4]))), "input scaled", "each channel by a factor"),
-        (with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), lambda e: first(e.value.flip(-1))), "channels reversed", "the last channel first"),
+        (
+            with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), lambda e: first(4 * e.value - 3)),
+            "input scaled",
+            "4 times it plus -3",
+        ),
+        (
+            with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), lambda e: first(e.value * torch.tensor([1.0, 2, 3, 4]))),
+            "input scaled",
+            "each channel by a factor",
+        ),
+        (
+            with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), lambda e: first(e.value.flip(-1))),
+            "channels reversed",
+            "the last channel first",
+        ),
     ],
     inputs.by_dropping: [(takes(halved), "train mode", "some elements are 0, the others larger")],
     inputs.by_overwriting: [
@@ -431,8 +635,16 @@ EXPLAINED = {
         (overwritten(call("relu_", 1, True), call("drop", 2, True, nn.Dropout())), "overwritten in place", "by relu_"),
     ],
     inputs.by_another_tensor: [
-        (takes(lambda e: first(OTHER_IMAGE), others={"far": OTHER_IMAGE}), "another skip", "it takes the output of far"),
-        (takes(lambda e: first(OTHER_IMAGE), others={"far": OTHER_IMAGE, "near": OTHER_IMAGE}), "another skip", "it takes the output of far or near"),
+        (
+            takes(lambda e: first(OTHER_IMAGE), others={"far": OTHER_IMAGE}),
+            "another skip",
+            "it takes the output of far",
+        ),
+        (
+            takes(lambda e: first(OTHER_IMAGE), others={"far": OTHER_IMAGE, "near": OTHER_IMAGE}),
+            "another skip",
+            "it takes the output of far or near",
+        ),
     ],
     inputs.by_activation_before: [
         (takes(lambda e: first(e.value.relu())), "another activation", "relu, which Keras has not"),
@@ -440,16 +652,30 @@ EXPLAINED = {
     ],
     order.by_exchanged_axes: [
         (takes(lambda e: e.value.permute(0, 3, 2, 1), (5, 5, 4)), "input axes exchanged", "in the order (2, 1)"),
-        (takes(lambda e: e.value.permute(0, 3, 2, 1), (5, 5, 4), lambda x: L.Flatten()(x)), "flatten order", "its axes are in the order (2, 1)"),
+        (
+            takes(lambda e: e.value.permute(0, 3, 2, 1), (5, 5, 4), lambda x: L.Flatten()(x)),
+            "flatten order",
+            "its axes are in the order (2, 1)",
+        ),
     ],
-    order.by_reshaped_axes: [(takes(lambda e: e.value.reshape(3, 4, 6, 5)), "input axes exchanged", "reshaped, where its axes should be permuted")],
+    order.by_reshaped_axes: [
+        (
+            takes(lambda e: e.value.reshape(3, 4, 6, 5)),
+            "input axes exchanged",
+            "reshaped, where its axes should be permuted",
+        )
+    ],
     order.by_order_of_channels: [
         (takes(lambda e: first(e.value.flip(-1))), "channels reversed", "the last channel first"),
         (takes(lambda e: first(e.value[..., [1, 0, 2, 3]])), "channels reversed", "in the order (1, 0, 2, 3)"),
         (takes(lambda e: first(e.value[..., [0, 2, 1, 3]])), "groups", "its channels are taken in turn from 2 groups"),
     ],
     order.by_order_of_features: [
-        (takes(lambda e: first(e.value.unflatten(1, (3, 2, 4))).flatten(1), (24,), dense(), flattened=(3, 2, 4)), "flatten order", "axes (2, 0, 1) in place of (0, 1, 2)"),
+        (
+            takes(lambda e: first(e.value.unflatten(1, (3, 2, 4))).flatten(1), (24,), dense(), flattened=(3, 2, 4)),
+            "flatten order",
+            "axes (2, 0, 1) in place of (0, 1, 2)",
+        ),
     ],
     inputs.by_precision: [
         (takes(lambda e: first(e.value).float()), "precision", "the twin computes in float32"),
@@ -495,7 +721,9 @@ SILENT = {
         "right settings": weights_of(conv(), conv_module(), spoiled),
         "another fault, too": weights_of(batch_norm, norm_module, lambda m: [setattr(m, "eps", 1.0), m.weight.mul_(2)]),
         "momentum": weights_of(batch_norm, norm_module, lambda m: [setattr(m, "momentum", 0.5), m.weight.mul_(2)]),
-        "not the layer's own step": lambda: (e := planted(IMAGE, batch_norm, norm_module, lambda m: setattr(m, "eps", 1.0)))._replace(step=None),
+        "not the layer's own step": lambda: (
+            planted(IMAGE, batch_norm, norm_module, lambda m: setattr(m, "eps", 1.0))
+        )._replace(step=None),
     },
     geometry.by_padding: {
         "right": with_twin(IMAGE, conv(), convolution((1, 1, 1, 1)), module=conv_module()),
@@ -512,7 +740,9 @@ SILENT = {
         "no pooling": with_twin(IMAGE, conv(), lambda e: e.inputs[0].mean((1, 2))),
     },
     weights.by_bias: {
-        "twice off": with_twin(IMAGE, conv(), lambda e: first(e.value - 2 * e.weights["conv/bias"]), module=conv_module()),
+        "twice off": with_twin(
+            IMAGE, conv(), lambda e: first(e.value - 2 * e.weights["conv/bias"]), module=conv_module()
+        ),
         "no bias": with_twin(IMAGE, conv(use_bias=False), strange, module=conv_module(bias=False)),
         "a bias of 0": lambda: (e := evidence_of(IMAGE, conv(), plain, module=conv_module()))._replace(
             weights={path: 0 * value for path, value in e.weights.items()}
@@ -522,11 +752,13 @@ SILENT = {
         "strange": activated(L.ReLU(), lambda x: x**3 + 7),
         "no activation": with_twin((7,), dense(7), lambda e: e.inputs[0]),
         "two slopes": activated(L.LeakyReLU(0.3), lambda x: torch.where(x < -0.5, 0.7 * x, 0.1 * x).where(x < 0, x)),
-        "a layer with an activation before it": with_twin((7,), dense(7, activation="tanh"), lambda e: e.inputs[0] ** 3 + 7),
+        "a layer with an activation before it": with_twin(
+            (7,), dense(7, activation="tanh"), lambda e: e.inputs[0] ** 3 + 7
+        ),
     },
     activations.by_axis: {
         "strange": layer_norm(strange),
-        "no normalization": with_twin((4, 4), dense(4), lambda e: (e.inputs[0] - e.inputs[0].mean(1, keepdim=True))),
+        "no normalization": with_twin((4, 4), dense(4), lambda e: e.inputs[0] - e.inputs[0].mean(1, keepdim=True)),
     },
     inputs.by_merging: {
         "strange": merged(L.Add(dtype="float64"), lambda a, b: a * b + 7, far=OTHER_ROW),
@@ -545,14 +777,26 @@ SILENT = {
     },
     order.by_channels: {
         "right": with_twin(IMAGE, conv(), plain, module=lambda: nn.Conv2d(4, 6, 3, padding=2)),
-        "strange": lambda: (e := evidence_of(IMAGE, conv(), strange, module=conv_module()))._replace(twin_inputs=[e.twin_inputs[0] + 1]),
+        "strange": lambda: (e := evidence_of(IMAGE, conv(), strange, module=conv_module()))._replace(
+            twin_inputs=[e.twin_inputs[0] + 1]
+        ),
         "no channels": with_twin((7,), dense(7), strange, module=lambda: nn.Linear(7, 7)),
         "no module": with_twin(IMAGE, conv(), strange),
     },
     inputs.by_other_input: {
-        "its input is seen": lambda: evidence_of(IMAGE, lambda x: L.ReLU()(x), lambda e: first(OTHER_IMAGE.relu()), others={"far": OTHER_IMAGE}),
-        "none of them": lambda: evidence_of(IMAGE, lambda x: L.ReLU()(x), strange, twin_inputs=[], others={"far": OTHER_IMAGE}),
-        "of another shape": lambda: evidence_of(IMAGE, lambda x: L.ReLU()(x), lambda e: first(OTHER_IMAGE[:, 1:].relu()), twin_inputs=[], others={"far": OTHER_IMAGE[:, 1:]}),
+        "its input is seen": lambda: evidence_of(
+            IMAGE, lambda x: L.ReLU()(x), lambda e: first(OTHER_IMAGE.relu()), others={"far": OTHER_IMAGE}
+        ),
+        "none of them": lambda: evidence_of(
+            IMAGE, lambda x: L.ReLU()(x), strange, twin_inputs=[], others={"far": OTHER_IMAGE}
+        ),
+        "of another shape": lambda: evidence_of(
+            IMAGE,
+            lambda x: L.ReLU()(x),
+            lambda e: first(OTHER_IMAGE[:, 1:].relu()),
+            twin_inputs=[],
+            others={"far": OTHER_IMAGE[:, 1:]},
+        ),
     },
     inputs.by_numbers: {
         "strange": with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), strange),
@@ -672,7 +916,9 @@ def test_an_attempt_changes_nothing(attempt):
     assert (module.training, module.eps) == (True, 1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="by_channels runs the twin's own modules: in training mode their statistics change")
+@pytest.mark.xfail(
+    strict=True, reason="by_channels runs the twin's own modules: in training mode their statistics change"
+)
 def test_a_diagnosis_leaves_the_statistics_of_a_twin_in_training_mode():
     model = model_of(IMAGE, lambda x: L.BatchNormalization(name="norm")(L.Conv2D(4, 1, name="conv")(x)))
     twin = Twin(lambda t, x: t.norm(t.conv(x)), conv=nn.Conv2d(4, 4, 1), norm=norm_module())

@@ -1,4 +1,4 @@
-"""The list of causes, the attempts and the notebooks fit together: nothing is named that is not there, nothing forgotten."""
+"""The list of causes, the attempts and the notebooks fit together: nothing is missing, nothing left over."""
 
 import ast
 import inspect
@@ -79,7 +79,9 @@ def test_every_attempt_of_the_package_is_tried():
         if name.startswith("by_") and name not in HELPERS and inspect.getmodule(function) is module
     }
     assert {*WRONG_OUTPUT, *WRONG_INPUT} == found
-    every = {path.stem for path in (PACKAGE / "diagnosis").glob("*.py") if "def by_" in path.read_text(encoding="utf-8")}
+    every = {
+        path.stem for path in (PACKAGE / "diagnosis").glob("*.py") if "def by_" in path.read_text(encoding="utf-8")
+    }
     assert every == {module.__name__.rpartition(".")[2] for module in MODULES}
 
 

@@ -199,7 +199,13 @@ def test_what_they_take_is_left_as_it_is_and_so_are_the_random_numbers():
 
 @pytest.mark.parametrize(
     ("modules", "inputs"),
-    [([], [V]), ([nn.ReLU()], []), ([nn.Linear(5, 2)], [V.float()]), ([Two()], [V]), ([nn.Embedding(3, 2)], [V.long()])],
+    [
+        ([], [V]),
+        ([nn.ReLU()], []),
+        ([nn.Linear(5, 2)], [V.float()]),
+        ([Two()], [V]),
+        ([nn.Embedding(3, 2)], [V.long()]),
+    ],
     ids=["no module", "no input", "another shape", "no tensor", "no such word"],
 )
 def test_nothing_comes_of_what_cannot_be_run(modules, inputs):

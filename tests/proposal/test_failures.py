@@ -11,7 +11,9 @@ def test_the_model_itself_has_no_name():
 
 
 def test_the_right_module_is_another_layers_by_name():
-    assert promised_to_another("fc", "dense_1") == Failure("fc takes what it takes, but by name it is the twin of dense_1", True)
+    assert promised_to_another("fc", "dense_1") == Failure(
+        "fc takes what it takes, but by name it is the twin of dense_1", True
+    )
     assert promised_to_another("", "a").why.startswith("the model takes")
 
 
@@ -35,7 +37,10 @@ def test_before_the_first_layer_there_is_only_the_input():
 
 def test_where_no_shape_fits_there_is_no_difference():
     why = none_agrees({"p": inf, "q": inf}, 1e-5, {}).why
-    assert why == "no module takes what it takes: none takes a tensor of that shape; look at what the twin does to its input"
+    assert (
+        why
+        == "no module takes what it takes: none takes a tensor of that shape; look at what the twin does to its input"
+    )
 
 
 def test_of_a_module_that_is_known_it_is_said_how():

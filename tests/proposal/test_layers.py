@@ -19,7 +19,9 @@ def parts_of(shape, layers, examples=2):
 
 
 def test_a_part_for_each_layer_with_weights_in_the_order_of_the_data_flow():
-    model, x, parts, faults = parts_of((4,), lambda x: L.Dense(2, name="b")(L.ReLU()(L.Dense(3, name="a", activation="tanh")(x))))
+    model, x, parts, faults = parts_of(
+        (4,), lambda x: L.Dense(2, name="b")(L.ReLU()(L.Dense(3, name="a", activation="tanh")(x)))
+    )
     assert faults == []
     assert list(parts) == ["a", "b"]
     a, b = parts.values()
@@ -38,7 +40,7 @@ def test_a_part_for_each_layer_with_weights_in_the_order_of_the_data_flow():
 
 def test_a_shared_layer_is_one_part_and_takes_something_in_each_call():
     shared = L.Dense(4, name="shared")
-    model, x, parts, _ = parts_of((4,), lambda x: L.Dense(2, name="out")(shared(shared(x))))
+    _, x, parts, _ = parts_of((4,), lambda x: L.Dense(2, name="out")(shared(shared(x))))
     assert list(parts) == ["shared", "out"]
     first, second = parts["shared"].taken
     np.testing.assert_array_equal(first.value.numpy(), x)
@@ -49,12 +51,16 @@ def test_a_shared_layer_is_one_part_and_takes_something_in_each_call():
 
 
 def test_what_is_before_a_merge_are_both_branches():
-    *_, parts, _ = parts_of((4,), lambda x: L.Dense(2, name="c")(L.Add()([L.Dense(4, name="a")(x), L.Dense(4, name="b")(x)])))
+    *_, parts, _ = parts_of(
+        (4,), lambda x: L.Dense(2, name="c")(L.Add()([L.Dense(4, name="a")(x), L.Dense(4, name="b")(x)]))
+    )
     assert {label: part.before for label, part in parts.items()} == {"a": set(), "b": set(), "c": {"a", "b"}}
 
 
 def test_a_separable_convolution_is_two_parts():
-    model, x, parts, faults = parts_of((6, 5, 2), lambda x: L.SeparableConv2D(3, 3, strides=2, padding="same", name="sep")(x))
+    model, x, parts, faults = parts_of(
+        (6, 5, 2), lambda x: L.SeparableConv2D(3, 3, strides=2, padding="same", name="sep")(x)
+    )
     assert faults == []
     assert list(parts) == ["sep/depthwise", "sep/pointwise"]
     depthwise, pointwise = parts.values()

@@ -69,7 +69,9 @@ def test_where_numbers_stop_agreeing_the_nearest_is_named_and_the_rest_is_blocke
     found = found_by(search_of(chain, twin))
     assert found.options == {"a": {"p"}, "b": {None}, "c": {None}}
     assert found.failing.keys() == {"b"}
-    assert found.failing["b"].why.startswith("no module takes what it takes: q comes nearest, 0.25 off, where rounding ")
+    assert found.failing["b"].why.startswith(
+        "no module takes what it takes: q comes nearest, 0.25 off, where rounding "
+    )
     assert found.failing["b"].why.endswith("look at a (p) and what follows")
     assert found.blocked == {"c": "lies behind b"}
 
@@ -132,7 +134,9 @@ def test_the_later_calls_of_a_shared_layer_are_checked(between, fails):
     assert found.options["s"] == {"p"}
     assert ("s (call 2)" in found.failing) is fails
     if fails:
-        assert found.failing["s (call 2)"].why.startswith("p does not take what it takes in this call: p comes nearest, ")
+        assert found.failing["s (call 2)"].why.startswith(
+            "p does not take what it takes in this call: p comes nearest, "
+        )
 
 
 def flat(x):

@@ -81,20 +81,30 @@ def test_modules_with_tensors_of_their_own_are_known_by_their_first_names():
 
 
 def test_what_fits_has_the_right_kind_and_shapes(parts):
-    more = {"other": nn.Linear(4, 4), "wide": nn.Linear(4, 5), "conv": nn.Conv1d(4, 4, 1), "bare": nn.Linear(4, 3, bias=False)}
+    more = {
+        "other": nn.Linear(4, 4),
+        "wide": nn.Linear(4, 5),
+        "conv": nn.Conv1d(4, 4, 1),
+        "bare": nn.Linear(4, 3, bias=False),
+    }
     copy = TwinCopy(twin_of(**more, plain=nn.LayerNorm(4)), torch.float32)
     # A bias that Keras does without may be there, one that it has may not be missing.
     assert copy.fitting(parts["a"]) == ["a", "other"]
     assert copy.fitting(parts["b"]) == ["b"]
     assert copy.fitting(parts["norm"]) == ["norm"]
-    assert TwinCopy(twin_of(norm=nn.BatchNorm1d(4, track_running_stats=False)), torch.float32).fitting(parts["norm"]) == []
+    assert (
+        TwinCopy(twin_of(norm=nn.BatchNorm1d(4, track_running_stats=False)), torch.float32).fitting(parts["norm"]) == []
+    )
 
 
 def test_what_modules_take_call_by_call(parts):
     copy = copy_of(twin_of(lambda t, x: t.b(t.norm(t.a(x)) + t.a(2 * x))))
     found = run(copy, {})
     assert set(found) == {"a", "norm", "b"}
-    assert [torch.equal(one, factor * copy.inputs[0]) for one, factor in zip(found["a"], (1, 2), strict=True)] == [True, True]
+    assert [torch.equal(one, factor * copy.inputs[0]) for one, factor in zip(found["a"], (1, 2), strict=True)] == [
+        True,
+        True,
+    ]
     assert torch.equal(found["norm"][0], copy.model.a(copy.inputs[0]))
     assert all(torch.equal(one, other) for one, other in zip(found["b"], run(copy, {})["b"], strict=True))
 
@@ -129,7 +139,9 @@ def test_the_module_of_a_shared_layer_is_watched_although_it_is_filled():
 
 
 def test_features_may_be_filled_channels_first_and_back(parts):
-    flat = keras_parts(keras_graph(model_of((3, 2, 2), lambda x: L.Dense(3, name="d")(L.Flatten()(x)))), [x_of(2, 3, 2, 2)])[0]
+    flat = keras_parts(
+        keras_graph(model_of((3, 2, 2), lambda x: L.Dense(3, name="d")(L.Flatten()(x)))), [x_of(2, 3, 2, 2)]
+    )[0]
     copy = TwinCopy(Twin(lambda t, x: t.d(x), d=nn.Linear(12, 3)), torch.float32)
     copy.inputs = [torch.zeros(2, 12)]
     for flattened in ((3, 2, 2), None, (3, 2, 2)):

@@ -6,11 +6,10 @@ from parity.models.rounding import TIMES_NOISE
 from parity.tracing.trace import Divergence, divergence_of, first_divergence, readable
 from parity.tracing.training import Fault, TrainingFault
 from parity.tracing.verdicts import TRACE_COLUMNS, Kind, Verdict
+from tests.tracing.test_verdicts import CHAIN, RIGHT, SEEN, WRONG, run_of
 
 import pandas as pd
 import pytest
-
-from tests.tracing.test_verdicts import CHAIN, RIGHT, SEEN, WRONG, run_of
 
 
 def traced(*rows, noise=1e-9):
@@ -69,7 +68,9 @@ def test_the_first_divergence_is_the_first_row_of_either_kind(kind):
     rows = [("a", 0.0, 1.0, Kind.AGREES, ""), ("b", 0.0, 1.0, kind, "so"), ("c", 0.0, 1.0, Kind.DIVERGES, "")]
     found = first_divergence(traced(*rows))
     starts = kind in ("DIVERGES HERE", "TAKES OTHER INPUT")
-    assert found == (Divergence("b", "twin of b", str(kind), "so") if starts else Divergence("c", "twin of c", "DIVERGES HERE"))
+    assert found == (
+        Divergence("b", "twin of b", str(kind), "so") if starts else Divergence("c", "twin of c", "DIVERGES HERE")
+    )
     assert first_divergence(traced(*rows[:2])) == (found if starts else None)
 
 
@@ -92,7 +93,10 @@ def test_it_reads_two_columns_and_no_name_or_note():
         (("a", "t", "TAKES OTHER INPUT"), "a (t) takes another input than what the layers before it return"),
         (("a", "t", "TAKES OTHER INPUT", "or at b"), "a (t) takes another input than what the layers before it return"),
         (("a", "t", "DIVERGES HERE", "other running statistics"), "a (t): other running statistics"),
-        (("a", "-", "DIVERGES HERE", "another dropout rate: 0.5 in Keras, 0.2"), "a (not found in the twin): another dr"),
+        (
+            ("a", "-", "DIVERGES HERE", "another dropout rate: 0.5 in Keras, 0.2"),
+            "a (not found in the twin): another dr",
+        ),
         (("a", "t", "DIVERGES HERE", "another gradient"), "a (t): another gradient"),
         (("a", "t", "DIVERGES HERE", "frozen in one model only: bias"), "a (t): frozen in one model only"),
         (("a", "t", "DIVERGES HERE", "exchanged with b"), "a and b are each other's: each has the output of the other"),

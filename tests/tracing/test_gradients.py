@@ -100,7 +100,10 @@ def test_of_an_embedding_the_gradient_is_dense():
     words = np.array([[0, 2, 2]], "int32")
     found = keras_gradients(keras_graph(model), [words])
     factors = found.factors[0].numpy()[0]
-    close(found.weights["e/embeddings"][0], np.stack([factors[0], 0 * factors[0], factors[1] + factors[2], 0 * factors[0]]))
+    close(
+        found.weights["e/embeddings"][0],
+        np.stack([factors[0], 0 * factors[0], factors[1] + factors[2], 0 * factors[0]]),
+    )
     assert found.tensors.keys() == {1}
 
 
@@ -129,7 +132,7 @@ def test_batch_normalization_is_differentiated_as_in_training():
     model = float64_model((4,), normalized)
     x = x_of(7, 4, seed=3).astype("float64")
     before = snapshot(model)
-    twin, mapping = ported(model, Twin(lambda t, x: x, a=nn.Linear(4, 4), norm=norm(4, nn.BatchNorm1d)), "a", "norm")
+    twin, _ = ported(model, Twin(lambda t, x: x, a=nn.Linear(4, 4), norm=norm(4, nn.BatchNorm1d)), "a", "norm")
     with unchanged(model, twin, training=True):
         found = keras_gradients(keras_graph(model), [x])
     assert snapshot(model) == before
@@ -229,16 +232,18 @@ class NoWayBack(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x):
+        """Return the same."""
         return x * 1
 
     @staticmethod
     def backward(ctx, gradient):
+        """Fail."""
         raise RuntimeError("there is no way back\nat all")
 
 
 def test_gradients_that_cannot_be_computed_are_one_clear_error(dense):
     port = port_of(dense, lambda t, x: t.b(NoWayBack.apply(t.a(x).tanh())))
     port.twin.b.bias.requires_grad_(False)
-    with pytest.raises(ParityError, match="its gradients cannot be computed: there is no way back$"):
+    with pytest.raises(ParityError, match=r"its gradients cannot be computed: there is no way back$"):
         both(port)
     assert not port.twin.b.bias.requires_grad

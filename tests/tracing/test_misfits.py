@@ -40,7 +40,8 @@ def run_of(inputs, outputs, steps=CHAIN, observed=(), guessed=(), with_weights=(
             layer.build((None, 1))
         made.append(Step(name, layer, False, taken, (number,), None, False))
     entered = [
-        {key: one if isinstance(one, Comparison) else compared(one) for key, one in each.items()} for each in (inputs, outputs)
+        {key: one if isinstance(one, Comparison) else compared(one) for key, one in each.items()}
+        for each in (inputs, outputs)
     ]
     twins = {index: (index, index) for index in range(len(steps))}
     pairing = Pairing(twins, {}, {}, {number: [] for number in observed}, set(guessed))

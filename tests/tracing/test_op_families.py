@@ -89,16 +89,58 @@ LEFT_OUT = {
     "TorchModuleWrapper": "wraps a module",
 }
 # Parts of a pipeline that comes before a model, of text or of images.
-PREPROCESSING = (
-    "AugMix AutoContrast CategoryEncoding CenterCrop ContrastLimitedAdaptiveHistogramEqualization CutMix Discretization "
-    "Equalization HashedCrossing Hashing IntegerLookup MaxNumBoundingBoxes MelSpectrogram MixUp Pipeline RandAugment "
-    "Resizing STFTSpectrogram Solarization StringLookup TextVectorization"
-).split()
-WITH_WEIGHTS = (
-    "AdditiveAttention BatchNormalization Bidirectional Conv ConvLSTM Dense Depthwise Einsum Embedding Flax GRU "
-    "GroupNorm GroupedQuery Jax LSTM LayerNorm MultiHead PReLU RMSNorm RNN Reversible Separable Simple Spectral Stacked "
-    "TFSM TimeDistributed"
-).split()
+PREPROCESSING = [
+    "AugMix",
+    "AutoContrast",
+    "CategoryEncoding",
+    "CenterCrop",
+    "ContrastLimitedAdaptiveHistogramEqualization",
+    "CutMix",
+    "Discretization",
+    "Equalization",
+    "HashedCrossing",
+    "Hashing",
+    "IntegerLookup",
+    "MaxNumBoundingBoxes",
+    "MelSpectrogram",
+    "MixUp",
+    "Pipeline",
+    "RandAugment",
+    "Resizing",
+    "STFTSpectrogram",
+    "Solarization",
+    "StringLookup",
+    "TextVectorization",
+]
+WITH_WEIGHTS = [
+    "AdditiveAttention",
+    "BatchNormalization",
+    "Bidirectional",
+    "Conv",
+    "ConvLSTM",
+    "Dense",
+    "Depthwise",
+    "Einsum",
+    "Embedding",
+    "Flax",
+    "GRU",
+    "GroupNorm",
+    "GroupedQuery",
+    "Jax",
+    "LSTM",
+    "LayerNorm",
+    "MultiHead",
+    "PReLU",
+    "RMSNorm",
+    "RNN",
+    "Reversible",
+    "Separable",
+    "Simple",
+    "Spectral",
+    "Stacked",
+    "TFSM",
+    "TimeDistributed",
+]
 # Layers for which FAMILIES has no name, with the usual function.
 NO_FAMILY = {
     "Dot": (lambda: L.Dot(1), "matmul"),
@@ -222,7 +264,9 @@ def test_a_module_of_the_readers_own_may_be_anything_but_dropout_and_order():
     assert not may_be_twin(step(L.MaxPooling2D()), module(Swish()))
 
 
-@pytest.mark.parametrize("name", "permute transpose reshape view flatten contiguous float clone pad expand t".split())
+@pytest.mark.parametrize(
+    "name", ["permute", "transpose", "reshape", "view", "flatten", "contiguous", "float", "clone", "pad", "expand", "t"]
+)
 def test_what_only_reorders_hands_on_the_same_numbers(name):
     assert same_numbers(function(name))
 

@@ -17,14 +17,17 @@ class Drawn:
         self.inputs = tuple(range(inputs))
 
     def step(self, name, layer, inputs, output, is_activation=False):
+        """Add a step of the Keras model; return its layer."""
         layer.name = name
         self.steps.append(Step(name, layer, is_activation, tuple(inputs), (output,), None, False))
         return layer
 
     def call(self, name, inputs, output, module=None, **more):
+        """Add a call of the twin."""
         self.calls.append(Call(name, module, tuple(inputs), (output,), **more))
 
     def pair(self, outputs, returned):
+        """Pair both, given what the model and the twin return."""
         return pair(Graph(self.steps, self.inputs, tuple(outputs)), self.calls, list(returned), self.modules)
 
     def dense(self, name, inputs, output, twin_inputs, twin_output):

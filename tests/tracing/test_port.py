@@ -72,7 +72,10 @@ REFUSED = {
     "columns": ({"mapping": lambda: table(*PAIRS).rename(columns={"keras": "tensorflow"})}, ["the columns must be"]),
     "every unknown name": (
         {"mapping": lambda: table(("a/kernal", "a.weight"), ("b/kernel", "c.weight"), PAIRS[1])},
-        ["line 2: there is no Keras weight a/kernal; did you mean a/kernel", "line 3: there is no PyTorch tensor c.wei"],
+        [
+            "line 2: there is no Keras weight a/kernal; did you mean a/kernel",
+            "line 3: there is no PyTorch tensor c.wei",
+        ],
     ),
     "too many inputs": ({"x": lambda: [x_of(2, 4)] * 2}, ["inputs: 1 expected, 2 found"]),
     "shape": ({"x": lambda: x_of(2, 5)}, [r"has the shape \(2, 5\), not \(None, 4\)"]),

@@ -43,7 +43,9 @@ def dense():
 
 
 def twin_of(dense, run=lambda t, x: t.c(t.b(t.a(x).relu())), training=False):
-    twin, mapping = ported(dense, Twin(run, **{name: nn.Linear(*size) for name, size in SIZES.items()}).double(), *SIZES)
+    twin, mapping = ported(
+        dense, Twin(run, **{name: nn.Linear(*size) for name, size in SIZES.items()}).double(), *SIZES
+    )
     return make_port(dense, twin.train(training), x_of(3, 4).astype("float64"), mapping)
 
 

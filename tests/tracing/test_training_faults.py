@@ -172,7 +172,9 @@ def test_another_gradient_is_said_of_the_last_layer_that_has_it(model, call, lay
 
 
 def test_a_layer_with_another_output_is_no_matter_of_its_gradient(model):
-    twin, mapping = ported(model, twin_of(lambda t, x: t.b(t.drop(F.leaky_relu(t.norm(t.a(x)), 0.3)))), "a", "norm", "b")
+    twin, mapping = ported(
+        model, twin_of(lambda t, x: t.b(t.drop(F.leaky_relu(t.norm(t.a(x)), 0.3)))), "a", "norm", "b"
+    )
     port = make_port(model, twin, X, mapping)
     found = training_faults(port, run(port, training=True))
     assert not any(fault.kind == Fault.GRADIENT for index, fault in found.items() if index < 2)

@@ -32,11 +32,15 @@ def run_of(steps, inputs, outputs, ends=None, **more):
         ends: The model's outputs; that of the last step if not given.
         more: What else the run has.
     """
-    made = [Step(name, L.ReLU(name=f"l{i}"), False, taken, (number,), None, False) for i, (name, taken, number) in enumerate(steps)]
+    made = [
+        Step(name, L.ReLU(name=f"l{i}"), False, taken, (number,), None, False)
+        for i, (name, taken, number) in enumerate(steps)
+    ]
     graph = Graph(made, (0,), tuple(ends or (steps[-1][2],)))
     numbers = [0, *(number for _, _, number in steps)]
     entered = [
-        {key: one if isinstance(one, Comparison) else compared(one) for key, one in each.items()} for each in (inputs, outputs)
+        {key: one if isinstance(one, Comparison) else compared(one) for key, one in each.items()}
+        for each in (inputs, outputs)
     ]
     calls = more.pop("calls", [])
     twins = more.pop("twins", {})
@@ -152,7 +156,10 @@ def exchanged(stored):
 
 def test_two_layers_that_have_each_others_output_are_exchanged():
     run, verdicts = exchanged({1: (A, B), 2: (B, A + 0.5)})
-    assert verdicts[:2] == [Verdict(Kind.DIVERGES, 0, exchanged_with=(1,)), Verdict(Kind.DIVERGES, 1, exchanged_with=(0,))]
+    assert verdicts[:2] == [
+        Verdict(Kind.DIVERGES, 0, exchanged_with=(1,)),
+        Verdict(Kind.DIVERGES, 1, exchanged_with=(0,)),
+    ]
     assert [note_of(run, verdict) for verdict in verdicts[:2]] == ["exchanged with b", "exchanged with a"]
 
 
