@@ -1,5 +1,7 @@
 """What becomes a module, and what it takes."""
 
+from types import SimpleNamespace
+
 from parity.models.keras_graph import keras_graph
 from parity.models.rounding import TIMES_NOISE
 from parity.proposal.layers import keras_dtype, keras_parts
@@ -143,3 +145,13 @@ def test_the_dtype_of_the_weights(dtype):
     model = keras.Sequential([keras.Input((3,)), L.Dense(2, dtype=dtype)])
     assert keras_dtype(model) == getattr(torch, dtype)
     assert keras_dtype(keras.Sequential([keras.Input((3,)), L.ReLU()])) == torch.float32
+
+
+def test_the_first_weight_of_real_numbers_tells_it():
+    weights = [keras.Variable(1, dtype="int32"), keras.Variable(1.0, dtype="float64")]
+    assert keras_dtype(SimpleNamespace(weights=weights)) == torch.float64
+
+
+def test_a_layer_whose_weights_cannot_be_reordered_has_no_flattened_features():
+    *_, parts, _ = parts_of((4, 3, 2), lambda x: L.GroupNormalization(3, name="norm")(L.Flatten()(x)))
+    assert parts["norm"].taken[0].flattened is None

@@ -117,7 +117,7 @@ def test_a_module_that_is_filled_has_the_weights_of_its_part_and_is_watched_no_m
     assert not copy.model.a.bias.any()  # Keras has none
     assert torch.equal(copy.model.norm.running_var, parts["norm"].value("running_var"))
     assert copy.model.norm.num_batches_tracked == 0
-    torch.testing.assert_close(found["b"][0], parts["b"].taken[0].value)
+    assert torch.allclose(found["b"][0], parts["b"].taken[0].value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_module_that_is_filled_no_more_has_random_numbers_again(parts):
@@ -135,7 +135,7 @@ def test_the_module_of_a_shared_layer_is_watched_although_it_is_filled():
     copy = copy_of(Twin(lambda t, x: t.a(t.a(x)), a=nn.Linear(4, 4)))
     found = run(copy, {"a": (parts["shared"], None)})
     assert len(found["a"]) == 2
-    torch.testing.assert_close(found["a"][1], parts["shared"].taken[1].value)
+    assert torch.allclose(found["a"][1], parts["shared"].taken[1].value, rtol=1e-5, atol=1e-6)
 
 
 def test_features_may_be_filled_channels_first_and_back(parts):
@@ -162,8 +162,6 @@ def test_random_numbers_hide_nothing_and_are_the_same_each_time():
     assert all(tensor.std() > 0 for tensor in tensors)
     assert float(model.norm.running_var.min()) >= 0.5
     assert snapshot(model) == snapshot(copies[1].model)
-    assert not torch.equal(model.a.weight, model.b.weight[:, :4].expand_as(model.b.weight)[:1].expand(4, 4))
-    assert not torch.equal(model.a.bias[:3], model.b.bias)
 
 
 def test_activations_keep_their_size():
@@ -190,3 +188,23 @@ def test_a_twin_that_cannot_run_is_refused_with_every_fault():
         TwinCopy(twin_of().to("meta"), torch.float32)
     assert len(caught.value.faults) == 9
     assert caught.value.faults[0] == "a.weight is on the meta device: the twin cannot run"
+
+
+class Gained(nn.Linear):
+    """A module that has a tensor more than its kind has."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.ones(()))
+
+
+def test_another_kind_of_the_same_shapes_does_not_fit_nor_one_with_a_tensor_more(parts):
+    copy = TwinCopy(twin_of(table=nn.Embedding(4, 4), gained=Gained(4, 4)), torch.float32)
+    assert copy.fitting(parts["a"]) == ["a"]
+
+
+def test_modules_of_one_shape_have_other_random_numbers():
+    copy = copy_of(Twin(lambda t, x: t.q(t.p(x)), p=nn.Linear(4, 4), q=nn.Linear(4, 4)))
+    run(copy, {})
+    assert not torch.equal(copy.model.p.weight, copy.model.q.weight)
+    assert not torch.equal(copy.model.p.bias, copy.model.q.bias)

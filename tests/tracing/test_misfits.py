@@ -149,3 +149,13 @@ def test_of_a_layer_that_was_not_compared_those_that_take_its_output_decide():
     steps = [*CHAIN, ("d", (3,), 4)]
     assert left(run_of({}, {2: WRONG, 4: RIGHT}, steps, guessed=[2]))[0] == {4}
     assert left(run_of({}, {2: WRONG, 4: WRONG}, steps, guessed=[2]))[0] == {2, 4}
+
+
+def test_of_a_layer_with_two_outputs_both_must_be_right():
+    def two(first, second):
+        run = run_of({}, {1: WRONG, 2: first, 3: second}, [("a", (0,), 1), ("b", (1,), 2)], guessed=[1], ends=(2,))
+        steps = [run.graph.steps[0], run.graph.steps[1]._replace(outputs=(2, 3))]
+        return run._replace(graph=run.graph._replace(steps=steps))
+
+    assert 1 not in left(two(RIGHT, RIGHT))[0]
+    assert 1 in left(two(RIGHT, WRONG))[0]

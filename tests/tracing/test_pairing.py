@@ -388,3 +388,39 @@ def test_a_model_without_modules_with_weights_is_paired_from_its_end():
     found = both.pair([2], [2])
     assert found.twins == {0: (0, 0), 1: (1, 1)}
     assert found.inputs == {(0, 0): at(0), (1, 0): at(1), (2, 0): at(2)}
+
+
+def test_a_tensor_that_is_taken_twice_is_in_both_places():
+    both = Drawn()
+    both.dense("a", [0], 1, [0], 1)
+    both.step("double", L.Add(), [1, 1], 2)
+    both.call("add", [1, 1], 2)
+    both.dense("b", [2], 3, [2], 3)
+    found = both.pair([3], [3])
+    assert (found.inputs[1, 0], found.inputs[1, 1]) == (at(1, 0), at(1, 1))
+
+
+def test_a_call_is_the_twin_of_one_layer_only():
+    both = Drawn()
+    both.dense("a", [0], 1, [0], 1)
+    both.step("one", L.ReLU(), [1], 2)
+    both.step("two", L.ReLU(), [1], 3)
+    both.call("relu", [1], 2)
+    both.dense("b", [2], 4, [2], 3)
+    both.dense("c", [3], 5, [2], 4)
+    found = both.pair([4, 5], [3, 4])
+    assert [found.twins.get(step) for step in (1, 2)].count((1, 1)) == 1
+    assert len(found.observed) == 1
+
+
+def test_what_was_found_by_what_a_module_of_the_readers_own_takes_is_a_guess():
+    both = Drawn()
+    both.dense("a", [0], 1, [0], 1)
+    both.step("pool", L.GlobalAveragePooling2D(), [1], 2)
+    both.step("relu", L.ReLU(), [2], 3)
+    both.call("mean", [1], 2)
+    both.call("own", [2], 3, Own())
+    both.dense("b", [3], 4, [3], 4)
+    found = both.pair([4], [4])
+    assert found.twins[1] == (1, 1)
+    assert found.guessed == {2, 3}

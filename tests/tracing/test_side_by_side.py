@@ -120,17 +120,17 @@ def test_shapes_that_do_not_fit_are_infinitely_far_apart(dense):
 def test_of_several_consumers_the_nearest_counts_for_what_the_twin_has_no_call_for():
     model = float64_model((4,), lambda x: [L.Dense(4, name=n)(y) for y in [L.ReLU(name="relu")(x)] for n in "ab"])
     modules = {name: nn.Linear(4, 4) for name in "ab"}
-    twin = Twin(lambda t, x: (t.a(torch.cumsum(x, 1)), t.b(torch.special.expit(x))), **modules).double()
+    twin = Twin(lambda t, x: (t.a(torch.special.expit(x)), t.b(torch.cumsum(x, 1))), **modules).double()
     twin, mapping = ported(model, twin, *modules)
     port = make_port(model, twin, x_of(3, 4), mapping)
     found = run(port)
     x = port.inputs[0]
     relu, far, near = np.maximum(x, 0), np.cumsum(x, 1), 1 / (1 + np.exp(-x))
-    due = {"a": np.abs(relu - far).max(), "b": np.abs(relu - near).max()}
+    due = {"a": np.abs(relu - near).max(), "b": np.abs(relu - far).max()}
     steps = {step.name: index for index, step in enumerate(found.graph.steps)}
     assert {name: found.inputs[steps[name], 0].difference for name in "ab"} == pytest.approx(due)
-    assert due["b"] < due["a"]
-    assert found.outputs[found.graph.steps[0].outputs[0]].difference == pytest.approx(due["b"])
+    assert due["a"] < due["b"]
+    assert found.outputs[found.graph.steps[0].outputs[0]].difference == pytest.approx(due["a"])
 
 
 def test_channels_first_and_flattened_features_are_aligned():
@@ -341,3 +341,23 @@ def test_what_was_overwritten_in_between_is_compared_again():
     steps = {step.name: index for index, step in enumerate(found.graph.steps)}
     assert found.inputs[steps["a"], 0].agrees
     assert found.inputs[steps["b"], 0].difference == pytest.approx(1)
+
+
+def test_a_keras_tensor_that_nothing_is_compared_with_is_not_held(monkeypatch):
+    def layers(x):
+        return L.Dense(4, name="b")(L.ReLU(name="second")(L.ReLU(name="first")(L.Dense(4, name="a")(x))))
+
+    model = float64_model((4,), layers)
+    twin = Twin(lambda t, x: t.b(t.a(x)), a=nn.Linear(4, 4), b=nn.Linear(4, 4)).double()
+    twin, mapping = ported(model, twin, "a", "b")
+    left = []
+
+    class Spying(side_by_side._Comparer):
+        def result(self):
+            left.extend(self.values)
+            return super().result()
+
+    monkeypatch.setattr(side_by_side, "_Comparer", Spying)
+    found = run(make_port(model, twin, x_of(3, 4), mapping))
+    assert found.graph.steps[1].outputs[0] not in found.outputs
+    assert left == []
