@@ -173,6 +173,7 @@ def test_in_training_nothing_is_dropped_and_all_stays_as_it_was():
     layer = model.get_layer("norm")
     due = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3) * layer.gamma.numpy() + layer.beta.numpy()
     np.testing.assert_allclose(tensors_at(port, trained, 0).keras[1].numpy(), due, atol=1e-10)
+    np.testing.assert_allclose(tensors_at(port, trained, 0).outputs[1].numpy(), due, atol=1e-10)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(tensors_at(port, plain, 0).keras[1].numpy(), due, atol=1e-10)
 
@@ -297,6 +298,7 @@ def test_what_is_kept_of_the_twin_is_a_copy():
     value, stored = found.stored[1]
     np.testing.assert_allclose((value - stored).numpy(), np.ones((3, 4)), atol=1e-12)
     assert float(tensors_at(port, found, 0).outputs[1].min()) < 0
+    assert float(tensors_at(port, found, 1).inputs[0].min()) < 0
 
 
 def counted(monkeypatch):
@@ -361,3 +363,14 @@ def test_a_keras_tensor_that_nothing_is_compared_with_is_not_held(monkeypatch):
     found = run(make_port(model, twin, x_of(3, 4), mapping))
     assert found.graph.steps[1].outputs[0] not in found.outputs
     assert left == []
+
+
+def test_what_the_model_returns_is_kept_beside_what_the_twin_returns(dense):
+    port = twin_of(dense, lambda t, x: 1 + t.c(t.b(t.a(x).relu())))
+    value, returned = run(port).returned[0]
+    np.testing.assert_allclose((returned - value).numpy(), np.ones((3, 2)), atol=1e-12)
+
+
+def test_misfits_are_taken_back(dense, monkeypatch):
+    monkeypatch.setattr(side_by_side, "without_misfits", lambda found: found._replace(outputs={}))
+    assert run(twin_of(dense)).outputs == {}
