@@ -375,6 +375,11 @@ EXPLAINED = {
         ),
     ],
     settings.by_settings: [
+        (  # with another stride, other padding is due
+            weights_of(conv(strides=2), conv_module(stride=2), lambda m: setattr(m, "stride", (1, 1))),
+            "stride or dilation",
+            "stride is (1, 1), not (2, 2)",
+        ),
         (weights_of(batch_norm, norm_module, lambda m: setattr(m, "eps", 1.0)), "epsilon", "eps is 1.0, not 0.001"),
         (
             weights_of(
@@ -766,6 +771,9 @@ SILENT = {
         "of another shape": merged(L.Add(dtype="float64"), lambda a, b: a * b, far=OTHER_ROW[:, :1]),
     },
     order.by_order: {
+        "an activation of axes in another order": with_twin(
+            (4, 4, 4), lambda x: L.ReLU()(x), lambda e: first(e.inputs[0].permute(0, 2, 1, 3))
+        ),
         "strange": with_twin((3, 2, 4), lambda x: L.Flatten()(x), lambda e: e.value**3 + 7),
         "no reordering": with_twin((3, 2, 4), lambda x: L.ReLU()(x), lambda e: first(e.inputs[0]).flip(2)),
         "right": with_twin((3, 2, 4), lambda x: L.Flatten()(x), plain),
@@ -802,7 +810,11 @@ SILENT = {
         "strange": with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), strange),
         "no scaling layer": with_twin(IMAGE, lambda x: L.ReLU()(x), lambda e: first(4 * e.value)),
     },
-    inputs.by_dropping: {"half of them 0 and not scaled": takes(lambda e: halved(e) / 2), "strange": takes(strange)},
+    inputs.by_dropping: {
+        "all of them scaled": takes(lambda e: 2 * plain(e)),
+        "half of them 0 and not scaled": takes(lambda e: halved(e) / 2),
+        "strange": takes(strange),
+    },
     inputs.by_overwriting: {
         "a copy": overwritten(call("relu", 1, False)),
         "dropout": overwritten(call("drop", 1, True, nn.Dropout())),

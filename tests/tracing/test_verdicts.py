@@ -283,3 +283,17 @@ def test_a_run_tells_what_was_seen_of_a_steps_inputs():
     assert run.inputs_of(1) == [None, compared(WRONG)]
     assert run_of(steps, {}, {1: RIGHT}).inputs_of(1) == [None, compared(RIGHT)]
     assert [compared(one).agrees for one in (0.0, 1.0, 1.5, nan)] == [True, True, False, False]
+
+
+def test_behind_a_layer_that_was_not_seen_it_is_as_it_was_before_it():
+    assert kinds(run_of(CHAIN, {}, {1: WRONG, 3: WRONG}))[:3] == [Kind.DIVERGES, Kind.NOT_PAIRED, Kind.DIFFERENT_BEFORE]
+
+
+def test_a_layer_with_two_outputs_agrees_if_both_do():
+    def two(first, second):
+        run = run_of([("a", (0,), 1)], {}, {1: first, 2: second})
+        graph = run.graph._replace(steps=[run.graph.steps[0]._replace(outputs=(1, 2))])
+        return kinds(run._replace(graph=graph))[0]
+
+    assert two(RIGHT, RIGHT) == Kind.AGREES
+    assert two(RIGHT, WRONG) == two(WRONG, RIGHT) == Kind.DIVERGES
