@@ -766,6 +766,7 @@ SILENT = {
         "no normalization": with_twin((4, 4), dense(4), lambda e: e.inputs[0] - e.inputs[0].mean(1, keepdim=True)),
     },
     inputs.by_merging: {
+        "right": merged(L.Add(dtype="float64"), lambda a, b: a + b, far=OTHER_ROW),
         "strange": merged(L.Add(dtype="float64"), lambda a, b: a * b + 7, far=OTHER_ROW),
         "one input": with_twin(IMAGE, conv(), lambda e: first(e.inputs[0])),
         "of another shape": merged(L.Add(dtype="float64"), lambda a, b: a * b, far=OTHER_ROW[:, :1]),
@@ -956,3 +957,17 @@ def test_the_first_attempt_that_finds_anything_counts():
 
     assert len(explained_by([other, settings.by_settings, other], evidence)) == 1
     assert len(asked) == 1
+
+
+def test_an_offset_is_said_only_if_there_is_one():
+    found = list(inputs.by_scaled_input(takes(lambda e: first(e.value * 2))()))
+    assert [one.detail for one in found] == ["2 times it"]
+
+
+def test_the_padding_that_is_due():
+    def pads(shape, layer):
+        return geometry.pads_due(evidence_of(shape, lambda x: layer(x), strange))
+
+    assert pads((9, 2), L.Conv1D(2, 3, padding="causal", dilation_rate=2)) == [(4, 0)]
+    assert pads((6, 5, 2), L.Conv2D(2, 3, strides=2, padding="same")) == [(0, 1), (1, 1)]
+    assert pads((6, 5, 2), L.MaxPooling2D(3)) == [(0, 0), (0, 0)]
