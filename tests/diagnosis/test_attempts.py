@@ -766,7 +766,7 @@ SILENT = {
         "no normalization": with_twin((4, 4), dense(4), lambda e: e.inputs[0] - e.inputs[0].mean(1, keepdim=True)),
     },
     inputs.by_merging: {
-        "right": merged(L.Add(dtype="float64"), lambda a, b: a + b, far=OTHER_ROW),
+        "right": merged(L.Subtract(dtype="float64"), lambda a, b: a - b, far=OTHER_ROW),
         "strange": merged(L.Add(dtype="float64"), lambda a, b: a * b + 7, far=OTHER_ROW),
         "one input": with_twin(IMAGE, conv(), lambda e: first(e.inputs[0])),
         "of another shape": merged(L.Add(dtype="float64"), lambda a, b: a * b, far=OTHER_ROW[:, :1]),
