@@ -1,5 +1,6 @@
 """Causes in the order of axes, features and channels."""
 
+import copy
 from collections.abc import Iterator
 from itertools import permutations
 
@@ -28,12 +29,13 @@ def by_channels(evidence: Evidence) -> Iterator[Cause]:
     """Yield the order of the input's channels with which the layer's twin agrees."""
     if len(evidence.twin_inputs) != 1 or evidence.twin_inputs[0].ndim < 3:
         return
-    x = evidence.twin_inputs[0]
-    if evidence.agrees(run_modules(evidence.modules, [x.flip(1)])):
+    # In training mode, modules update their statistics when they run.
+    x, modules = evidence.twin_inputs[0], copy.deepcopy(evidence.modules)
+    if evidence.agrees(run_modules(modules, [x.flip(1)])):
         yield known_cause("channels reversed", "the last channel first")
     groups = getattr(evidence.step.layer, "groups", 1) if evidence.step else 1
     for parts in ((groups, -1), (-1, groups)) if groups > 1 else ():
-        if evidence.agrees(run_modules(evidence.modules, [x.unflatten(1, parts).transpose(1, 2).flatten(1, 2)])):
+        if evidence.agrees(run_modules(modules, [x.unflatten(1, parts).transpose(1, 2).flatten(1, 2)])):
             yield known_cause("groups", "it takes its channels in another order")
             return
 

@@ -124,7 +124,7 @@ RULES: Mapping[str, Rounding] = {
     **{name.lower(): Rounding(_SELECTS, selects=True) for name in vars(keras.layers) if "MaxPool" in name},
     "mean": _OVER_ELEMENTS,
     "sum": _OVER_ELEMENTS,
-    **{name.lower(): _OVER_ELEMENTS for name in vars(keras.layers) if "AveragePool" in name or "AvgPool" in name},
+    **{name.lower(): _OVER_ELEMENTS for name in vars(keras.layers) if "AveragePool" in name},
     "add": Rounding(_SUM, adds=True),
     "subtract": Rounding(_SUM, adds=True),
     "average": Rounding(_SUM, least=_largest_input, adds=True),

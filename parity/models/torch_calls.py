@@ -55,7 +55,8 @@ class Call(NamedTuple):
     rates_inside: tuple[float, ...] = ()
 
 
-# Called with the number of a call, "in" before it runs or "out" after it, and its inputs or outputs.
+# Called with the number of a call, "in" before it runs or "out" after it, and its inputs or outputs. The call after the
+# last is the model's return, whose inputs are the model's outputs.
 Watcher = Callable[[int, str, list[Tensor]], None]
 
 
@@ -117,6 +118,7 @@ def record(
         if isinstance(outputs, Mapping) and set(outputs) == set(keys):
             outputs = [outputs[key] for key in keys]
         leaves = tensors_in(outputs)
+        recorder.notify("in", leaves)
         return recorder.calls, list(map(number_of, leaves)), leaves
 
 
@@ -245,10 +247,11 @@ class _Recorder(TorchFunctionMode):
         """Add a call that has run, with its outputs, their shapes, and whether it has overwritten an input."""
         if self.watch is not None and call.name != self.expected_name():
             raise self.fault(_OTHER_CALLS)
+        # Numbered first, so that who watches can tell them from what the next call takes.
+        numbers = tuple(map(self.number, outputs))
         self.notify("out", outputs)
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
         overwrites = any(output is tensor for output in outputs for tensor in inputs)
-        numbers = tuple(map(self.number, outputs))
         self.calls.append(call._replace(outputs=numbers, shapes=shapes, overwrites=overwrites))
 
     def notify(self, when: str, tensors: list[Tensor]) -> None:

@@ -174,7 +174,6 @@ def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradie
         with torch.enable_grad():
             watched = Watch(run.calls, watch, dropout=False)
             _, _, outputs = record(model, inputs, port.modules_with_weights, run.graph.keys, watched)
-            watch(len(run.calls), "in", outputs)
             terms = []
             for value, output, factor in zip(in_keras.outputs, outputs, in_keras.factors, strict=False):
                 aligned = next(alignments(value, output), None)

@@ -22,7 +22,8 @@ _ACTIVATIONS = (
 )
 _POOLS = (
     "maxpool avgpool adaptivemaxpool adaptiveavgpool max_pool avg_pool adaptive_max_pool adaptive_avg_pool "
-    "maxpooling averagepooling globalmaxpooling globalaveragepooling mean amax max sum lppool div truediv"
+    "maxpooling averagepooling globalmaxpooling globalaveragepooling adaptivemaxpooling adaptiveaveragepooling "
+    "mean amax max sum lppool div truediv"
 )
 FAMILIES: Mapping[str, frozenset[str]] = {
     family: frozenset(names.split())
@@ -30,12 +31,12 @@ FAMILIES: Mapping[str, frozenset[str]] = {
         "activation": "activation " + _ACTIVATIONS,
         "pooling": _POOLS,
         "merge": "add iadd radd cat concat concatenate stack hstack mul multiply imul sub subtract rsub average "
-        "minimum maximum matmul",
+        "minimum maximum dot matmul",
         "order": "flatten reshape permute view transpose movedim unflatten repeatvector expand moveaxis",
         "border": "zeropadding zeropad pad constantpad cropping getitem narrow reflectionpad",
         "dropout": "dropout spatialdropout alphadropout gaussiandropout gaussiannoise feature_dropout alpha_dropout",
         "upsampling": "upsampling upsample interpolate repeat_interleave",
-        "scale": "rescaling normalization mul multiply div truediv sub add imul itruediv normalize",
+        "scale": "rescaling normalization unitnormalization mul multiply div truediv sub add imul itruediv normalize",
     }.items()
 }
 """The names of each family: those of Keras's layers and of PyTorch's modules and functions."""
@@ -43,8 +44,10 @@ FAMILIES: Mapping[str, frozenset[str]] = {
 WHOLE_FAMILIES = ("activation", "merge", "order", "border", "dropout")
 """Families in which one function alone does what a Keras layer does; a function of another may do a part of it."""
 
-_AVERAGES = "averagepooling globalaveragepooling avgpool avg_pool adaptiveavgpool adaptive_avg_pool mean"
-_MAXIMA = "maxpooling globalmaxpooling maxpool max_pool adaptivemaxpool adaptive_max_pool amax max"
+_AVERAGES = (
+    "averagepooling globalaveragepooling adaptiveaveragepooling avgpool avg_pool adaptiveavgpool adaptive_avg_pool mean"
+)
+_MAXIMA = "maxpooling globalmaxpooling adaptivemaxpooling maxpool max_pool adaptivemaxpool adaptive_max_pool amax max"
 POOLINGS = (frozenset(_AVERAGES.split()), frozenset(_MAXIMA.split()))
 """The names of each kind of pooling."""
 

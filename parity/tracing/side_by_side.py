@@ -50,8 +50,7 @@ def run(port: Port, training: bool = False) -> Run:
     comparer = _Comparer(port, calls, pairing, training)
     with unchanged(port.keras_model, port.twin, training):
         watch = Watch(calls, comparer.watch, dropout=not training)
-        _, _, outputs = record(port.twin, [tensor.clone() for tensor in port.twin_inputs], whole, keys, watch)
-        comparer.watch(len(calls), "in", outputs)
+        record(port.twin, [tensor.clone() for tensor in port.twin_inputs], whole, keys, watch)
         while comparer.advance():
             pass
     return without_misfits(comparer.result())
@@ -104,8 +103,7 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
         with suppress(_EnoughError):
             copies = [tensor.clone() for tensor in port.twin_inputs]
             again = Watch(run.calls, watch, dropout=not run.training)
-            _, _, returned = record(port.twin, copies, port.modules_with_weights, graph.keys, again)
-            watch(len(run.calls), "in", returned)
+            record(port.twin, copies, port.modules_with_weights, graph.keys, again)
         for computed, _, values in walk(graph, port.inputs, run.training, perturb=None):
             numbers = graph.inputs if computed is None else computed.outputs
             for number, value in zip(numbers, values, strict=True):

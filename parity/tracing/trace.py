@@ -34,7 +34,7 @@ class Divergence(NamedTuple):
 
     def __str__(self) -> str:
         if self.note.startswith(EXCHANGED):
-            partners = self.note.removeprefix(EXCHANGED).replace(", ", " and ")
+            partners = self.note.removeprefix(EXCHANGED)
             return f"{self.layer} and {partners} are each other's: each has the output of the other"
         if self.verdict == Kind.TAKES_OTHER:
             return f"{self.layer} ({self.twin}) takes another input than what the layers before it return"

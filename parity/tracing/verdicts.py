@@ -116,7 +116,7 @@ def note_of(run: Run, verdict: Verdict) -> str:
             names = [steps[index].name for index in verdict.exchanged_with]
         else:
             names = [f"output {output + 1}" for output in verdict.exchanged_with]
-        return EXCHANGED + ", ".join(names)
+        return EXCHANGED + " and ".join(names)
     if verdict.perhaps_at:
         nearest = ", ".join(steps[index].name for index in verdict.perhaps_at[-_NEAREST:])
         return f"or at {nearest}" + (" or before" if len(verdict.perhaps_at) > _NEAREST else "")

@@ -47,7 +47,7 @@ def test_every_cause_that_is_named_is_in_the_list_and_the_other_way_round():
     others = set().union(*(others for _, others in found))
     assert texts <= set(CAUSES)
     # What is not written at the call itself is one of these tables and variables.
-    assert others == {"_SETTINGS[name]", "_CAUSES_IN_TRAINING[fault.kind]", "cause", "*cause"}
+    assert others == {"_SETTINGS[name]", "_CAUSES_IN_TRAINING[fault.kind]", "cause"}
     assert {*_SETTINGS.values(), *_CAUSES_IN_TRAINING.values()} <= set(CAUSES)
     written = {
         node.value

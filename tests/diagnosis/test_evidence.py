@@ -47,7 +47,7 @@ def diverging(plant=lambda t: None, call=right):
 
 def test_a_layer_that_returns_something_else():
     port, run, found = diverging(lambda t: t.b.bias.add_(1))
-    assert (found.run, found.step.name, found.index) == (run, "b", 2)
+    assert (found.run, found.step.name, found.at_step) == (run, "b", 2)
     assert found.modules == [port.twin.b]
     assert found.value.shape == (2, 4, 5, 3)
     assert found.twin.shape == (2, 3, 4, 5)
@@ -64,12 +64,12 @@ def test_the_weights_are_those_of_all_layers_and_where_its_own_are():
     assert {path.partition("/")[0] for path in found.weights} == {"a", "b", "c", "side"}
     kernel = port.keras_model.get_layer("b").kernel.numpy()
     np.testing.assert_array_equal(found.weights["b/kernel"].numpy(), kernel.transpose(3, 2, 0, 1))
-    assert found.actual == {"b/kernel": (port.twin.b, "weight"), "b/bias": (port.twin.b, "bias")}
+    assert found.places == {"b/kernel": (port.twin.b, "weight"), "b/bias": (port.twin.b, "bias")}
 
 
 def test_an_activation_has_no_weights():
     _, _, found = diverging(call=lambda t, x: t.c(((y := t.b(t.a(x).tanh())) + t.side(y)).flatten(1)))
-    assert (found.step.name, found.actual) == ("a activation", {})
+    assert (found.step.name, found.places) == ("a activation", {})
     assert found.modules == []
 
 

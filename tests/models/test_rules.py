@@ -66,7 +66,8 @@ def steps_called(name):
     steps = []
     for kind in of_name(L, name):
         sized = "adaptive" in name or (name.startswith(("max", "average")) and name.endswith("d"))
-        steps.append(step_of(kind(2) if sized else kind()))
+        sizes = (2, 2) if name == "resizing" else (2,) if sized else ()
+        steps.append(step_of(kind(*sizes)))
     for function in of_name(ops, name):
         steps.append(step_of(operation_of(function, *ALSO_TAKEN.get(name, tuple)())))
     for function in of_name(keras.activations, name):
@@ -168,7 +169,10 @@ def test_what_selects_moves_as_what_it_takes_or_a_share_of_it_or_not_at_all(name
         (L.Activation("relu"), False),
         (L.LeakyReLU(), True),
         (L.Activation("gelu"), True),
-        (L.UpSampling2D(), True),
+        (L.UpSampling2D(interpolation="bilinear"), True),
+        (L.UpSampling2D(), False),
+        (L.Resizing(2, 2), True),
+        (L.Resizing(2, 2, interpolation="nearest"), False),
         (L.UpSampling1D(), False),
         (L.PReLU(), False),
         (L.MaxPooling2D(), False),

@@ -317,6 +317,9 @@ def test_a_watcher_is_called_with_the_tensors_before_and_after_each_call():
         ("add", [5 * x, y], [5 * x + y]),
     ]
     assert names(second[0]) == [name for name, *_ in expected]
+    *seen, (end, when, outputs) = seen
+    assert (end, when) == (6, "in")  # the model's return
+    assert torch.equal(outputs[0], 5 * x + y)
     assert [(number, when) for number, when, _ in seen] == [(i, when) for i in range(6) for when in ("in", "out")]
     for (_, taken, returned), (_, _, before), (_, _, after) in zip(expected, seen[::2], seen[1::2], strict=True):
         for found, wanted in zip([*before, *after], [*taken, *returned], strict=True):

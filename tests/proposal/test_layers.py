@@ -29,12 +29,12 @@ def test_a_part_for_each_layer_with_weights_in_the_order_of_the_data_flow():
     a, b = parts.values()
     assert (a.label, a.layer, list(a.weights)) == ("a", model.get_layer("a"), ["weight", "bias"])
     assert (a.before, b.before) == (frozenset(), {"a"})
-    np.testing.assert_array_equal(a.taken[0].value.numpy(), x)
+    np.testing.assert_array_equal(a.inputs[0].value.numpy(), x)
     kernel, offset = model.get_layer("a").get_weights()
     due = np.maximum(np.tanh(x @ kernel + offset), 0)
-    np.testing.assert_allclose(b.taken[0].value.numpy(), due, rtol=1e-5, atol=1e-6)
-    assert 0 < b.taken[0].tolerance < 1e-3
-    assert b.taken[0].tolerance >= TIMES_NOISE * np.finfo("float32").eps * due.max() * 0.999
+    np.testing.assert_allclose(b.inputs[0].value.numpy(), due, rtol=1e-5, atol=1e-6)
+    assert 0 < b.inputs[0].tolerance < 1e-3
+    assert b.inputs[0].tolerance >= TIMES_NOISE * np.finfo("float32").eps * due.max() * 0.999
     np.testing.assert_array_equal(a.value("weight").numpy(), kernel.T)
     np.testing.assert_array_equal(a.value("bias").numpy(), offset)
     assert a.weights["weight"][0] is model.get_layer("a").kernel
@@ -44,7 +44,7 @@ def test_a_shared_layer_is_one_part_and_takes_something_in_each_call():
     shared = L.Dense(4, name="shared")
     _, x, parts, _ = parts_of((4,), lambda x: L.Dense(2, name="out")(shared(shared(x))))
     assert list(parts) == ["shared", "out"]
-    first, second = parts["shared"].taken
+    first, second = parts["shared"].inputs
     np.testing.assert_array_equal(first.value.numpy(), x)
     np.testing.assert_allclose(second.value.numpy(), shared(x).numpy(), rtol=1e-5, atol=1e-6)
     assert (first.before, second.before) == (frozenset(), {"shared"})
@@ -68,10 +68,10 @@ def test_a_separable_convolution_is_two_parts():
     depthwise, pointwise = parts.values()
     assert (list(depthwise.weights), list(pointwise.weights)) == (["weight"], ["weight", "bias"])
     assert (depthwise.before, pointwise.before) == (frozenset(), {"sep/depthwise"})
-    np.testing.assert_array_equal(depthwise.taken[0].value.numpy(), x)
+    np.testing.assert_array_equal(depthwise.inputs[0].value.numpy(), x)
     layer = model.get_layer("sep")
     due = keras.ops.depthwise_conv(x, layer.depthwise_kernel, 2, "same").numpy()
-    np.testing.assert_allclose(pointwise.taken[0].value.numpy(), due, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pointwise.inputs[0].value.numpy(), due, rtol=1e-5, atol=1e-6)
     assert depthwise.value("weight").shape == (2, 1, 3, 3)
     assert pointwise.value("weight").shape == (3, 2, 1, 1)
 
@@ -82,7 +82,7 @@ def test_flattened_features_are_known_up_to_the_first_dense_layer():
         return L.Dense(2, name="b")(L.Dense(36, name="a")(x))
 
     model, _, parts, _ = parts_of((4, 3, 2), layers)
-    assert {label: part.taken[0].flattened for label, part in parts.items()} == {
+    assert {label: part.inputs[0].flattened for label, part in parts.items()} == {
         "conv": None,
         "norm": (4, 3, 3),
         "a": (4, 3, 3),
@@ -103,7 +103,7 @@ def test_whole_numbers_have_no_tolerance():
     model = keras.Model(x, L.Embedding(9, 2, name="e")(x))
     words = np.arange(5, dtype="int32")[None]
     parts, _ = keras_parts(keras_graph(model), [words])
-    taken = parts["e"].taken[0]
+    taken = parts["e"].inputs[0]
     assert (taken.tolerance, taken.flattened, taken.before) == (0.0, None, frozenset())
     np.testing.assert_array_equal(taken.value.numpy(), words)
 
@@ -154,4 +154,4 @@ def test_the_first_weight_of_real_numbers_tells_it():
 
 def test_a_layer_whose_weights_cannot_be_reordered_has_no_flattened_features():
     *_, parts, _ = parts_of((4, 3, 2), lambda x: L.GroupNormalization(3, name="norm")(L.Flatten()(x)))
-    assert parts["norm"].taken[0].flattened is None
+    assert parts["norm"].inputs[0].flattened is None

@@ -4,7 +4,7 @@ from parity.models.keras_graph import keras_graph
 from parity.proposal import search as module_of_search
 from parity.proposal.failures import Failure
 from parity.proposal.layers import keras_parts
-from parity.proposal.search import Found, Search, Seen, _close, _part_of, union
+from parity.proposal.search import Found, Round, Search, _close, _part_of, union
 from parity.proposal.twin import TwinCopy
 from tests.helpers.models import Twin, model_of, x_of
 
@@ -158,30 +158,30 @@ def test_features_are_told_by_their_order(call, shape):
 
 def test_features_whose_order_does_not_show_are_no_guess():
     search = search_of(flat, flattening(lambda x: x.flatten(1)), shape=(4, 5, 2))
-    taken = search.parts["d"].taken[0]
+    taken = search.parts["d"].inputs[0]
     constant = taken._replace(value=torch.ones_like(taken.value))
     takes = {"d": [torch.ones(2, 60)], "c": search.twin.inputs}
-    assert search.unclear("d", [constant], "d", takes)
-    assert not search.unclear("d", [constant._replace(flattened=(1, 1, 60))], "d", takes)
-    assert not search.unclear("d", [constant._replace(flattened=(60, 1))], "d", takes)
-    assert not search.unclear("d", [constant._replace(flattened=None)], "d", takes)
-    assert not search.unclear("d", [taken], "d", {"d": [taken.value]})
-    search.parts["d"].taken[0] = constant._replace(before=frozenset())
+    assert search.is_order_unclear([constant], "d", Round({}, takes))
+    assert not search.is_order_unclear([constant._replace(flattened=(1, 1, 60))], "d", Round({}, takes))
+    assert not search.is_order_unclear([constant._replace(flattened=(60, 1))], "d", Round({}, takes))
+    assert not search.is_order_unclear([constant._replace(flattened=None)], "d", Round({}, takes))
+    assert not search.is_order_unclear([taken], "d", Round({}, {"d": [taken.value]}))
+    search.parts["d"].inputs[0] = constant._replace(before=frozenset())
     failing = {}
-    assert "d" not in search.candidates(Seen({}, takes), failing)
+    assert "d" not in search.candidates(Round({}, takes), failing)
     assert failing["d"] == Failure("x does not show in which order d takes the flattened features")
 
 
 def test_only_what_is_ready_has_candidates():
     search = search_of(chain, chained("pqr"))
     with torch.no_grad():
-        takes = search.twin.takes({})
+        takes = search.twin.inputs_of_modules({})
     failing = {}
-    assert search.candidates(Seen({}, takes), failing) == {"a": ["p"]}
+    assert search.candidates(Round({}, takes), failing) == {"a": ["p"]}
     assert failing == {}
     with torch.no_grad():
-        takes = search.twin.takes({"p": (search.parts["a"], None)})
-    assert search.candidates(Seen({"a": "p"}, takes), failing) == {"b": ["q"]}
+        takes = search.twin.inputs_of_modules({"p": (search.parts["a"], None)})
+    assert search.candidates(Round({"a": "p"}, takes), failing) == {"b": ["q"]}
 
 
 def test_what_is_promised_to_one_is_not_allowed_to_another():
@@ -245,10 +245,10 @@ def test_a_trial_that_goes_on_beats_one_that_fails():
     search = search_of(branches(L.Concatenate()), joined(lambda p, q: torch.cat([q, p], 1), 8))
     with torch.no_grad():
         node = search.propagate({}, {})
-        wrong, right = (search.closed(search.propagate({"a": name}, {})) for name in ("p", "q"))
-    assert search.beats(right, wrong, node)
-    assert not search.beats(wrong, right, node)
-    assert not search.beats(right, right, node)
+        wrong, right = (search.result_at(search.propagate({"a": name}, {})) for name in ("p", "q"))
+    assert search.disproves(right, wrong, node)
+    assert not search.disproves(wrong, right, node)
+    assert not search.disproves(right, right, node)
 
 
 def test_a_tie_has_followers_if_a_layer_behind_it_is_open():

@@ -37,7 +37,7 @@ def copy_of(twin, dtype=torch.float32):
 
 def run(copy, filled):
     with torch.no_grad():
-        return copy.takes(filled)
+        return copy.inputs_of_modules(filled)
 
 
 def test_the_twin_itself_is_left_alone(parts):
@@ -117,7 +117,7 @@ def test_a_module_that_is_filled_has_the_weights_of_its_part_and_is_watched_no_m
     assert not copy.model.a.bias.any()  # Keras has none
     assert torch.equal(copy.model.norm.running_var, parts["norm"].value("running_var"))
     assert copy.model.norm.num_batches_tracked == 0
-    assert torch.allclose(found["b"][0], parts["b"].taken[0].value, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(found["b"][0], parts["b"].inputs[0].value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_module_that_is_filled_no_more_has_random_numbers_again(parts):
@@ -135,7 +135,7 @@ def test_the_module_of_a_shared_layer_is_watched_although_it_is_filled():
     copy = copy_of(Twin(lambda t, x: t.a(t.a(x)), a=nn.Linear(4, 4)))
     found = run(copy, {"a": (parts["shared"], None)})
     assert len(found["a"]) == 2
-    assert torch.allclose(found["a"][1], parts["shared"].taken[1].value, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(found["a"][1], parts["shared"].inputs[1].value, rtol=1e-5, atol=1e-6)
 
 
 def test_features_may_be_filled_channels_first_and_back(parts):

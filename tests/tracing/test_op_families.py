@@ -175,9 +175,6 @@ def test_the_usual_twin_of_a_layer_may_be_its_twin(kind, twin):
 
 
 @pytest.mark.parametrize("kind", NO_FAMILY)
-@pytest.mark.xfail(
-    strict=True, reason="FAMILIES lacks these names, so that such a layer is not paired with its usual twin"
-)
 def test_the_usual_twin_of_a_rarer_layer_may_be_its_twin(kind):
     made, twin = NO_FAMILY[kind]
     assert may_be_twin(step(made()), call_of(twin))

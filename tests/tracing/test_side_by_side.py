@@ -323,7 +323,6 @@ def test_what_several_layers_take_is_compared_once(monkeypatch):
     assert compared.count(0) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a tensor has no number yet where a call has just returned it: compared twice")
 def test_what_one_call_returns_and_the_next_takes_is_compared_once(monkeypatch):
     compared = counted(monkeypatch)
     run(chain(5))

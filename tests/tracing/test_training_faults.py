@@ -180,14 +180,18 @@ def test_a_layer_with_another_output_is_no_matter_of_its_gradient(model):
     assert not any(fault.kind == Fault.GRADIENT for index, fault in found.items() if index < 2)
 
 
-def test_there_are_none_without_tensorflow(model, monkeypatch):
+def test_without_tensorflow_all_is_compared_but_gradients(model, monkeypatch):
     twin, mapping = ported(model, twin_of(), "a", "norm", "b")
     twin.norm.momentum = 0.5
     port = make_port(model, twin, X, mapping)
     ran = run(port, training=True)
-    assert training_faults(port, ran)
-    monkeypatch.setattr("parity.tracing.gradients.keras.backend.backend", lambda: "torch")
-    assert training_faults(port, ran) == {}
+    twin.b.weight.requires_grad_(False)
+    before = snapshot(model), snapshot(twin)
+    found = training_faults(port, ran)
+    assert {fault.kind for fault in found.values()} == {Fault.STATISTICS, Fault.FROZEN}
+    monkeypatch.setattr("parity.tracing.training.keras_gradients", lambda *arguments: None)
+    assert training_faults(port, ran) == found
+    assert (snapshot(model), snapshot(twin)) == before
 
 
 def test_a_fault_in_words():

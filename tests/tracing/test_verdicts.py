@@ -177,7 +177,7 @@ def test_of_three_each_names_both_of_its_like():
     run = run_of(steps, {}, dict.fromkeys((1, 2, 3), WRONG), stored={1: (A, B), 2: (B, A), 3: (B, A)})
     verdicts = verdicts_of(run, {})
     assert [verdict.exchanged_with for verdict in verdicts[:3]] == [(1, 2), (0,), (0,)]
-    assert note_of(run, verdicts[0]) == "exchanged with b, c"
+    assert note_of(run, verdicts[0]) == "exchanged with b and c"
 
 
 def ends(inputs, outputs, **more):
