@@ -251,3 +251,54 @@ def test_slopes_that_are_weights_are_no_setting():
     twin, mapping = ported(model, twin, "a", "act", "b")
     twin.act.forward = F.silu
     assert "another activation (silu, not prelu)" in str(diagnose(model, twin, x_of(9, 6), mapping))
+
+
+@pytest.mark.parametrize("units", [12, 7])
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (lambda head: head.bias.zero_(), "bias missing"),
+        (lambda head: head.weight.copy_(head.weight.half().float()), "precision"),
+        (lambda head: head.weight[3].add_(1), "weights not moved"),
+    ],
+    ids=["bias", "kernel in float16", "one row"],
+)
+def test_a_dense_layer_may_have_as_many_units_as_features(plant, said, units):
+    """Its kernel is reordered in a twin that flattens channels first; its bias is not, though it is as long."""
+    model = model_of((3, 2, 2), lambda x: L.Dense(units, name="head")(L.Flatten()(L.ReLU(name="act")(x))))
+    twin = Twin(lambda t, x: t.head(x.relu().flatten(1)), head=nn.Linear(12, units))
+    mapping = pd.DataFrame({"keras": ["head/kernel", "head/bias"], "torch": ["head.weight", "head.bias"]})
+    transfer(model, twin, mapping, flatten={"head": (3, 2, 2)})
+    x = x_of(5, 3, 2, 2)
+    assert diagnose(model, twin, x, mapping).divergence is None
+    with torch.no_grad():
+        plant(twin.head)
+    assert [cause.cause for cause in diagnose(model, twin, x, mapping).causes] == [said]
+
+
+def test_a_momentum_of_none_is_said():
+    model = model_of((4,), lambda x: L.BatchNormalization(name="bn")(x))
+    twin, mapping = ported(model, Twin(lambda t, x: t.bn(x), bn=norm(4, nn.BatchNorm1d)), "bn")
+    twin.bn.momentum = None
+    found = diagnose(model, twin, x_of(9, 4), mapping, training=True)
+    assert [cause[:2] for cause in found.causes] == [("momentum", "momentum is None, not 0.01")]
+
+
+def test_the_weights_of_a_layer_in_bfloat16_are_looked_at():
+    model = model_of((4,), lambda x: L.Dense(3, name="head", dtype="bfloat16")(x), dtype="bfloat16")
+    twin, mapping = ported(model, Twin(lambda t, x: t.head(x), head=nn.Linear(4, 3).bfloat16()), "head")
+    assert diagnose(model, twin, x_of(5, 4), mapping).divergence is None
+    with torch.no_grad():
+        twin.head.bias.zero_()
+    assert [cause.cause for cause in diagnose(model, twin, x_of(5, 4), mapping).causes] == ["bias missing"]
+
+
+@pytest.mark.parametrize(
+    ("padding", "pads", "said"),
+    [((1, 2), (2, 1), "padding ([(2, 1)], not [(1, 2)])"), (1, (1, 1), "padding value (7)")],
+)
+def test_a_border_along_one_axis_is_named(padding, pads, said):
+    model = model_of((6, 3), lambda x: L.Conv1D(2, 3, name="b")(L.ZeroPadding1D(padding, name="border")(x)))
+    twin = Twin(lambda t, x: t.b(F.pad(x, pads, value=0.0 if pads == (2, 1) else 7.0)), b=nn.Conv1d(3, 2, 3))
+    twin, mapping = ported(model, twin, "b")
+    assert said in str(diagnose(model, twin, x_of(5, 6, 3), mapping))

@@ -181,6 +181,7 @@ def test_inputs_of_the_readers_own_are_copied_as_they_are(bare):
         (nn.Sequential(nn.Linear(2, 2).to("meta")), torch.ones(1), "it is on meta; move it to the CPU"),
         (nn.Sequential(nn.Linear(2, 2)), [A], "torch_x must be a tensor, or a list of tensors"),
         (nn.Sequential(nn.Linear(2, 2)), [torch.ones(1), 3], "torch_x must be a tensor, or a list of tensors"),
+        (nn.Sequential(nn.Linear(2, 2)), 5, "torch_x must be a tensor, or a list of tensors"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules")
