@@ -238,29 +238,20 @@ def environment(wheel, tmp_path_factory) -> tuple[Path, Path]:
     return python, packages
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_a_user_of_the_wheel_moves_and_checks_weights(environment, tmp_path, backend):
+@pytest.mark.parametrize(("backend", "first"), [("torch", "parity"), ("", "keras")])
+def test_a_user_of_the_wheel_moves_and_checks_weights(environment, tmp_path, backend, first):
+    """The user chooses Keras's backend or not, and imports parity before Keras or after it: it sets no variable."""
     python, packages = environment
     needed = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["tensorflow"]
     had = distributions_of([Requirement(line) for line in needed]) | {canonicalize_name(PROJECT["name"])}
     absent = without(had)
     assert {"matplotlib", "pytest", "pooch", "IPython"} <= set(absent)
     assert not {"keras", "torch", "numpy", "pandas", "h5py", "tensorflow"} & set(absent)
-    given = json.dumps({"home": str(packages), "absent": absent})
-    # -I: neither the folder that the program lies in nor PYTHONPATH is searched.
-    said = run(python, "-I", USER, given, cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": backend})
-    assert said.splitlines()[-1] == str(packages / "parity" / "__init__.py")
-
-
-def test_importing_parity_sets_no_environment_variable_and_may_come_after_keras(environment, tmp_path):
-    python, _ = environment
-    # What the tests and the course settle for themselves would hide what parity sets. Keras, TensorFlow and pandas set
-    # variables of their own.
+    given = json.dumps({"home": str(packages), "absent": absent, "first": first})
+    # What the tests and the course settle for themselves would hide what parity sets.
     settled = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "XLA_FLAGS")
-    given = {name: value for name, value in os.environ.items() if name not in settled}
-    program = (
-        "import json, os, keras, torch, pandas, h5py; before = dict(os.environ); "
-        "import parity; print(json.dumps([before, dict(os.environ)]))"
-    )
-    before, after = json.loads(run(python, "-I", "-c", program, cwd=tmp_path, env=given).splitlines()[-1])
-    assert before == after
+    variables = {name: value for name, value in os.environ.items() if name not in settled}
+    variables |= {"KERAS_BACKEND": backend} if backend else {}
+    # -I: neither the folder that the program lies in nor PYTHONPATH is searched.
+    said = run(python, "-I", USER, given, cwd=tmp_path, env=variables)
+    assert said.splitlines()[-1] == str(packages / "parity" / "__init__.py")

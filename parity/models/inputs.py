@@ -80,13 +80,15 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInp
     if devices:
         raise ParityError(type(model).__name__, [f"it is on {', '.join(sorted(devices))}; move it to the CPU"])
     if torch_x is not None:
-        given: Any = [torch_x] if isinstance(torch_x, Tensor) else torch_x
-        if not isinstance(given, list | tuple) or not all(isinstance(tensor, Tensor) for tensor in given):
+        inputs: Any = [torch_x] if isinstance(torch_x, Tensor) else torch_x
+        if not isinstance(inputs, list | tuple) or not all(isinstance(tensor, Tensor) for tensor in inputs):
             raise ParityError(type(model).__name__, ["torch_x must be a tensor, or a list of tensors"])
-        return [tensor.detach().clone() for tensor in given]
+        return [tensor.detach().clone() for tensor in inputs]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     tensors = []
-    for array in arrays:
+    for given in arrays:
+        # PyTorch does not take NumPy's bfloat16. Every bfloat16 is a float32.
+        array = given if given.dtype.kind in "fiub" else given.astype(np.float32)
         tensor = torch_input(array) if array.ndim > 2 else torch.from_numpy(array.copy())
         tensors.append(tensor.to(dtype) if tensor.is_floating_point() and dtype is not None else tensor)
     return tensors

@@ -118,7 +118,7 @@ def test_strict_nbval_fails_what_it_should(tmp_path):
         cells[-1].outputs = [new_output("stream", name="stdout", text=text)] if text else []
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "planted.ipynb")
-    command = [sys.executable, "-m", "pytest", "-n0", "-rA", "-c", str(ROOT / "pyproject.toml")]
+    command = [sys.executable, "-m", "pytest", "-n0", "-rA", "--cold-kernels", "-c", str(ROOT / "pyproject.toml")]
     result = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     line = r"^(PASSED|FAILED|ERROR) \S*planted\.ipynb::Cell (\d)(, with the naive port)?"
     found = re.findall(line, result.stdout, flags=re.MULTILINE)

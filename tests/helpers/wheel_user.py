@@ -1,11 +1,13 @@
 """What a user of the wheel does: move a small model's weights, and see that a check finds a wrong one.
 
 ``tests/test_packaging.py`` runs this file in an environment that holds the wheel. It is handed a JSON object: ``home``
-is the folder that the wheel was installed into, ``absent`` lists the modules that such a user does not have.
+is the folder that the wheel was installed into, ``absent`` lists the modules that such a user does not have, ``first``
+says whether "parity" or "keras" is imported first.
 """
 
 import importlib.util
 import json
+import os
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -25,6 +27,15 @@ class Finder(PathFinder):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 
+if given["first"] == "keras":
+    import h5py  # noqa: F401
+    import keras
+    import pandas  # noqa: F401
+    import torch  # noqa: F401
+
+# These set variables of their own.
+before = dict(os.environ) if given["first"] == "keras" else None
+
 import parity  # noqa: E402
 from parity import compare, propose_mapping, run_torch, transfer  # noqa: E402
 
@@ -32,6 +43,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from torch import nn  # noqa: E402
 
+assert before in (None, dict(os.environ)), "parity sets an environment variable"
 # It is the wheel that is tried, and nothing of the checkout is at hand.
 assert Path(parity.__file__).is_relative_to(home), parity.__file__
 for name in ("course", "keras_model", "torch_model", "conftest"):

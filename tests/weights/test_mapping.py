@@ -59,7 +59,10 @@ def test_a_mapping_is_read_as_people_write_it(tmp_path):
         ('keras,torch\na,"b"c\n', ["line 2: not CSV: ',' expected after '\"'"]),
         ('"keras,torch\na,b\n', ["line 2: not CSV: unexpected end of data"]),
         (b"keras,torch\na,\xe4\n", ["the file is not UTF-8 text: invalid continuation byte at byte 14"]),
-        (b"keras,torch\n" + 9999 * b"a,b\n" + b"\xe4,b\n", ["the file is not UTF-8 text: invalid continuation byte at byte 40008"]),
+        (
+            b"keras,torch\n" + 9999 * b"a,b\n" + b"\xe4,b\n",
+            ["the file is not UTF-8 text: invalid continuation byte at byte 40008"],
+        ),
         ("keras,torch\na,b\n".encode("utf-16"), ["the file is not UTF-8 text: invalid start byte at byte 0"]),
     ],
 )
