@@ -15,7 +15,7 @@ from typing import Any
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 # The first settles the Keras backend.
-PRELOADED = ("course", "keras", "torch", "h5py", "ipykernel.kernelapp")
+PRELOADED = ("course", "keras", "torch", "parity", "course.figures", "ipykernel.kernelapp")
 
 AVAILABLE = sys.platform == "linux"
 """Whether kernels can be forked: Windows cannot, and on macOS system libraries do not survive it."""
