@@ -12,7 +12,7 @@ from parity.models.torch_calls import Call
 from parity.tensors import as_tensor
 from parity.tracing.pairing import Spot
 from parity.weights.layouts import find_layout
-from tests.helpers.models import Twin, model_of, ported, snapshot, x_of
+from tests.helpers.models import Twin, float64_model, model_of, ported, snapshot, x_of
 
 import keras
 import pytest
@@ -22,16 +22,6 @@ from keras import layers as L
 from torch import nn
 
 IMAGE = (6, 5, 4)
-
-
-def float64_model(shape, function):
-    """Return a Keras model that computes in float64, where rounding is far below any mistake."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")
-    try:
-        return model_of(shape, function, "float64")
-    finally:
-        keras.config.set_dtype_policy(policy)
 
 
 def first(x):

@@ -19,6 +19,7 @@ __all__ = [
     "draw",
     "fill",
     "fill_scaled",
+    "float64_model",
     "in_float64",
     "layer",
     "model_of",
@@ -169,3 +170,13 @@ def separable(kind, filters, *kernel, channels=3, multiplier=2, **kwargs):
     modules.add_module("depthwise", depthwise)
     modules.add_module("pointwise", kind(channels * multiplier, filters, 1))
     return modules
+
+
+def float64_model(shape, function):
+    """Return a Keras model that computes in float64, where rounding is far below any mistake."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        return model_of(shape, function, "float64")
+    finally:
+        keras.config.set_dtype_policy(policy)

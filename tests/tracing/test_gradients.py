@@ -6,7 +6,7 @@ from parity.models.keras_graph import keras_graph
 from parity.tracing.gradients import keras_gradients, twin_gradients
 from parity.tracing.port import make_port
 from parity.tracing.side_by_side import run
-from tests.helpers.models import Twin, model_of, norm, ported, snapshot, x_of
+from tests.helpers.models import Twin, float64_model, norm, ported, snapshot, x_of
 
 import keras
 import numpy as np
@@ -17,16 +17,6 @@ from torch import nn
 
 X = x_of(3, 4).astype("float64")
 A, ACTIVATION, B = 1, 2, 3  # what each step returns
-
-
-def float64_model(shape, function):
-    """Return a Keras model that computes in float64, where rounding is far below any mistake."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")
-    try:
-        return model_of(shape, function, "float64")
-    finally:
-        keras.config.set_dtype_policy(policy)
 
 
 def two_dense(x):

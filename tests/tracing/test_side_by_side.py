@@ -10,9 +10,8 @@ from parity.tracing import side_by_side
 from parity.tracing.pairing import Spot
 from parity.tracing.port import make_port
 from parity.tracing.side_by_side import run, tensors_at
-from tests.helpers.models import Twin, model_of, norm, ported, snapshot, x_of
+from tests.helpers.models import Twin, float64_model, norm, ported, snapshot, x_of
 
-import keras
 import numpy as np
 import pytest
 import torch
@@ -20,16 +19,6 @@ from keras import layers as L
 from torch import nn
 
 SIZES = {"a": (4, 6), "b": (6, 5), "c": (5, 2)}
-
-
-def float64_model(shape, function):
-    """Return a Keras model that computes in float64, where rounding is far below any mistake."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")
-    try:
-        return model_of(shape, function, "float64")
-    finally:
-        keras.config.set_dtype_policy(policy)
 
 
 def three_dense(x):
