@@ -285,11 +285,14 @@ def test_a_momentum_of_none_is_said():
 
 
 def test_the_weights_of_a_layer_in_bfloat16_are_looked_at():
-    model = model_of((4,), lambda x: L.Dense(3, name="head", dtype="bfloat16")(x), dtype="bfloat16")
-    twin, mapping = ported(model, Twin(lambda t, x: t.head(x), head=nn.Linear(4, 3).bfloat16()), "head")
+    # No Dense: TensorFlow gives a product in bfloat16 to oneDNN if the processor has AVX-512, even where
+    # ONEDNN_MAX_CPU_ISA forbids AVX-512 to oneDNN, and crashes there.
+    norm = L.LayerNormalization(epsilon=1e-5, name="norm", dtype="bfloat16")
+    model = model_of((4,), norm, dtype="bfloat16")
+    twin, mapping = ported(model, Twin(lambda t, x: t.norm(x), norm=nn.LayerNorm(4).bfloat16()), "norm")
     assert diagnose(model, twin, x_of(5, 4), mapping).divergence is None
     with torch.no_grad():
-        twin.head.bias.zero_()
+        twin.norm.bias.zero_()
     assert [cause.cause for cause in diagnose(model, twin, x_of(5, 4), mapping).causes] == ["bias missing"]
 
 
