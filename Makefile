@@ -21,9 +21,11 @@ convert: .venv/convert-installed
 test: .venv/installed
 	$(bin)/python -m pytest --nbval
 
-# Open JupyterLab at the first notebook; its root is this folder, so that links to the project's files work.
+# Open JupyterLab at the first notebook; its root is this folder, so that links to the project's files work. Saving a
+# notebook that was only opened changes no byte.
 lab: .venv/installed
-	$(bin)/jupyter lab --LabApp.default_url=/lab/tree/$(firstword $(sort $(wildcard notebooks/*.ipynb)))
+	$(bin)/jupyter lab --LabApp.default_url=/lab/tree/$(firstword $(sort $(wildcard notebooks/*.ipynb))) \
+		--FileContentsManager.pre_save_hook=course.pages.clean_save.scrub
 
 # Run every notebook and store its outputs.
 record: .venv/installed
@@ -48,6 +50,7 @@ constraints: .venv/pyvenv.cfg
 
 .venv/installed: .venv/convert-installed
 	$(install) --editable ".[course]"
+	$(bin)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
 	touch $@
 
 .venv/convert-installed: .venv/pyvenv.cfg pyproject.toml $(CONSTRAINTS)

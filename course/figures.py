@@ -1,34 +1,84 @@
-"""Figures: arrays and padding drawn element by element, tables as pictures, and how they reach a notebook."""
+"""Figures: arrays and padding drawn element by element, tables as pictures, and how they reach a notebook.
+
+Importing this module sets how figures look on all pages: at most seven inches wide, with letters that can be read on a
+phone. Three styles say what a line or a mark stands for, the same on each page: Keras, a right port, a wrong one. They
+differ in colour, mark and line, and each colour has a contrast of at least 3 to 1 on white.
+"""
 
 from collections.abc import Sequence
 from io import BytesIO
 
-from parity.tracing.plot import DARK, LIGHT, MIDDLE, PALE
+from parity.tracing.plot import DARK, KERAS, LIGHT, MIDDLE, PALE, RIGHT, WRONG
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Image, display
+from IPython.display import display
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+__all__ = [
+    "KERAS",
+    "NEUTRAL",
+    "RIGHT",
+    "WRONG",
+    "boxes",
+    "error_by_size",
+    "marks",
+    "road",
+    "show",
+    "squares",
+    "windows",
+]
+
 PALE_GREY, ORANGE = "#b0b0b0", "#ff8c42"
+
+NEUTRAL = {"color": "#555555", "marker": "D", "linestyle": "-."}
+"""The style of a port of which nothing is said yet."""
+
+WIDTH = 7.0
+"""The width of a figure in inches, and the most that one may have."""
+
+plt.rcParams.update(
+    {
+        "figure.figsize": (WIDTH, 3.4),
+        "figure.constrained_layout.use": True,
+        # On a phone a figure is half as wide as here, and so are its letters.
+        "font.size": 12,
+        "axes.titlesize": 12,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure in a notebook, with a text for those who cannot see it.
+    """Display a figure in a notebook, and below it a text that says what it shows.
 
     Args:
         figure: The figure; it is closed, so that it is not displayed twice.
-        alt: What the figure shows, in one or two sentences. It is stored in the metadata of the output.
+        alt: What the figure shows, in one or two sentences. It stands below the figure for all readers, in the metadata
+            of the output for the pages that are made from a notebook, and in place of the figure where only text is
+            shown.
+
+    Raises:
+        ValueError: If the figure is wider than ``WIDTH``.
     """
+    if figure.get_figwidth() > WIDTH:
+        raise ValueError(
+            f"the figure is {figure.get_figwidth():g} inches wide; at most {WIDTH:g} can be read on a phone"
+        )
     image = BytesIO()
     # No date and no version: a second run gives the same bytes.
-    figure.savefig(image, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(image, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
-    display(Image(image.getvalue(), format="png", alt=alt))
+    data = {"image/png": image.getvalue(), "text/plain": alt}
+    display(data, metadata={"image/png": {"alt": alt, "width": int(110 * figure.get_figwidth())}}, raw=True)
+    display({"text/markdown": f"*{alt}*", "text/plain": alt}, raw=True)
 
 
 def boxes(axes: Axes, array: np.ndarray, title: str, shade: np.ndarray | None = None) -> None:
@@ -55,7 +105,9 @@ def boxes(axes: Axes, array: np.ndarray, title: str, shade: np.ndarray | None = 
     axes.axis("off")
 
 
-def windows(axes: Axes, size: int, kernel: int, stride: int, padding: tuple[int, int], title: str) -> None:
+def windows(
+    axes: Axes, size: int, kernel: int, stride: int, padding: tuple[int, int], title: str, role: dict[str, str] = KERAS
+) -> None:
     """Draw one axis of a padded input and which of its elements each output reads.
 
     Args:
@@ -63,31 +115,30 @@ def windows(axes: Axes, size: int, kernel: int, stride: int, padding: tuple[int,
         size: Number of elements of the input; they are drawn as boxes with their indices.
         kernel: Size of the kernel.
         stride: Step of the kernel; each of its positions is drawn as a bar under the elements that it reads.
-        padding: Number of padding elements (before, after); they are drawn hatched.
+        padding: Number of padding elements (before, after); they are drawn hatched, with a 0 in them.
         title: Title of the drawing.
+        role: Whose layer it is: ``KERAS``, ``RIGHT`` or ``WRONG``.
     """
     before, after = padding
     for index in range(-before, size + after):
         is_data = 0 <= index < size
-        box = {"facecolor": LIGHT} if is_data else {"facecolor": "white", "hatch": "///", "hatchcolor": PALE_GREY}
+        box = {"facecolor": "#e4e4e4"} if is_data else {"facecolor": "white", "hatch": "///", "hatchcolor": PALE_GREY}
         axes.add_patch(Rectangle((index, 0), 1, 1, edgecolor="black", linewidth=1, **box))
-        axes.text(
-            index + 0.5, 0.5, index if is_data else "pad", ha="center", va="center", fontsize=12 if is_data else 10
-        )
+        axes.text(index + 0.5, 0.5, f"x{index}" if is_data else "0", ha="center", va="center")
     starts = range(-before, size + after - kernel + 1, stride)
     for number, start in enumerate(starts):
-        y = -0.35 - 0.45 * number
-        axes.plot([start + 0.1, start + kernel - 0.1], [y, y], color=DARK, linewidth=5, solid_capstyle="butt")
-        read = [str(index) if 0 <= index < size else "pad" for index in range(start, start + kernel)]
-        axes.text(size + after + 0.25, y, f"output {number} reads {', '.join(read)}", va="center", fontsize=10)
-    axes.set_xlim(-1.1, size + after + 4.4)
-    axes.set_ylim(-0.45 * len(starts) - 0.3, 1.1)
-    axes.set_title(title, loc="left", fontsize=11.5)
+        y = -0.75 - 0.7 * number
+        axes.add_patch(Rectangle((start + 0.08, y), kernel - 0.16, 0.6, facecolor=role["color"]))
+        axes.text(start + kernel / 2, y + 0.3, f"output {number}", ha="center", va="center", color="white", fontsize=11)
+    axes.set_xlim(-1.1, size + 1.1)
+    axes.set_ylim(-0.7 * len(starts) - 0.15, 1.1)
+    axes.set_aspect("equal")
+    axes.set_title(title)
     axes.axis("off")
 
 
 def error_by_size(axes: Axes, sizes: Sequence[int], errors: Sequence[float], within: float) -> None:
-    """Plot the largest difference for each image size: a filled square where the outputs agree, a cross elsewhere.
+    """Plot the largest difference for each image size: a disc where the outputs agree, a cross elsewhere.
 
     Args:
         axes: Where to draw.
@@ -98,16 +149,17 @@ def error_by_size(axes: Axes, sizes: Sequence[int], errors: Sequence[float], wit
     right = [size for size, error in zip(sizes, errors, strict=True) if error <= within]
     wrong = [(size, error) for size, error in zip(sizes, errors, strict=True) if error > within]
     axes.axhline(0, color="black", linewidth=0.8)
+    look = {"linestyle": "none", "markersize": 8, "markeredgewidth": 2}
     if wrong:
-        axes.vlines(*zip(*wrong, strict=True), ymax=0, color=MIDDLE, linewidth=1)
-        axes.plot(*zip(*wrong, strict=True), "x", color=DARK, markersize=7, markeredgewidth=2, label="different")
-    axes.plot(right, [0] * len(right), "s", color=PALE, markeredgecolor="black", markersize=9, label="agree")
+        axes.vlines(*zip(*wrong, strict=True), ymax=0, color=PALE_GREY, linewidth=1)
+        axes.plot(*zip(*wrong, strict=True), label="different", **(WRONG | look))
+    axes.plot(right, [0] * len(right), label="agree", **(RIGHT | look))
     for size in right:
-        axes.annotate(str(size), (size, 0), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=10)
+        axes.annotate(str(size), (size, 0), xytext=(0, 11), textcoords="offset points", ha="center", rotation=90)
     axes.set_xlabel("height and width of the image, in pixels")
     axes.set_ylabel("largest |Keras - PyTorch|")
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    axes.spines["bottom"].set_visible(False)
 
 
 def road(axes: Axes, image: np.ndarray, steering: dict[str, float]) -> None:

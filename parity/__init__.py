@@ -9,6 +9,7 @@ from parity.comparison import compare, header, largest_difference
 from parity.diagnosis.causes import CAUSES
 from parity.diagnosis.diagnose import diagnose
 from parity.errors import ParityError
+from parity.precision import use_float64
 from parity.proposal.propose import propose_mapping
 from parity.tracing.trace import first_divergence, readable, trace
 from parity.weights.legacy_files import load_keras_weights, read_legacy_weights
@@ -33,4 +34,5 @@ __all__ = [
     "run_torch",
     "trace",
     "transfer",
+    "use_float64",
 ]

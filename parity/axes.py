@@ -1,7 +1,9 @@
 """The order of axes: Keras has the channels last, PyTorch has them first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from parity.errors import ParityError
 
 import numpy as np
 import torch
@@ -26,15 +28,29 @@ def torch_input(x: np.ndarray) -> Tensor:
     return torch.from_numpy(channels_first(x).copy())
 
 
-def run_torch(module: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
+def run_torch(module: Callable[[Tensor], Any], x: np.ndarray) -> Any:
     """Run a PyTorch module on an array (batch, *spatial, channels) and return its output in the same order of axes.
 
     Args:
-        module: A module or function from (batch, channels, *spatial) to (batch, channels, *spatial).
+        module: A module or function from (batch, channels, *spatial) to (batch, channels, *spatial). It may return
+            several such tensors, as a tuple, a list or a dictionary.
         x: The input, in Keras's order of axes.
 
     Returns:
-        The output (batch, *spatial, channels).
+        The output (batch, *spatial, channels), an array; several as a list or a dictionary of arrays.
+
+    Raises:
+        ParityError: If the module returns something else than tensors.
     """
     with torch.no_grad():
-        return channels_last(module(torch_input(x))).numpy()
+        return _as_arrays(module(torch_input(x)), type(module).__name__)
+
+
+def _as_arrays(output: Any, module: str) -> Any:
+    if isinstance(output, Mapping):
+        return {name: _as_arrays(part, module) for name, part in output.items()}
+    if isinstance(output, list | tuple):
+        return [_as_arrays(part, module) for part in output]
+    if not isinstance(output, Tensor):
+        raise ParityError(module, [f"it returns a {type(output).__name__}, not a tensor; let it return tensors only"])
+    return channels_last(output).numpy() if output.ndim > 1 else output.numpy()

@@ -4,13 +4,16 @@ An agreement between arrays that hold NaN, that have different shapes or that ar
 these is a failure. numpy.allclose would broadcast the second and pass the third.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-_HEADER = ("", "Keras", "PyTorch", "largest |difference|", "verdict")
-_WIDTHS = (35, 17, 17, 20)
+_HEADER = ("verdict", "|diff|", "what was compared", "shape")
+# Of verdict, difference and name. With shapes of four axes a line has at most 76 columns: more does not fit on a
+# projector or beside a list of files.
+_WIDTHS = (14, 8, 30)
 
 
 def largest_difference(a: Any, b: Any) -> float:
@@ -37,22 +40,39 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 def compare(name: str, keras_output: Any, torch_output: Any, within: float = 1e-12) -> bool:
-    """Print one line that says whether two outputs agree: name, shapes, largest absolute difference, verdict.
+    """Print a line that says whether two outputs agree: verdict, largest absolute difference, name, shape.
 
     A difference that is larger than ``within`` is printed with two digits, or one where the outputs are float32 and
     the difference is under a hundredth of them; so the line is the same on every machine. The rounding noise of an
-    agreement is not, and only its bound is printed.
+    agreement is not, and only its bound is printed. A second line says so if an output is float32 and ``within`` is
+    smaller than what float32 can tell apart.
 
     Args:
         name: What is compared, in a few words.
-        keras_output: Output of the Keras model.
-        torch_output: Output of the PyTorch model, its axes brought into the same order.
+        keras_output: Output of the Keras model. A model with several outputs returns them as a tuple, a list or a
+            dictionary: each is compared by itself, on a line of its own.
+        torch_output: Output of the PyTorch model, its axes brought into the same order; several as in Keras.
         within: The largest absolute difference that is agreement. Rounding makes about 1e-15 of the largest value in
             float64, 1e-6 of it in float32.
 
     Returns:
-        True if the outputs have the same shape, are neither empty nor NaN nor infinite, and agree.
+        True if there are as many outputs under the same names and all have the same shape as their counterpart, are
+        neither empty nor NaN nor infinite, and agree.
     """
+    keras_outputs, torch_outputs = dict(_named(name, keras_output)), dict(_named(name, torch_output))
+    if keras_outputs.keys() != torch_outputs.keys():
+        print(_line("OUTPUTS DIFFER", "-", name, f"{_listed(keras_outputs, name)} and {_listed(torch_outputs, name)}"))
+        return False
+    agree = [_compare_one(one, keras_outputs[one], torch_outputs[one], within) for one in keras_outputs]
+    return bool(agree) and all(agree)
+
+
+def header() -> None:
+    """Print what the columns of ``compare`` are."""
+    print(_line(*_HEADER))
+
+
+def _compare_one(name: str, keras_output: Any, torch_output: Any, within: float) -> bool:
     a, b = _array(keras_output), _array(torch_output)
     difference, verdict, agree = "-", _obstacle(a, b), False
     if not verdict:
@@ -60,13 +80,35 @@ def compare(name: str, keras_output: Any, torch_output: Any, within: float = 1e-
         agree = bool(np.isfinite(distance) and distance <= within)
         difference = f"< {within:.0e}" if agree else _rounded(distance, a, b)
         verdict = "agree" if agree else "DIFFERENT"
-    print(_line(name, a.shape, b.shape, difference, verdict))
+    print(_line(verdict, difference, name, a.shape if a.shape == b.shape else f"{a.shape} and {b.shape}"))
+    coarse = [framework for framework, array in (("Keras", a), ("PyTorch", b)) if array.dtype.itemsize < 8]
+    if verdict == "DIFFERENT" and within < _float32_noise(a, b) and any(x.dtype == np.float32 for x in (a, b)):
+        print(f"{'':{_WIDTHS[0]}} ({' and '.join(coarse)} computed in float32, too coarse for a bound of {within:.0e})")
     return agree
 
 
-def header() -> None:
-    """Print what the columns of ``compare`` are."""
-    print(_line(*_HEADER))
+def _named(name: str, output: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each output with a name; a list of numbers is one output, an array."""
+    if isinstance(output, Mapping):
+        parts = [(f"{name}, {key}", value) for key, value in output.items()]
+    elif isinstance(output, list | tuple) and any(_holds_arrays(value) for value in output):
+        parts = [(f"{name}, {number}", value) for number, value in enumerate(output)]
+    else:
+        yield name, output
+        return
+    for part, value in parts:
+        yield from _named(part, value)
+
+
+def _holds_arrays(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_arrays, value))
+    return isinstance(value, Mapping) or len(getattr(value, "shape", ())) > 0
+
+
+def _listed(outputs: Mapping[str, Any], name: str) -> str:
+    """Return the names of outputs; the name of the comparison, which they begin with, is left out."""
+    return ", ".join(one.removeprefix(name).removeprefix(", ") or "a single one" for one in outputs) or "none"
 
 
 def _array(x: Any) -> np.ndarray:
@@ -92,14 +134,23 @@ def _obstacle(a: np.ndarray, b: np.ndarray) -> str:
     return ""
 
 
+def _largest(a: np.ndarray, b: np.ndarray) -> float:
+    return max(float(np.abs(a).max()), float(np.abs(b).max()))
+
+
+def _float32_noise(a: np.ndarray, b: np.ndarray) -> float:
+    """Return how far apart two neighbouring float32 numbers of the size of these outputs are."""
+    return float(np.finfo(np.float32).eps) * _largest(a, b)
+
+
 def _rounded(distance: float, a: np.ndarray, b: np.ndarray) -> str:
-    scale = max(float(np.abs(a).max()), float(np.abs(b).max()))
+    scale = _largest(a, b)
     coarse = min(a.dtype.itemsize, b.dtype.itemsize) < np.dtype(np.float64).itemsize and distance < 1e-2 * scale
     if coarse and distance < 1e-3 * scale:
         return f"> {10.0 ** np.floor(np.log10(distance)):.0e}"
     return f"{distance:.1g}" if coarse else f"{distance:.2g}"
 
 
-def _line(*fields: object) -> str:
-    *texts, verdict = (str(field) for field in fields)
-    return " ".join([*(text.ljust(width) for text, width in zip(texts, _WIDTHS, strict=True)), verdict])
+def _line(verdict: str, difference: str, name: str, shape: object) -> str:
+    widths = _WIDTHS
+    return f"{verdict:<{widths[0]}} {difference:>{widths[1]}}  {name:<{widths[2]}}  {shape}"

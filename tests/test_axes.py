@@ -1,6 +1,6 @@
 """The axis of the channels moves, and the others keep their order."""
 
-from parity import channels_first, channels_last
+from parity import ParityError, channels_first, channels_last, run_torch
 from parity.axes import torch_input
 from tests.helpers.models import draw
 
@@ -27,3 +27,22 @@ def test_torch_input_is_a_contiguous_copy():
         assert np.array_equal(tensor, np.moveaxis(x, -1, 1))
         tensor.zero_()
         assert x.all()
+
+
+def test_run_torch_returns_several_outputs_in_the_order_of_axes_of_keras():
+    x = np.arange(2 * 3 * 5 * 4.0).reshape(2, 3, 5, 4)
+
+    def module(images):
+        return images, {"sum": images.sum((2, 3)), "parts": [2 * images, images.sum()]}
+
+    first, named = run_torch(module, x)
+    assert np.array_equal(first, x)
+    assert np.array_equal(named["sum"], x.sum((1, 2)))
+    assert np.array_equal(named["parts"][0], 2 * x)
+    assert named["parts"][1] == x.sum()
+
+
+@pytest.mark.parametrize("output", [None, "text", 1.0, np.ones(2)])
+def test_run_torch_says_what_a_module_returns_that_is_no_tensor(output):
+    with pytest.raises(ParityError, match=f"it returns a {type(output).__name__}, not a tensor"):
+        run_torch(lambda images: (images, output), np.ones((1, 2, 2, 1)))

@@ -77,7 +77,7 @@ def test_command_writes_what_it_verified(tmp_path, capsys, twin):
     assert stored.keys() == twin.state_dict().keys()
     assert all(torch.equal(stored[key], value) for key, value in twin.state_dict().items())
     printed = capsys.readouterr()
-    assert len(re.findall("agree$", printed.out, flags=re.MULTILINE)) == 4 * len(convert.SIZES)
+    assert len(re.findall("^agree ", printed.out, flags=re.MULTILINE)) == 4 * len(convert.SIZES)
     assert "4/4" in printed.err
     assert os.listdir(tmp_path) == [out.name]
 

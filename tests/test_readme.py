@@ -4,7 +4,7 @@ import inspect
 import re
 import tomllib
 
-from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT
+from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT, pages
 from parity.padding import Conv2dSame
 from parity.weights.layouts import covered_layers, find_layout
 from tests.helpers.models import fill
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SERIES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+SERIES = pages()
 # The notebook whose pitfall is each of these mistakes, which notebook 08 plants one by one.
 MISTAKES = {
     "01": "kernel height and width",
@@ -58,13 +58,16 @@ def test_no_table_is_torn():
 
 
 def test_every_notebook_is_in_the_table():
-    assert [row[0] for row in notebook_rows().values()] == [f"[{p.name[:2]}](notebooks/{p.name})" for p in SERIES]
+    assert [row[0] for row in notebook_rows().values()] == [
+        f"[{p.name[:2]}]({p.relative_to(ROOT).as_posix()})" for p in SERIES
+    ]
 
 
 @pytest.mark.parametrize("path", SERIES, ids=[path.stem for path in SERIES])
 def test_minutes_are_those_of_the_notebook(path):
     title = nbformat.read(path, as_version=4).cells[0].source
-    minutes = re.search(r"Read: (\d+) minutes?\. \w+: (\d+)", title).groups()
+    exercises = re.search(r"Exercises: (\d+) minutes?\.", title)
+    minutes = (re.search(r"Reading: (\d+) minutes?\.", title)[1], exercises[1] if exercises else 0)
     assert notebook_rows()[path.name[:2]][2] == "{} + {} min".format(*minutes)
 
 
@@ -97,30 +100,30 @@ def test_the_steering_with_exchanged_heads_is_that_of_notebook_09():
 
 
 def test_the_mistakes_that_pass_usual_checks_are_those_of_notebook_10():
-    cells = nbformat.read(NOTEBOOKS / "10_which_check_catches_which_bug.ipynb", as_version=4).cells
+    cells = nbformat.read(NOTEBOOKS / "further" / "11_which_check_catches_which_bug.ipynb", as_version=4).cells
     printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
     passed, count, checks = re.search(r"(\d+) of (\d+) mutants pass (.*):", printed).groups()
-    networks = len(re.findall(r"^\w+, right .* agree$", printed, flags=re.MULTILINE))
+    networks = len(re.findall(r"^agree .* \w+, right ", printed, flags=re.MULTILINE))
     assert (len(checks.split(", ")), networks) == (4, 8)
     said = f"{passed} of {count} mistakes, in DroNet and seven small networks, pass four usual checks"
-    assert notebook_rows()["10"][-1] == said
+    assert notebook_rows()["11"][-1] == said
 
 
 def test_the_errors_of_the_hunt_are_those_of_notebook_11():
-    cells = nbformat.read(NOTEBOOKS / "11_hunt_the_divergence.ipynb", as_version=4).cells
+    cells = nbformat.read(NOTEBOOKS / "further" / "10_hunt_the_divergence.ipynb", as_version=4).cells
     printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-    mended = re.findall(r"^(.*), steering +\(4, 1\) +\(4, 1\) +(\S+)", printed, flags=re.MULTILINE)
+    mended = re.findall(r"^DIFFERENT +(\S+)  (.*), steering +\(4, 1\)", printed, flags=re.MULTILINE)
     names = ["naive", "kernels mended", "ReLU mended", "epsilon mended", "heads mended"]
-    assert [name for name, _ in mended[:5]] == names
-    said = f"the steering is {mended[0][1]} off with six mistakes, {mended[4][1]} with two of them left"
-    assert notebook_rows()["11"][-1] == said
+    assert [name for _, name in mended[:5]] == names
+    said = f"the steering is {mended[0][0]} off with six mistakes, {mended[4][0]} with two of them left"
+    assert notebook_rows()["10"][-1] == said
 
 
 def test_the_mistakes_that_no_loss_and_no_weight_shows_are_those_of_notebook_12():
     ends = {"loss": 0, "weights": 2}
     tables = [
         output["data"]["text/plain"].splitlines()
-        for cell in nbformat.read(NOTEBOOKS / "12_training_parity.ipynb", as_version=4).cells
+        for cell in nbformat.read(NOTEBOOKS / "further" / "12_training_parity.ipynb", as_version=4).cells
         for output in cell.get("outputs", [])
         if "text/plain" in output.get("data", {})
     ]

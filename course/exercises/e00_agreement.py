@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from course.exercises.report import in_words
+from course.exercises.report import in_words, is_right, not_attempted, wrong
 from parity import largest_difference, run_torch
 from parity.padding import Conv2dSame
 
@@ -23,39 +23,39 @@ def check_ruler(answer: Callable[[Outputs, Outputs, float], bool]) -> None:
     for number, (name, keras_outputs, torch_outputs, within, expected) in enumerate(pairs):
         said = _ask(answer, keras_outputs, torch_outputs, within)
         if said is None and number == 0:
-            print("Ruler: not attempted yet")
+            not_attempted("Ruler")
             return
         if not isinstance(said, bool | np.bool_) or said != expected:
-            print(f"Ruler: wrong for {name}: {said}, not {expected}")
+            wrong("Ruler", f"wrong for {name}: {said}, not {expected}")
             return
-    print(f"Ruler: right; it judges all {len(pairs)} pairs")
+    is_right("Ruler", f"it judges all {len(pairs)} pairs")
 
 
 def check_images(images: np.ndarray | None) -> None:
     """Check images (batch, height, width, 3): each broken port must differ from Keras on them, the right one not."""
     if images is None:
-        print("Images: not attempted yet")
+        not_attempted("Images")
         return
     images = _as_images(images)
     if images is None:
-        print("Images: wrong; one array of finite numbers is needed, of shape (batch, height, width, 3)")
+        wrong("Images", "wrong; one array of finite numbers is needed, of shape (batch, height, width, 3)")
         return
     if np.abs(images).max() > 1e6:
-        print("Images: wrong; keep the numbers within a million")
+        wrong("Images", "wrong; keep the numbers within a million")
         return
     keras_model, right, broken = _models()
     expected = np.asarray(keras_model(images))
     # Rounding grows with the numbers within the model, and images may be large.
     tolerance = 1e-10 * max(1.0, float(np.abs(images).max()))
     if largest_difference(expected, run_torch(right, images)) > tolerance:
-        print("Images: wrong; the right port differs on them too")
+        wrong("Images", "wrong; the right port differs on them too")
         return
     blind = [name for name, port in broken.items() if largest_difference(expected, run_torch(port, images)) < tolerance]
     if blind:
         found = len(broken) - len(blind)
-        print(f"Images: wrong; they find {found} of {len(broken)} broken ports, not the one that {blind[0]}")
+        wrong("Images", f"wrong; they find {found} of {len(broken)} broken ports, not the one that {blind[0]}")
     else:
-        print(f"Images: right; they find all {len(broken)} broken ports")
+        is_right("Images", f"they find all {len(broken)} broken ports")
 
 
 def _ask(answer: Callable, keras_outputs: Outputs, torch_outputs: Outputs, within: float) -> Any:

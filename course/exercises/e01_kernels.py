@@ -25,6 +25,7 @@ def check_convolution_weight(answer: _Answer) -> None:
     report(
         "Any convolution",
         {kind.__name__: _convolution_cases(answer, rank, kind, convolve) for rank, kind, convolve in _CONVOLUTIONS},
+        answer,
     )
 
 
@@ -36,6 +37,7 @@ def check_depthwise_weight(answer: _Answer) -> None:
             "multiplier 1": _depthwise_cases(answer, (1,)),
             "multipliers over 1": _depthwise_cases(answer, (2, 3)),
         },
+        answer,
     )
 
 

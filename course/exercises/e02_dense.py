@@ -29,6 +29,7 @@ def check_fill_linear(answer: Fill) -> None:
             "arrays that change afterwards": _filled(answer, [(3, 5)], change=True),
             "a bias of the wrong shape": _filled(answer, [(3, 5)], refuse=True),
         },
+        answer,
     )
 
 
@@ -40,6 +41,7 @@ def check_pointwise_weight(answer: Callable[[Tensor], Tensor]) -> None:
             "kernels that are not square": _convolved(answer, _RECTANGULAR),
             "square kernels": _convolved(answer, _SQUARE),
         },
+        answer,
     )
 
 

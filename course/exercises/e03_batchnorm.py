@@ -32,6 +32,7 @@ def check_my_batchnorm(answer: Callable[[keras.layers.BatchNormalization], nn.Ba
             ),
             "training": _training_cases(answer, [{}, {"momentum": 0.9}, {"scale": False, "epsilon": 1.001e-5}]),
         },
+        answer,
     )
 
 
@@ -47,6 +48,7 @@ def check_training_step(answer: _Step) -> None:
             "20 steps": _step_cases(answer, [({}, 20)]),
             "momentum": _step_cases(answer, [({"momentum": 0.9}, 5), ({"momentum": 0.3}, 5)]),
         },
+        answer,
     )
 
 

@@ -28,6 +28,7 @@ def check_same_padding(answer: Callable[[int, int, int, int], tuple[int, int]]) 
                 answer, [(n, k, 1, d) for n in (9, 10) for k in (2, 3, 4) for d in (2, 3)]
             ),
         },
+        answer,
     )
 
 
@@ -41,6 +42,7 @@ def check_max_pool_same(answer: Callable[[Tensor, int, int], Tensor]) -> None:
             "even sizes": _pooling_cases(answer, positive[:, 1:, 1:]),
             "negative input": _pooling_cases(answer, -1e30 * positive[:, 1:]),
         },
+        answer,
     )
 
 

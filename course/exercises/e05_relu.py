@@ -48,7 +48,7 @@ def check_wrong_in_place(answer: Iterable[str] | None, blocks: dict[str, Callabl
 
         yield "its ReLU in place", run
 
-    report("Wrong in place", {name: cases(name, block) for name, block in blocks.items()})
+    report("Wrong in place", {name: cases(name, block) for name, block in blocks.items()}, answer)
 
 
 def check_block(answer: Callable[[Any, Tensor], Tensor]) -> None:
@@ -64,6 +64,7 @@ def check_block(answer: Callable[[Any, Tensor], Tensor]) -> None:
             "the caller's x": _block_cases(answer, _input_afterwards),
             "what may stay": _block_cases(answer, _in_place_and_dropout),
         },
+        answer,
     )
 
 

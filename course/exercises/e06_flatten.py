@@ -29,6 +29,7 @@ def check_feature_order(answer: Callable[[int, int, int], Tensor | Sequence[int]
     report(
         "BatchNormalization",
         {"one row": _order_cases(answer, _ONE_ROW), "several rows": _order_cases(answer, _SEVERAL_ROWS)},
+        answer,
     )
 
 
@@ -41,6 +42,7 @@ def check_decoder(answer: Callable[[Tensor, Tensor, int, int, int], tuple[Tensor
     report(
         "Decoder",
         {"a bias of zeros": _decoder_cases(answer, 0), "a random bias": _decoder_cases(answer, 1)},
+        answer,
     )
 
 

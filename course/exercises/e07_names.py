@@ -36,7 +36,9 @@ def check_layer_pairs(answer: dict[str, str], keras_model: keras.Model, torch_mo
         with torch.no_grad():
             return np.asarray(keras_model(x)[head]), torch_model(torch.from_numpy(x))[head]
 
-    report("Layer pairs", {"the stop": [("output 1", lambda: run(1))], "the turn": [("output 0", lambda: run(0))]})
+    report(
+        "Layer pairs", {"the stop": [("output 1", lambda: run(1))], "the turn": [("output 0", lambda: run(0))]}, answer
+    )
 
 
 def check_loading(answer: Callable[[list[str], dict[str, np.ndarray]], Sequence[np.ndarray] | None]) -> None:
@@ -96,6 +98,7 @@ def check_loading(answer: Callable[[list[str], dict[str, np.ndarray]], Sequence[
             "another order of layers": [("sigmoid in the Dense layer", lambda: filled(fused))],
             "a missing layer": [("dense_12 instead of dense_11", lambda: refused(renamed))],
         },
+        answer,
     )
 
 

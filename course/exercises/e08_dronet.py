@@ -36,7 +36,7 @@ def check_mapping_rows(
         rows = pd.DataFrame(list(answer.items()), index=index, columns=COLUMNS)
         return _transferred(keras_model, torch_model, pd.concat([remaining, rows]), {})
 
-    report("Mapping", {"these rows": [(_in_words(answer), run)]})
+    report("Mapping", {"these rows": [(_in_words(answer), run)]}, answer)
 
 
 def check_flatten(
@@ -52,7 +52,7 @@ def check_flatten(
             raise ParityError("answer", faults)
         return _transferred(keras_model, torch_model, mapping, answer)
 
-    report("Flatten", {"this twin": [(shorten(str(answer), width=80, placeholder=" …"), run)]})
+    report("Flatten", {"this twin": [(shorten(str(answer), width=80, placeholder=" …"), run)]}, answer)
 
 
 def _row_faults(answer: object) -> Iterator[str]:

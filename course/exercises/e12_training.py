@@ -27,6 +27,7 @@ def check_class_weights(answer: _Loss) -> None:
             "equal weights": _loss_cases(answer, [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0)]),
             "unequal weights": _loss_cases(answer, [(1.0, 3.0, 0.5), (0.0, 1.0, 4.0)]),
         },
+        answer,
     )
 
 
@@ -42,6 +43,7 @@ def check_decoupled_decay(answer: _Optimizer) -> None:
             "momentum": _decay_cases(answer, [(0.125, 0.875, 0.25, 20), (0.0625, 0.5, 1.0, 20)]),
             "no decay": _decay_cases(answer, [(0.125, 0.875, 0.0, 20)]),
         },
+        answer,
     )
 
 

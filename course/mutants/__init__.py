@@ -25,7 +25,7 @@ __all__ = [
     "run_twin",
 ]
 
-# In this order the mutants are listed, and notebook 10 takes its sample from the end.
+# In this order the mutants are listed, and notebook 11 takes its sample from the end.
 _MODULES = {
     "dronet": dronet,
     "signal": signal,

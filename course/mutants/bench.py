@@ -1,4 +1,4 @@
-"""What notebook 10 tries checks on mutants with. What Keras returns is computed once, and kept."""
+"""What notebook 11 tries checks on mutants with. What Keras returns is computed once, and kept."""
 
 import copy
 import functools

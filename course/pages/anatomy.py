@@ -1,8 +1,10 @@
-"""What every notebook of the series must have, and what none may have."""
+"""What every notebook of the course must have, and what none may have; and how long it takes to read one."""
 
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -10,10 +12,11 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 OFFICIAL = "09_official_weights.ipynb"
-"""The notebook that needs a file from outside the project."""
+"""The notebook that needs a file from outside the project. It is a case study: read and run, without exercises."""
 
+# In this order; a page may have others between them.
 HEADINGS = [
-    r"# .+: .+",
+    r"# \d\d\. .+",
     r"## What you'll do",
     r"## Two (layers|models) that should agree",
     r"## Predict",
@@ -25,9 +28,11 @@ HEADINGS = [
     r"## In practice",
     r"## In this notebook you",
 ]
-CELLS = range(20, 27)
-WORDS = range(600, 901)
-LINES = 12
+CASE_STUDY = [HEADINGS[0], HEADINGS[1], HEADINGS[-1]]
+HIDDEN = "hide-input"
+"""The tag of a cell that is not the lesson: set-up, a table, a plot. The site folds it."""
+WORDS_A_MINUTE, SECONDS_A_LINE, SECONDS_A_FIGURE = 180, 6, 30
+MINUTES = re.compile(r"Reading: (\d+) minutes?\.")
 MACHINE = re.compile(
     r"(/|\\)(home|root|tmp|work|Users|usr|opt|private)\b|site-packages|ipykernel_\d|\b[A-Z]:\\|0x[0-9a-f]{6,}"
 )
@@ -69,37 +74,73 @@ def lines_of_code(source: str) -> int:
     return sum(bool(line.strip()) for number, line in enumerate(source.splitlines(), 1) if number not in imports)
 
 
+def minutes_to_read(notebook: NotebookNode) -> int:
+    """Return how many minutes it takes to read a page with its code, rounded up.
+
+    Reckoned are the words of the prose, without the addresses of links, the lines of code that a reader follows, and
+    the figures. The code of cells tagged ``HIDDEN`` is left out.
+    """
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    words = re.sub(r"\]\([^)]*\)|<[^>]+>|[#*`|]", " ", prose).split()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    lines = sum(lines_of_code(cell.source) for cell in code if HIDDEN not in cell.metadata.get("tags", ()))
+    figures = sum("image/png" in output.get("data", {}) for cell in code for output in cell.get("outputs", ()))
+    return ceil(len(words) / WORDS_A_MINUTE + (lines * SECONDS_A_LINE + figures * SECONDS_A_FIGURE) / 60)
+
+
+def pages() -> list[Path]:
+    """Return the notebooks of the course in their order, those of the second part last."""
+    return sorted(
+        [*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("further/[0-9]*.ipynb")], key=lambda path: path.name
+    )
+
+
+def solution_of(page: Path) -> Path:
+    """Return where the solutions of a page are: under another name, so that two open tabs have two titles."""
+    return NOTEBOOKS / "solutions" / f"{page.stem}_solutions.ipynb"
+
+
 def page_faults(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """Yield what is wrong with the page: headings, lengths, figures, exercises, links; notebooks of the series."""
-    practised = path.name != OFFICIAL  # it is read and run: it has no exercises
-    expected = [heading for heading in HEADINGS if practised or "Your turn" not in heading]
+    """Yield what is wrong with the page: headings, minutes, figures, exercises, links; notebooks of the course."""
+    practised = path.name != OFFICIAL
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    headings = re.findall(r"^#+ .*$", prose, flags=re.MULTILINE)
-    if len(headings) != len(expected) or not all(map(re.fullmatch, expected, headings)):
-        yield f"the headings are {headings}"
-    if len(notebook.cells) not in CELLS:
-        yield f"{len(notebook.cells)} cells"
-    if len(prose.split()) not in WORDS:
-        yield f"{len(prose.split())} words of prose"
-    for number, cell in enumerate(notebook.cells):
-        if cell.cell_type == "code" and lines_of_code(cell.source) > LINES:
-            yield f"cell {number} has {lines_of_code(cell.source)} lines of code"
+    yield from _heading_faults(prose, HEADINGS if practised else CASE_STUDY)
+    if not prose.startswith(f"# {path.name[:2]}. "):
+        yield f"the title does not begin with the number {path.name[:2]}"
     if not any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs):
         yield "no figure"
     if prose.count("<details>") != prose.count("</details>") or prose.count("<details>") < 1 + practised:
         yield "folds: an answer and a hint are expected"
-    if not re.search(rf"Read: \d+ minutes\. {'Practise' if practised else 'Run'}: \d+", prose):
-        yield "no minutes to read and to practise"
+    stated = MINUTES.search(notebook.cells[0].source)
+    if not stated:
+        yield "no minutes to read it"
+    elif int(stated[1]) != minutes_to_read(notebook):
+        yield f"{stated[1]} minutes are stated, {minutes_to_read(notebook)} are needed"
+    if practised and not re.search(r"Exercises: \d+ minutes?\.", notebook.cells[0].source):
+        yield "no minutes for the exercises"
     tagged = sum("final-check" in cell.metadata.get("tags", ()) for cell in code)
     if tagged != 1:
         yield f"{tagged} cells are tagged final-check"
-    if "**For the cheat sheet:**" not in prose:
-        yield "no line for the cheat sheet"
     if practised and not any("not attempted yet" in output.get("text", "") for cell in code for output in cell.outputs):
         yield "no exercise that says it was not attempted yet"
-    if practised and f"solutions/{path.name}" not in LINK.findall(prose):
+    links = {target.split("#")[0] for target in LINK.findall(prose)}
+    if practised and not any(target.endswith(f"solutions/{solution_of(path).name}") for target in links):
         yield "no link to the solutions"
+
+
+def _heading_faults(prose: str, expected: list[str]) -> Iterator[str]:
+    # A comment in a block of code is no heading.
+    text = re.sub(r"^```.*?^```", "", prose, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ .*$", text, flags=re.MULTILINE)
+    rest = iter(headings)
+    for pattern in expected:
+        if not any(re.fullmatch(pattern, heading) for heading in rest):
+            yield f"the headings lack {pattern}, or have it in another place: {headings}"
+            return
+    levels = [len(heading.split(" ")[0]) for heading in headings]
+    if levels.count(1) != 1 or any(after > before + 1 for before, after in pairwise(levels)):
+        yield f"the headings skip a level, or there are two titles: {headings}"
 
 
 def link_faults(text: str, folder: Path) -> Iterator[str]:

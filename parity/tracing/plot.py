@@ -9,6 +9,12 @@ from matplotlib.axes import Axes
 # Four steps of cividis, which people with any colour vision tell apart by lightness.
 DARK, MIDDLE, LIGHT, PALE = "#00224e", "#666970", "#d2be59", "#fee838"
 
+# What a line or a mark stands for: arguments of ``Axes.plot``. The colours are three of Okabe and Ito's, which people
+# with any colour vision tell apart (https://jfly.uni-koeln.de/color/).
+KERAS = {"color": "#0072b2", "marker": "s", "linestyle": "-"}
+RIGHT = {"color": "#009e73", "marker": "o", "linestyle": "--"}
+WRONG = {"color": "#d55e00", "marker": "x", "linestyle": ":"}
+
 
 def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None = None) -> None:
     """Plot how far each layer's output is from Keras's, on a logarithmic axis, with the first divergence marked.
@@ -27,17 +33,15 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
     axes.set_xscale("log")
     axes.set_xlim(left, right)
     axes.barh(rows, TIMES_NOISE * noise.fillna(left), left=left, color="#dddddd", height=0.9, label="rounding")
-    traces = ((before, "x", DARK, "before"), (after, "s", PALE, "after"))
-    for traced, marker, color, label in traces:
+    traces = ((before, WRONG, "before"), (after, RIGHT, "after"))
+    for traced, style, label in traces:
         if traced is None:
             continue
         compared = traced[traced.noise.notna()].set_index("layer")
         outputs = compared.outputs.reindex(before.layer).clip(left * 2, right / 2)
-        edge = {"markeredgewidth": 2} if marker == "x" else {"markeredgecolor": "black"}
-        # A cross shows on a square, a square hides a cross.
-        axes.plot(
-            outputs, rows, marker, color=color, markersize=7, label=label, zorder=3 if marker == "x" else 2, **edge
-        )
+        # A cross shows on a disc, a disc hides a cross.
+        look = style | {"linestyle": "none", "markeredgewidth": 2, "zorder": 3 if traced is before else 2}
+        axes.plot(outputs, rows, markersize=7, label=label, **look)
     starts = before.verdict.str.startswith(("DIVERGES", "TAKES"))
     if starts.any():
         first = int(np.argmax(starts))

@@ -1,4 +1,4 @@
-"""What notebook 10 tries checks with: the sample of mutants, both models' outputs, and what a check says of a port."""
+"""What notebook 11 tries checks with: the sample of mutants, both models' outputs, and what a check says of a port."""
 
 from collections import Counter
 

@@ -34,18 +34,36 @@ def line(axes, label):
 
 def test_show_displays_the_same_bytes_each_time_with_a_text_and_closes_the_figure(monkeypatch):
     shown = []
-    monkeypatch.setattr(figures, "display", shown.append)
+    monkeypatch.setattr(figures, "display", lambda data, **more: shown.append((data, more)))
     for _ in range(2):
         figure, axes = plt.subplots()
         axes.plot([0, 1], [0, 1])
         figures.show(figure, "A line.")
         assert not plt.fignum_exists(figure.number)
-    first, second = shown
-    assert first.data == second.data
-    data, metadata = first._repr_mimebundle_()
-    assert metadata["image/png"]["alt"] == "A line."
-    assert Image.open(BytesIO(first.data)).width > 100
-    assert data.keys() == {"image/png"}
+    (picture, settings), (caption, _), *again = shown
+    assert again[0][0] == picture
+    assert all(more["raw"] for _, more in shown)
+    assert settings["metadata"]["image/png"]["alt"] == picture["text/plain"] == caption["text/plain"] == "A line."
+    assert caption["text/markdown"] == "*A line.*"
+    assert Image.open(BytesIO(picture["image/png"])).width > settings["metadata"]["image/png"]["width"] > 100
+
+
+def test_a_figure_that_is_too_wide_for_a_phone_is_refused():
+    with pytest.raises(ValueError, match="8 inches wide"):
+        figures.show(plt.figure(figsize=(8, 3)), "A wide one.")
+
+
+def contrast_on_white(color):
+    """Return the contrast with white: https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return 1.05 / (np.dot(linear, (0.2126, 0.7152, 0.0722)) + 0.05)
+
+
+def test_keras_right_and_wrong_ports_differ_in_color_mark_and_line():
+    roles = [figures.KERAS, figures.RIGHT, figures.WRONG, figures.NEUTRAL]
+    for trait in ("color", "marker", "linestyle"):
+        assert len({role[trait] for role in roles}) == 4
+    assert all(contrast_on_white(role["color"]) >= 3 for role in roles)
 
 
 def test_boxes_write_each_number_in_its_box_the_lighter_the_larger(axes):
@@ -78,14 +96,20 @@ def test_boxes_of_equal_numbers_can_be_drawn(axes):
 
 def test_windows_show_what_each_output_reads(axes):
     figures.windows(axes, size=4, kernel=3, stride=2, padding=(1, 0), title="one axis")
-    assert texts(axes) == ["pad", "0", "1", "2", "3", "output 0 reads pad, 0, 1", "output 1 reads 1, 2, 3"]
-    assert [patch.get_x() for patch in axes.patches] == [-1, 0, 1, 2, 3]
-    assert [bool(patch.get_hatch()) for patch in axes.patches] == [True] + 4 * [False]
-    bars = [bar.get_xdata() for bar in axes.lines]
-    np.testing.assert_allclose(bars, [[-0.9, 1.9], [1.1, 3.9]])
+    assert texts(axes) == ["0", "x0", "x1", "x2", "x3", "output 0", "output 1"]
+    boxes, bars = axes.patches[:5], axes.patches[5:]
+    assert [patch.get_x() for patch in boxes] == [-1, 0, 1, 2, 3]
+    assert [bool(patch.get_hatch()) for patch in boxes] == [True] + 4 * [False]
+    np.testing.assert_allclose([(bar.get_x(), bar.get_width()) for bar in bars], [(-0.92, 2.84), (1.08, 2.84)])
     low, high = axes.get_ylim()
-    assert all(low < bar.get_ydata()[0] < high for bar in axes.lines)
+    assert all(low < bar.get_y() < bar.get_y() + bar.get_height() < 0 < 1 < high for bar in bars)
+    assert {bar.get_facecolor()[:3] for bar in bars} == {to_rgb(figures.KERAS["color"])}
     assert axes.get_title(loc="left") == "one axis"
+
+
+def test_windows_have_the_color_of_who_pads(axes):
+    figures.windows(axes, 4, 3, 2, (1, 0), "one axis", figures.WRONG)
+    assert axes.patches[-1].get_facecolor()[:3] == to_rgb(figures.WRONG["color"])
 
 
 def test_error_by_size_tells_sizes_that_agree_from_those_that_do_not(axes):

@@ -5,15 +5,25 @@ import re
 import subprocess
 import sys
 
-from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT, link_faults, output_faults, page_faults
+from course.pages.anatomy import (
+    NOTEBOOKS,
+    OFFICIAL,
+    ROOT,
+    link_faults,
+    minutes_to_read,
+    output_faults,
+    page_faults,
+    pages,
+    solution_of,
+)
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-SERIES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+SERIES = pages()
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
-PAGES = [*ROOT.glob("*.md"), *SERIES, *SOLUTIONS]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *NOTEBOOKS.glob("*.md"), *SERIES, *SOLUTIONS]
 
 
 def read(path):
@@ -36,7 +46,7 @@ def test_page_has_all_its_parts(path):
 
 @pytest.mark.parametrize("path", **names([path for path in SERIES if path.name != OFFICIAL]))
 def test_solution_is_right(path):
-    solution = read(NOTEBOOKS / "solutions" / path.name)
+    solution = read(solution_of(path))
     printed = "".join(output.get("text", "") for cell in solution.cells for output in cell.get("outputs", []))
     exercises = set(re.findall(r"\bcheck_\w+(?=\()", "".join(cell.source for cell in read(path).cells)))
     assert exercises
@@ -81,10 +91,14 @@ def test_broken_outputs_are_seen(change, fault):
         ("## Why", "## Because", "headings"),
         ("## Predict", "### Predict", "headings"),
         ("</details>", "", "folds"),
-        ("**For the cheat sheet:**", "", "cheat sheet"),
-        (f"solutions/{SERIES[0].name}", "solutions/other.ipynb", "solutions"),
-        ("Read: ", "Reading ", "minutes"),
-        ("## Why", "## Why" + " word" * 900, "words"),
+        ("## Why", "#### Why", "headings"),
+        ("## Why", "# Why", "headings"),
+        ("## Predict", "## More\n\n#### Deep\n\n## Predict", "skip a level"),
+        ("# 00. ", "# 01. ", "title"),
+        (f"solutions/{solution_of(SERIES[0]).name}", "solutions/other.ipynb", "solutions"),
+        ("Reading: ", "Read: ", "minutes"),
+        ("Exercises: ", "Practise: ", "minutes for the exercises"),
+        ("## Why", "## Why" + " word" * 900, "minutes are stated"),
     ],
 )
 def test_broken_pages_are_seen(find, replace, fault):
@@ -92,6 +106,30 @@ def test_broken_pages_are_seen(find, replace, fault):
     for cell in notebook.cells:
         cell.source = cell.source.replace(find, replace)
     assert any(fault in found for found in page_faults(notebook, SERIES[0]))
+
+
+def test_pages_are_in_the_order_of_their_numbers():
+    assert [path.name[:2] for path in SERIES] == [f"{number:02}" for number in range(len(SERIES))]
+    assert {path.parent for path in SERIES} == {NOTEBOOKS, NOTEBOOKS / "further"}
+    assert {solution_of(path) for path in SERIES if path.name != OFFICIAL} == set(SOLUTIONS)
+
+
+def test_a_heading_between_the_others_is_no_fault():
+    notebook = copy.deepcopy(read(SERIES[0]))
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("## Why", "## May be skipped\n\n### Part\n\n## Why")
+    assert list(page_faults(notebook, SERIES[0])) == []
+
+
+def test_minutes_are_those_of_words_lines_and_figures():
+    picture = new_output("display_data", {"image/png": "x"})
+    prose = new_markdown_cell("## Title\n\n" + "word " * 178 + "[link](https://example.org)")
+    code = new_code_cell("import os\n\n" + "x = 1\n" * 20, outputs=[picture])
+    hidden = new_code_cell("x = 1\n" * 100, metadata={"tags": ["hide-input"]}, outputs=[picture])
+    for cells, minutes in (([prose], 1), ([code], 3), ([hidden], 1), ([prose, code, hidden], 4)):
+        assert minutes_to_read(new_notebook(cells=cells)) == minutes
+    prose.source += " word"
+    assert minutes_to_read(new_notebook(cells=[prose])) == 2
 
 
 def test_a_missing_final_check_is_seen():

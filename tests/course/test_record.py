@@ -1,17 +1,20 @@
 """Recording a notebook stores what it prints, the same bytes each time, and the runs of tests share the machine."""
 
+import copy
 import gc
 import os
 
 from course.pages import record as module
-from course.pages.anatomy import NOTEBOOKS, OFFICIAL
+from course.pages.anatomy import NOTEBOOKS, OFFICIAL, pages
+from course.pages.clean_save import scrub
 from course.pages.processes import kernel_profile, settle
 from course.pages.record import main, record
 
 import nbformat
 import pytest
+from jupyter_server.services.contents.filemanager import FileContentsManager
 from nbclient.exceptions import CellExecutionError
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 
 def written(path, *sources):
@@ -50,6 +53,45 @@ def test_the_picture_of_the_readme_is_that_of_the_tagged_cell(tmp_path, monkeypa
     assert (tmp_path / "readme.png").read_bytes() == b"\x89PNG 2"
 
 
+def test_the_minutes_that_a_page_states_are_reckoned(tmp_path):
+    path = tmp_path / "page.ipynb"
+    cells = [
+        new_markdown_cell("# Title\n\n*Reading: 99 minutes. Exercises: 7 minutes.*"),
+        new_code_cell("x = 1\n" * 15),
+    ]
+    nbformat.write(new_notebook(cells=cells), path)
+    record(path)
+    first = nbformat.read(path, as_version=4).cells[0].source
+    assert first == "# Title\n\n*Reading: 2 minutes. Exercises: 7 minutes.*"
+
+
+def test_a_notebook_that_jupyter_saves_keeps_its_bytes(tmp_path):
+    """JupyterLab adds what its kernel says of the Python in use, and saves."""
+    path = written(tmp_path / "page.ipynb", "print(1)")
+    record(path)
+    before = path.read_bytes()
+    manager = FileContentsManager(root_dir=str(tmp_path), pre_save_hook="course.pages.clean_save.scrub")
+    model = manager.get("page.ipynb")
+    mode = {"name": "ipython", "version": 3}
+    info = model["content"]["metadata"]["language_info"]
+    info.update(version="3.12.1", codemirror_mode=mode, file_extension=".py", mimetype="text/x-python")
+    manager.save(model, "page.ipynb")
+    assert path.read_bytes() == before
+    model["content"]["cells"][0]["source"] = "print(2)"
+    manager.save(model, "page.ipynb")
+    assert nbformat.read(path, as_version=4).cells[0].source == "print(2)"
+
+
+def test_files_and_notebooks_of_other_languages_are_saved_as_they_are():
+    info = {"name": "julia", "version": "1.9"}
+    notebook = {"type": "notebook", "content": {"metadata": {"kernelspec": {"name": "julia"}, "language_info": info}}}
+    file = {"type": "file", "content": "text"}
+    for model in (notebook, file):
+        before = copy.deepcopy(model)
+        scrub(model)
+        assert model == before
+
+
 @pytest.mark.parametrize("at_hand", [True, False])
 def test_all_notebooks_are_recorded_but_what_needs_a_download(at_hand, monkeypatch, capsys):
     recorded = []
@@ -58,7 +100,7 @@ def test_all_notebooks_are_recorded_but_what_needs_a_download(at_hand, monkeypat
     monkeypatch.setattr("sys.argv", ["record"])
     monkeypatch.setenv("PYTEST_CURRENT_TEST", "this")  # main sets it
     main()
-    expected = {*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("solutions/*.ipynb")}
+    expected = {*pages(), *NOTEBOOKS.glob("solutions/*.ipynb")}
     assert set(recorded) == (expected if at_hand else expected - {NOTEBOOKS / OFFICIAL})
     assert ("not recorded" in capsys.readouterr().out) != at_hand
 

@@ -61,7 +61,7 @@ def test_every_cause_that_is_named_is_in_the_list_and_the_other_way_round():
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_every_cause_has_a_notebook(cause):
-    assert len(list(NOTEBOOKS.glob(f"{CAUSES[cause]}_*.ipynb"))) == 1
+    assert len(list(NOTEBOOKS.rglob(f"{CAUSES[cause]}_*[!s].ipynb"))) == 1
     assert known_cause(cause, "so") == Cause(cause, "so", CAUSES[cause])
     assert known_cause(cause).detail == ""
 

@@ -89,7 +89,7 @@ def test_enough_mutants_of_every_kind():
 
 
 def test_every_cause_is_planted_and_named():
-    """One by hand: as a mutant it would be one more in the sample that notebook 10 draws, with all its numbers."""
+    """One by hand: as a mutant it would be one more in the sample that notebook 11 draws, with all its numbers."""
     network = load_network("pooling")
     twin = network.build()
     twin.mean = MaxPool2dSame((3, 2), 2)

@@ -1,4 +1,4 @@
-"""The exercise of notebook 11: a twin with mistakes that nobody names."""
+"""The exercise of notebook 10: a twin with mistakes that nobody names."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
@@ -137,7 +137,7 @@ def check_mended(answer: Callable[[ExerciseTwin], nn.Module | None]) -> None:
     mapping = exercise_mapping()
     mended = cache(partial(_mended, answer))
     sizes = {"odd sizes": [(13, 9), (19, 11)], "even sizes": [(12, 10)], "mixed sizes": [(15, 12), (18, 7)]}
-    report("Mended twin", {trait: _cases(mended, mapping, several) for trait, several in sizes.items()})
+    report("Mended twin", {trait: _cases(mended, mapping, several) for trait, several in sizes.items()}, answer)
 
 
 def _cases(

@@ -1,11 +1,11 @@
-"""The exercises of notebook 10: a check that lets no mistake through, and the causes that inference cannot show."""
+"""The exercises of notebook 11: a check that lets no mistake through, and the causes that inference cannot show."""
 
 from collections.abc import Callable, Iterable
 from functools import cache
 from textwrap import shorten
 from typing import Any, NoReturn
 
-from course.exercises.report import in_words
+from course.exercises.report import in_words, is_right, not_attempted, wrong
 from course.mutants import CAUSES, MUTANTS, Mutant, load_network
 from course.mutants.bench import Pair
 
@@ -33,16 +33,16 @@ def check_my_check(answer: Callable[[Pair, nn.Module], bool]) -> None:
         try:
             said = says(pair, pair.right())
         except Exception as error:
-            print(f"My check: wrong; the right port of {name} must pass: {in_words(error)}")
+            wrong("My check", f"wrong; the right port of {name} must pass: {in_words(error)}")
             return
         if said is None and name == _SMALL[0] and not _raises(answer, pair, mutants):
-            print("My check: not attempted yet")
+            not_attempted("My check")
             return
         if not isinstance(said, bool):
-            print(f"My check: wrong; for the right port of {name} it returned {_short(said)}: return True or False")
+            wrong("My check", f"wrong; for the right port of {name} it returned {_short(said)}: return True or False")
             return
         if not said:
-            print(f"My check: wrong; the right port of {name} must pass: False, not True")
+            wrong("My check", f"wrong; the right port of {name} must pass: False, not True")
             return
     through = []
     for mutant in mutants:
@@ -53,38 +53,38 @@ def check_my_check(answer: Callable[[Pair, nn.Module], bool]) -> None:
             continue
         which = f"{mutant.network}: {mutant.name}"
         if not isinstance(said, bool):
-            print(f"My check: wrong; for {which} it returned {_short(said)}: return True or False")
+            wrong("My check", f"wrong; for {which} it returned {_short(said)}: return True or False")
             return
         if said:
             through.append(which)
     if through:
-        print(f"My check: wrong; it lets {len(through)} of {len(mutants)} mutants through, the first is {through[0]}")
+        wrong("My check", f"wrong; it lets {len(through)} of {len(mutants)} mutants through, the first is {through[0]}")
     else:
-        print(f"My check: right; it passes {len(pairs)} right ports and catches all {len(mutants)} mutants")
+        is_right("My check", f"it passes {len(pairs)} right ports and catches all {len(mutants)} mutants")
 
 
 def check_causes_of_training(answer: Iterable[str] | None) -> None:
     """Check a set of causes: those of which no mutant changes an output at inference."""
     if answer is None:
-        print("Causes: not attempted yet")
+        not_attempted("Causes")
         return
     try:
         named = {answer} if isinstance(answer, str) else set(map(str, answer))
     except TypeError:
-        print("Causes: wrong; answer with a set of names")
+        wrong("Causes", "wrong; answer with a set of names")
         return
     unknown = sorted(named - set(CAUSES))
     if unknown:
-        print(f"Causes: wrong; not among the causes: {_short(', '.join(unknown))}")
+        wrong("Causes", f"wrong; not among the causes: {_short(', '.join(unknown))}")
         return
     shown, hidden = _shown_and_hidden()
     for cause in sorted(named - hidden):
-        print(f"Causes: wrong; {cause} changes outputs at inference")
+        wrong("Causes", f"wrong; {cause} changes outputs at inference")
         return
     if named != hidden:
-        print(f"Causes: wrong; {len(hidden - named)} more cannot be seen at inference")
+        wrong("Causes", f"wrong; {len(hidden - named)} more cannot be seen at inference")
     else:
-        print(f"Causes: right; the other {len(shown)} causes show at inference")
+        is_right("Causes", f"the other {len(shown)} causes show at inference")
 
 
 @cache
