@@ -1,23 +1,16 @@
-"""The README says what the notebooks and the frameworks say."""
+"""The README, and the page on how to take the course, say what the notebooks and the frameworks say."""
 
-import inspect
 import re
 import tomllib
 
-from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT, pages
-from parity.padding import Conv2dSame
-from parity.weights.layouts import covered_layers, find_layout
-from tests.helpers.models import fill
+from course.pages.anatomy import MINUTES, NOTEBOOKS, OFFICIAL, ROOT, pages
 
-import keras
 import nbformat
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SERIES = pages()
+QUESTIONS = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+COURSE = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
 # The notebook whose pitfall is each of these mistakes, which notebook 08 plants one by one.
 MISTAKES = {
     "01": "kernel height and width",
@@ -29,20 +22,37 @@ MISTAKES = {
 }
 
 
-def rows(section):
-    """Return the rows of all tables of a section, each a list of its fields."""
-    text = re.search(rf"^#+ {section}\n(.*?)(?=^##|\Z)", README, flags=re.MULTILINE | re.DOTALL).group(1)
-    table = [[field.strip() for field in line.strip("|").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
-    return [row for row in table if not set("".join(row)) <= set("-| ")]
+def table(text, first_header):
+    """Return the rows of the table whose first header this is, each a list of its fields."""
+    block = re.search(rf"^\| {re.escape(first_header)} \|.*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)[1]
+    return [[field.strip() for field in line.strip("|").split(" | ")] for line in block.splitlines()[1:]]
 
 
-def notebook_rows():
-    return {row[0][1:3]: row for row in rows("The notebooks")[1:]}
+def minutes(path):
+    """Return the minutes that a page states: reading, exercises."""
+    title = nbformat.read(path, as_version=4).cells[0].source
+    exercises = re.search(r"Exercises: (\d+) minutes?\.", title)
+    return int(MINUTES.search(title)[1]), int(exercises[1]) if exercises else 0
+
+
+def title(path):
+    """Return the title of a page without its number: what stands before the colon."""
+    return re.match(r"# \d\d\. (.*)", nbformat.read(path, as_version=4).cells[0].source)[1].split(":")[0]
+
+
+def printed_in(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def page(number):
+    (path,) = (path for path in pages() if path.name.startswith(number))
+    return path
 
 
 def first_column_in_08(header):
     """Return, by row, the first column of the stored table of notebook 08 that has a column of this name."""
-    notebook = nbformat.read(NOTEBOOKS / "08_dronet.ipynb", as_version=4)
+    notebook = nbformat.read(page("08"), as_version=4)
     texts = [
         output.get("data", {}).get("text/plain", "") for cell in notebook.cells for output in cell.get("outputs", [])
     ]
@@ -51,185 +61,72 @@ def first_column_in_08(header):
     return dict(re.match(r"(.*?)  +(\S+)", line).groups() for line in lines)
 
 
-def test_no_table_is_torn():
+@pytest.mark.parametrize("text", [README, COURSE], ids=["README", "notebooks/README"])
+def test_no_table_is_torn(text):
     """A blank line in a table makes text of the rows after it."""
-    for block in re.findall(r"(?:^\|.*\n)+", README, flags=re.MULTILINE):
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         assert re.fullmatch(r"[|: -]+", block.splitlines()[1]), block
 
 
-def test_every_notebook_is_in_the_table():
-    assert [row[0] for row in notebook_rows().values()] == [
-        f"[{p.name[:2]}]({p.relative_to(ROOT).as_posix()})" for p in SERIES
+def test_every_page_is_in_the_table_with_its_title_and_its_minutes():
+    expected = [
+        [
+            f"[{path.name[:2]}. {title(path)}]({path.relative_to(ROOT).as_posix()})",
+            "{} + {}".format(*minutes(path)),
+        ]
+        for path in pages()
     ]
+    assert [[row[0], row[2]] for row in table(README, "page")] == expected
 
 
-@pytest.mark.parametrize("path", SERIES, ids=[path.stem for path in SERIES])
-def test_minutes_are_those_of_the_notebook(path):
-    title = nbformat.read(path, as_version=4).cells[0].source
-    exercises = re.search(r"Exercises: (\d+) minutes?\.", title)
-    minutes = (re.search(r"Reading: (\d+) minutes?\.", title)[1], exercises[1] if exercises else 0)
-    assert notebook_rows()[path.name[:2]][2] == "{} + {} min".format(*minutes)
+def test_the_hours_of_the_course_are_those_of_its_pages():
+    read, practise = (sum(minutes(path)[kind] for path in pages()) for kind in range(2))
+    said = f"All pages take {round(read / 60)} hours to read with their code, and {round(practise / 60)} to practise."
+    assert said in " ".join(README.split())
+
+
+def test_the_minutes_of_the_path_for_a_deadline_are_those_of_its_pages():
+    (row,) = (row for row in table(COURSE, "you have") if "deadline" in row[0])
+    numbers = re.findall(r"\[(\d\d)\]", row[1])
+    total = sum(minutes(page(number))[0] for number in numbers)
+    assert f"{total} minutes" in row[1]
+    assert total < 180
+
+
+def test_the_picture_of_the_readme_is_in_a_folder_that_jupyterlab_serves():
+    path = re.search(r"!\[.{40,}?\]\((.*?)\)", README)[1]
+    assert (ROOT / path).is_file()
+    assert not any(part.startswith(".") for part in path.split("/"))
+
+
+def test_the_code_of_the_readme_prints_what_is_said(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    said = re.search(r"```python\n.*?```\n+```\n(.*?)```", README, flags=re.DOTALL)[1]
+    exec(code, {})
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize("number", MISTAKES)
 def test_errors_are_those_of_notebook_08(number):
-    assert notebook_rows()[number][-1] == first_column_in_08("steering RMSE, 200")[MISTAKES[number]]
+    rows = {row[1][1:3]: row for row in table(COURSE, "mistake")}
+    assert rows[number][-1] == first_column_in_08("steering RMSE, 200")[MISTAKES[number]]
 
 
 def test_the_error_without_a_mistake_is_that_of_notebook_08():
-    assert f"Without a mistake it is {first_column_in_08('steering RMSE, 200')['no mistake']}." in README
-
-
-def test_the_share_that_a_signed_check_passes_is_that_of_notebook_08():
-    verdicts = first_column_in_08("signed difference, one image")
-    assert verdicts.pop("no mistake") == "passes"
-    passed = list(verdicts.values()).count("passes")
-    assert notebook_rows()["00"][-1] == f"a check of the signed difference passes {passed} of {len(verdicts)} mistakes"
-
-
-def test_the_error_of_all_mistakes_is_that_of_notebook_08():
-    error = first_column_in_08("logit, 200")["naive port"]
-    assert notebook_rows()["08"][-1] == f"all nine mistakes at once: steering up to {error} off"
-
-
-def test_the_steering_with_exchanged_heads_is_that_of_notebook_09():
-    cells = nbformat.read(NOTEBOOKS / OFFICIAL, as_version=4).cells
-    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-    least, most = re.search(r"steering from (\S+) to (\S+)", printed).groups()
-    assert notebook_rows()["09"][-1] == f"heads exchanged: it steers {least} to {most}"
-
-
-def test_the_mistakes_that_pass_usual_checks_are_those_of_notebook_10():
-    cells = nbformat.read(NOTEBOOKS / "further" / "11_which_check_catches_which_bug.ipynb", as_version=4).cells
-    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-    passed, count, checks = re.search(r"(\d+) of (\d+) mutants pass (.*):", printed).groups()
-    networks = len(re.findall(r"^agree .* \w+, right ", printed, flags=re.MULTILINE))
-    assert (len(checks.split(", ")), networks) == (4, 8)
-    said = f"{passed} of {count} mistakes, in DroNet and seven small networks, pass four usual checks"
-    assert notebook_rows()["11"][-1] == said
-
-
-def test_the_errors_of_the_hunt_are_those_of_notebook_11():
-    cells = nbformat.read(NOTEBOOKS / "further" / "10_hunt_the_divergence.ipynb", as_version=4).cells
-    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-    mended = re.findall(r"^DIFFERENT +(\S+)  (.*), steering +\(4, 1\)", printed, flags=re.MULTILINE)
-    names = ["naive", "kernels mended", "ReLU mended", "epsilon mended", "heads mended"]
-    assert [name for _, name in mended[:5]] == names
-    said = f"the steering is {mended[0][0]} off with six mistakes, {mended[4][0]} with two of them left"
-    assert notebook_rows()["10"][-1] == said
-
-
-def test_the_mistakes_that_no_loss_and_no_weight_shows_are_those_of_notebook_12():
-    ends = {"loss": 0, "weights": 2}
-    tables = [
-        output["data"]["text/plain"].splitlines()
-        for cell in nbformat.read(NOTEBOOKS / "further" / "12_training_parity.ipynb", as_version=4).cells
-        for output in cell.get("outputs", [])
-        if "text/plain" in output.get("data", {})
-    ]
-    largest = next(table for table in tables if "statistics" in table[0] and "gradients" in table[0])
-    fields = [re.split(r"  +", line.replace("< 1e-12", "<")) for line in largest[1:]]
-    mistakes = fields[:10]
-    calm = [row[0] for row in mistakes if all(row[1 + at] == "<" for at in ends.values())]
-    assert notebook_rows()["12"][-1] == f"{len(calm)} of {len(mistakes)} mistakes show in no loss and no weight"
+    error = first_column_in_08("steering RMSE, 200")["no mistake"]
+    assert f"without a mistake the error is {error}." in " ".join(COURSE.split())
 
 
 def test_versions_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert set(re.findall(r"torch==[\d.]*\d", README)) == {pin for pin in constraints if pin.startswith("torch==")}
+    assert set(re.findall(r"torch==[\d.]*\d", QUESTIONS)) == {pin for pin in constraints if pin.startswith("torch==")}
     tested = re.findall(r"Programming Language :: Python :: (3\.\d+)", "\n".join(project["classifiers"]))
-    assert f"With Python {', '.join(tested[:-1])} or {tested[-1]} (" in README
+    for text in (README, QUESTIONS):
+        assert f"You need Python {', '.join(tested[:-1])} or {tested[-1]}" in text
     assert project["requires-python"] == f">={tested[0]}"
 
 
-def test_the_cheat_sheet_has_every_layer_and_weight_that_is_converted():
-    sheet = {row[0]: row for row in rows("Cheat sheet")}
-    for name in covered_layers():
-        row = next(row for layers, row in sheet.items() if re.search(rf"\b{name}\b", layers))
-        for weight, place in find_layout(getattr(keras.layers, name).__new__(getattr(keras.layers, name))).items():
-            fields = sheet["any, `bias`"] if weight == "bias" else row
-            assert f"`{weight}`" in fields[1]
-            assert f"`{place.tensor}`" in fields[2]
-
-
-def test_the_axes_of_the_cheat_sheet_are_those_that_transfer_and_keras_have():
-    sheet = {row[0]: " ".join(row[1:]) for row in rows("Cheat sheet")}
-    sizes = {"i": 4, "m": 3, "h": 2, "w": 5, "l": 5}
-
-    def reordered(row, call):
-        expressions = re.findall(rf"`({call})`", sheet[row])
-        ranks = [len(re.search(r"permute\((.*?)\)", expression)[1].split(",")) for expression in expressions]
-        tensors = [torch.rand(*(2, 5, 4, 3) if rank == 4 else (5, 4, 3, 2, 6)[:rank]) for rank in ranks]
-        return [
-            (tensor, eval(f"tensor.{expression}", {"tensor": tensor, **sizes}))
-            for tensor, expression in zip(tensors, expressions, strict=True)
-        ]
-
-    for row, call, name, ranks in (
-        ("Conv1D, Conv2D, Conv3D", r"permute\([\d, ]+\)", "Conv{}D", (1, 2, 3)),
-        ("DepthwiseConv1D, DepthwiseConv2D", r"permute\([\d, ]+\)\.reshape\(.*?\)", "DepthwiseConv{}D", (1, 2)),
-    ):
-        for rank, (kernel, weight) in zip(ranks, reordered(row, call), strict=True):
-            layer = getattr(keras.layers, name.format(rank))
-            assert torch.equal(weight, find_layout(layer.__new__(layer))["kernel"].view(kernel))
-    [(images, moved)] = reordered("images (batch, h, w, c)", r"permute\(.*?\)")
-    assert torch.equal(moved, images.movedim(-1, 1))
-    [(maps, features)] = reordered("Flatten", r"permute\(.*?\)\.flatten\(1\)")
-    assert np.array_equal(features, keras.layers.Flatten()(maps.movedim(1, -1).numpy()))
-
-
-@pytest.mark.parametrize("mistake", ["none", "padding", "epsilon"])
-def test_the_code_for_your_own_model_runs_and_can_fail(mistake, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    images = keras.Input((None, None, 2))
-    maps = keras.layers.Conv2D(3, 3, 2, "same", name="conv")(images)
-    model = fill(keras.Model(images, keras.layers.BatchNormalization(name="norm")(maps)))
-    model.save("weights.h5")
-    twin = nn.Sequential()
-    twin.add_module("conv", Conv2dSame(2, 3, 3, 2) if mistake != "padding" else nn.Conv2d(2, 3, 3, 2, padding=1))
-    twin.add_module("norm", nn.BatchNorm2d(3, eps=1e-3, momentum=0.01))
-    propose, convert, find = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    batches = [np.random.default_rng(0).normal(size=(2, n, n, 2)).astype("float32") for n in (9, 10)]
-    names = {"keras_model": model, "torch_model": twin, "batches": batches, "images": batches[0]}
-    exec(propose, names)
-    table = re.search(r"```\n(keras,torch\n.*?)```", README, flags=re.DOTALL)[1]
-    assert (tmp_path / "mapping.csv").read_text() == table
-    if mistake == "padding":
-        with pytest.raises(AssertionError):
-            exec(convert, names)
-        return
-    exec(convert, names)
-    capsys.readouterr()
-    if mistake == "epsilon":
-        twin.norm.eps = 1e-5
-    exec(find, names)
-    said = re.search(r"```\n(norm .*?)```", README, flags=re.DOTALL)[1]
-    assert capsys.readouterr().out.endswith(said if mistake == "epsilon" else "no layer diverges\n")
-
-
-def test_the_defaults_of_the_cheat_sheet_are_those_of_the_frameworks():
-    sheet = {row[0]: row[-1] for row in rows("Cheat sheet")}
-
-    def default(function, argument):
-        return inspect.signature(function).parameters[argument].default
-
-    layers, numbers = keras.layers, {}
-    for name, module in (
-        ("BatchNormalization", nn.BatchNorm2d),
-        ("LayerNormalization", nn.LayerNorm),
-        ("GroupNormalization", nn.GroupNorm),
-    ):
-        numbers[name] = [default(getattr(layers, name), "epsilon"), default(module, "eps")]
-    numbers["BatchNormalization"] += [
-        default(layers.BatchNormalization, "momentum"),
-        default(nn.BatchNorm2d, "momentum"),
-    ]
-    numbers["GroupNormalization"].append(default(layers.GroupNormalization, "groups"))
-    slopes = layers.LeakyReLU, keras.activations.get("leaky_relu"), nn.LeakyReLU
-    numbers["LeakyReLU"] = [default(slope, "negative_slope") for slope in slopes]
-    prelu = layers.PReLU()
-    prelu.build((None, 2))
-    numbers["PReLU with `shared_axes`"] = [prelu.alpha.numpy()[0], nn.PReLU().weight.item()]
-    for name, expected in numbers.items():
-        assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", sheet[name])] == expected
+def test_notebook_09_is_the_one_that_needs_a_download():
+    assert page("09").name == OFFICIAL
+    assert "notebook 09" in QUESTIONS

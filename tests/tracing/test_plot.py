@@ -3,7 +3,7 @@
 from math import inf, nan
 
 from parity.models.rounding import TIMES_NOISE
-from parity.tracing.plot import DARK, PALE, error_by_layer
+from parity.tracing.plot import RIGHT, WRONG, error_by_layer
 from parity.tracing.verdicts import TRACE_COLUMNS, Kind
 
 import matplotlib.pyplot as plt
@@ -69,23 +69,23 @@ def test_the_noise_is_a_bar_within_which_a_difference_is_no_mistake(axes):
     assert [bar.get_width() for bar in bars] == pytest.approx([TIMES_NOISE * one for one in noise])
 
 
-def test_a_cross_for_each_layer_before_and_a_square_after(axes):
+def test_a_cross_for_each_layer_before_and_a_disc_after(axes):
     error_by_layer(axes, BEFORE, AFTER)
-    assert points(axes, "x") == [(1e-7, 0), (0.5, 1), (1e-7, 2), (0.25, 3)]
-    squares = points(axes, "s")
-    assert [y for _, y in squares] == [0, 1, 2, 3]
-    assert [x for x, _ in squares][:2] == [1e-7, 2e-7]  # by the name of the layer, not by its row
-    assert np.isnan(squares[2][0])
-    assert squares[3][0] == 3e-7
-    cross, square = (next(line for line in axes.lines if line.get_marker() == marker) for marker in "xs")
-    assert (to_hex(cross.get_color()), to_hex(square.get_color())) == (DARK, PALE)
-    assert cross.get_zorder() > square.get_zorder()
+    assert points(axes, WRONG["marker"]) == [(1e-7, 0), (0.5, 1), (1e-7, 2), (0.25, 3)]
+    discs = points(axes, RIGHT["marker"])
+    assert [y for _, y in discs] == [0, 1, 2, 3]
+    assert [x for x, _ in discs][:2] == [1e-7, 2e-7]  # by the name of the layer, not by its row
+    assert np.isnan(discs[2][0])
+    assert discs[3][0] == 3e-7
+    cross, disc = (next(line for line in axes.lines if line.get_marker() == marker) for marker in "xo")
+    assert (to_hex(cross.get_color()), to_hex(disc.get_color())) == (WRONG["color"], RIGHT["color"])
+    assert cross.get_zorder() > disc.get_zorder()
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"rounding", "before", "after"}
 
 
-def test_without_a_second_trace_there_are_no_squares(axes):
+def test_without_a_second_trace_there_are_no_discs(axes):
     error_by_layer(axes, BEFORE)
-    assert points(axes, "s") is None
+    assert points(axes, RIGHT["marker"]) is None
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"rounding", "before"}
 
 
@@ -114,7 +114,7 @@ def test_what_is_0_or_infinite_is_drawn_at_the_edge(axes):
     )
     left, right = axes.get_xlim()
     assert (left, right) == (pytest.approx(1e-8), pytest.approx(5.0))
-    assert [x for x, _ in points(axes, "x")] == pytest.approx([2 * left, 0.5, right / 2])
+    assert [x for x, _ in points(axes, WRONG["marker"])] == pytest.approx([2 * left, 0.5, right / 2])
 
 
 def test_the_table_is_left_as_it_is(axes):

@@ -1,0 +1,357 @@
+"""The pages in docs/ say what the frameworks do: each call, each default, each error message is tried."""
+
+import inspect
+import re
+import types
+
+from course.pages.anatomy import ROOT
+from parity import ParityError, compare, load_keras_weights, propose_mapping, run_torch, transfer
+from parity.padding import AvgPool2dSame, Conv2dSame, ConvTranspose2dSame, MaxPool2dSame
+from parity.weights.layouts import covered_layers, find_layout
+from tests.helpers.models import fill
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+# What the calls in the pages name.
+NAMES = {"keras": keras, "torch": torch, "nn": nn} | {
+    layer.__name__: layer for layer in (AvgPool2dSame, Conv2dSame, ConvTranspose2dSame, MaxPool2dSame)
+}
+
+
+def rows(page, heading=""):
+    """Return the rows of the tables under a heading, or of the whole page: lists of fields, without the headers."""
+    text = re.search(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", DOCS[page], flags=re.MULTILINE | re.DOTALL)[1]
+    return table_rows(text)
+
+
+def table_rows(text):
+    found = []
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        lines = [[field.strip() for field in line.strip().strip("|").split(" | ")] for line in table.splitlines()]
+        found += lines[2:]
+    return found
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_no_table_is_torn(page):
+    """A blank line in a table makes text of the rows after it, and each row has as many fields as the header."""
+    for block in re.findall(r"(?:^\|.*\n)+", DOCS[page], flags=re.MULTILINE):
+        lines = block.splitlines()
+        assert re.fullmatch(r"[|: -]+", lines[1]), block
+        assert {line.replace("||", "| |").count(" |") for line in lines[2:]} == {lines[1].count("| -") or 1}, block
+
+
+# --- Cheat sheet ----------------------------------------------------------------------------------------------------
+
+
+def sheet(heading="Weights"):
+    return {row[0]: row for row in rows("cheat-sheet", heading)}
+
+
+def test_the_cheat_sheet_has_every_layer_and_weight_that_is_converted():
+    for name in covered_layers():
+        row = next(row for layers, row in sheet().items() if re.search(rf"\b{name}\b", layers))
+        for weight, place in find_layout(getattr(keras.layers, name).__new__(getattr(keras.layers, name))).items():
+            fields = sheet()["any, `bias`"] if weight == "bias" else row
+            assert f"`{weight}`" in fields[1]
+            assert f"`{place.tensor}`" in fields[2]
+
+
+def test_the_axes_of_the_cheat_sheet_are_those_that_transfer_and_keras_have():
+    sizes = {"i": 4, "m": 3, "h": 2, "w": 5, "l": 5}
+
+    def reordered(row, call):
+        expressions = re.findall(rf"`({call})`", " ".join(row[1:]))
+        ranks = [len(re.search(r"permute\((.*?)\)", expression)[1].split(",")) for expression in expressions]
+        tensors = [torch.rand(*(2, 5, 4, 3) if rank == 4 else (5, 4, 3, 2, 6)[:rank]) for rank in ranks]
+        return [
+            (tensor, eval(f"tensor.{expression}", {"tensor": tensor, **sizes}))
+            for tensor, expression in zip(tensors, expressions, strict=True)
+        ]
+
+    for row, call, name, ranks in (
+        ("Conv1D, Conv2D, Conv3D", r"permute\([\d, ]+\)", "Conv{}D", (1, 2, 3)),
+        ("DepthwiseConv1D, DepthwiseConv2D", r"permute\([\d, ]+\)\.reshape\(.*?\)", "DepthwiseConv{}D", (1, 2)),
+    ):
+        for rank, (kernel, weight) in zip(ranks, reordered(sheet()[row], call), strict=True):
+            layer = getattr(keras.layers, name.format(rank))
+            assert torch.equal(weight, find_layout(layer.__new__(layer))["kernel"].view(kernel))
+    beside = sheet("Beside the weights")
+    [(images, moved)] = reordered(beside["images (batch, h, w, c)"], r"permute\(.*?\)")
+    assert torch.equal(moved, images.movedim(-1, 1))
+    [(maps, features)] = reordered(beside["Flatten"], r"permute\(.*?\)\.flatten\(1\)")
+    assert np.array_equal(features, keras.layers.Flatten()(maps.movedim(1, -1).numpy()))
+
+
+def test_the_defaults_of_the_cheat_sheet_are_those_of_the_frameworks():
+    def default(function, argument):
+        return inspect.signature(function).parameters[argument].default
+
+    layers, numbers = keras.layers, {}
+    for name, module in (
+        ("BatchNormalization", nn.BatchNorm2d),
+        ("LayerNormalization", nn.LayerNorm),
+        ("GroupNormalization", nn.GroupNorm),
+    ):
+        numbers[name] = [default(getattr(layers, name), "epsilon"), default(module, "eps")]
+    numbers["BatchNormalization"] += [
+        default(layers.BatchNormalization, "momentum"),
+        default(nn.BatchNorm2d, "momentum"),
+    ]
+    numbers["GroupNormalization"].append(default(layers.GroupNormalization, "groups"))
+    prelu = layers.PReLU()
+    prelu.build((None, 2))
+    numbers["PReLU with `shared_axes`"] = [prelu.alpha.numpy()[0], nn.PReLU().weight.item()]
+    for name, expected in numbers.items():
+        text = re.sub(r"\]\(.*?\)|`[^`]*`|\[\d\d", " ", sheet()[name][-1])
+        assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)] == expected, name
+
+
+def test_a_causal_padding_puts_all_zeros_before_the_data():
+    call = re.search(r"`(F\.pad\(x, .*?)`", sheet("Beside the weights")['`padding="causal"`'][1])[1]
+    layer = keras.layers.Conv1D(2, 3, padding="causal", dilation_rate=2)
+    x = np.random.default_rng(0).normal(size=(2, 9, 4)).astype("float32")
+    expected = layer(x)
+    weight, bias = torch.tensor(layer.kernel.numpy()).permute(2, 1, 0), torch.tensor(layer.bias.numpy())
+
+    def port(x):
+        return F.conv1d(eval(call, {"F": F, "x": x, "kernel": 3, "dilation": 2}), weight, bias, dilation=2)
+
+    assert compare("causal", expected, run_torch(port, x), within=1e-5)
+
+
+@pytest.mark.parametrize("row", rows("cheat-sheet", "Activations"), ids=lambda row: row[0])
+def test_activations_compute_the_same(row):
+    keras_layer, module = (eval(call.strip("`"), NAMES) for call in row[:2])
+    x = (4 * np.random.default_rng(0).normal(size=(50, 7))).astype("float32")
+    assert compare(row[0], keras_layer(x), module(torch.from_numpy(x)), within=1e-5)
+
+
+def test_what_is_said_beside_the_activations_holds():
+    said = {row[0]: row[2] for row in rows("cheat-sheet", "Activations")}
+    x = torch.linspace(-9, 9, 100)
+    clamp, keras_2 = (
+        re.search(r"`([^`]*clamp[^`]*)`", next(text for name, text in said.items() if part in name))[1]
+        for part in ("ReLU(max_value", "hard_sigmoid")
+    )
+    found = eval(clamp, {"x": x, "max_value": 2.5})
+    assert compare("max_value", keras.layers.ReLU(max_value=2.5)(x.numpy()), found, within=1e-6)
+    assert compare("Keras 2", np.clip(0.2 * x.numpy() + 0.5, 0, 1), eval(keras_2, {"x": x}), within=1e-6)
+    assert "0.01" in said["`keras.layers.LeakyReLU()`"]
+    assert nn.LeakyReLU().negative_slope == 0.01
+    tanh = keras.activations.gelu(x.numpy(), approximate=True)
+    assert compare("gelu, tanh", tanh, nn.GELU(approximate="tanh")(x), within=1e-6)
+
+
+# --- Keras call, PyTorch call ---------------------------------------------------------------------------------------
+
+CALLS = [row for row in rows("crib", "Layers") if row[0].startswith("`keras.layers.") and "([" not in row[0]]
+FORWARD = [row for row in rows("crib", "Layers") if "(a" in row[0] or "([a" in row[0]]
+CALLS = [row for row in CALLS if row not in FORWARD]
+
+
+def expression(field):
+    return re.search(r"`(.*?)`", field)[1]
+
+
+@pytest.mark.parametrize("row", CALLS, ids=[row[0] for row in CALLS])
+def test_the_calls_of_the_crib_make_layers_that_agree(row):
+    """Each pair is made, its weights are moved by the tool, and both compute the same."""
+    of_features = re.search(r"Dense|LayerNorm", row[0])
+    image = keras.Input((4,) if of_features else (11, 12, 4))
+    model = fill(keras.Model(image, eval(expression(row[0]), NAMES)(image)))
+    module = nn.Sequential(eval(expression(row[1]), NAMES | {"c": 4})).eval()
+    x = np.random.default_rng(0).normal(size=(3, *image.shape[1:])).astype("float32")
+    if model.weights:
+        proposal = propose_mapping(model, module, x)
+        assert not proposal.undecided
+        assert not proposal.unmatched
+        transfer(model, module, proposal.mapping)
+    expected = model(x)
+    assert compare("pair", expected, run_torch(module, x), within=1e-5 * max(1, np.abs(expected).max()))
+
+
+def test_every_kind_of_call_is_tried():
+    assert len(CALLS) > 20
+    assert len(FORWARD) == 4
+
+
+@pytest.mark.parametrize("row", FORWARD, ids=[row[0] for row in FORWARD])
+def test_the_forward_pass_of_the_crib(row):
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(2, 3, 5, 4)).astype("float32") for _ in range(2))
+    expected = eval(expression(row[0]), NAMES | {"a": a, "b": b})
+    a, b = (torch.from_numpy(array).movedim(-1, 1) for array in (a, b))
+    found = eval(expression(row[1]), NAMES | {"a": a, "b": b})
+    assert compare("pair", expected, found.movedim(1, -1) if found.ndim > 2 else found)
+
+
+def test_the_model_of_the_crib_is_the_same_in_both():
+    in_torch, in_keras = (code for code in re.findall(r"```python\n(.*?)```", DOCS["crib"], flags=re.DOTALL))
+    names = {}
+    exec(in_torch, names)
+    exec(in_keras, names)
+    twin, model = names["Block"](8).eval(), fill(names["block"])
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 8)).astype("float32")
+    proposal = propose_mapping(model, twin, x)
+    assert not proposal.undecided
+    assert not proposal.unmatched
+    transfer(model, twin, proposal.mapping)
+    assert compare("block", model(x), run_torch(twin, x), within=1e-4)
+
+
+# --- Symptoms -------------------------------------------------------------------------------------------------------
+
+
+class Forgetful(nn.Module):
+    """Makes a layer before it is a module."""
+
+    def __init__(self):
+        self.conv = nn.Conv2d(1, 1, 1)
+
+
+class InForward(nn.Module):
+    """Makes its layer at each call."""
+
+    def forward(self, x):
+        """Map (batch, 4) to (batch, 2)."""
+        return nn.Linear(4, 2)(x)
+
+
+def reused_in_place():
+    x = torch.ones(3, requires_grad=True)
+    y = x.exp()
+    y.add_(1)
+    y.sum().backward()
+
+
+def written_leaf():
+    nn.Linear(2, 2).weight.copy_(torch.ones(2, 2))
+
+
+def several_outputs():
+    image = keras.Input((2,))
+    keras.Model(image, [image + 1, image * 2])(np.ones((1, 2))).numpy()
+
+
+def loaded_as_a_model(folder):
+    torch.save(nn.Linear(2, 2).state_dict(), folder / "w.pth")
+    torch.load(folder / "w.pth", weights_only=True)(torch.ones(1, 2))
+
+
+def a_keras_file_as_weights(folder):
+    image = keras.Input((2,))
+    model = keras.Model(image, keras.layers.Dense(1)(image))
+    model.save(folder / "m.keras")
+    load_keras_weights(model, folder / "m.keras")
+
+
+def new_weights_by_name(folder):
+    image = keras.Input((2,))
+    model = keras.Model(image, keras.layers.Dense(1)(image))
+    model.save_weights(folder / "m.weights.h5")
+    model.load_weights(folder / "m.weights.h5", by_name=True)
+
+
+ERRORS = {
+    "cannot assign module before Module.__init__() call": Forgetful,
+    "missing 1 required positional argument: 'kernel_size'": lambda: nn.Conv2d(32, 5),
+    "optimizer got an empty parameter list": lambda: torch.optim.SGD(InForward().parameters(), 0.1),
+    "mat1 and mat2 shapes cannot be multiplied": lambda: nn.Linear(1000, 1)(torch.ones(1, 6272)),
+    "Given groups=1, weight of size [32, 1, 5, 5], expected input": lambda: nn.Conv2d(1, 32, 5)(
+        torch.ones(1, 200, 200, 1)
+    ),
+    "padding='same' is not supported for strided convolutions": lambda: nn.Conv2d(1, 1, 3, 2, padding="same"),
+    "size mismatch for": lambda: nn.Linear(2, 3).load_state_dict({"weight": torch.ones(2, 3), "bias": torch.ones(3)}),
+    "expected torch.Tensor or Tensor-like object from checkpoint but received": lambda: nn.Linear(
+        2, 3, bias=False
+    ).load_state_dict({"weight": np.ones((3, 2))}),
+    "a leaf Variable that requires grad is being used in an in-place operation": written_leaf,
+    "modified by an inplace operation": reused_in_place,
+    "Can't call numpy() on Tensor that requires grad": lambda: nn.Linear(2, 2)(torch.ones(1, 2)).numpy(),
+    "'list' object has no attribute 'numpy'": several_outputs,
+    "Expected more than 1 value per channel when training": lambda: nn.BatchNorm1d(2)(torch.ones(1, 2)),
+    "'collections.OrderedDict' object is not callable": loaded_as_a_model,
+    "not a readable HDF5 weight file": a_keras_file_as_weights,
+    "only supports loading legacy": new_weights_by_name,
+}
+
+
+@pytest.mark.parametrize("said", ERRORS)
+def test_an_error_says_what_the_symptoms_say(said, tmp_path):
+    make = ERRORS[said]
+    arguments = (tmp_path,) if isinstance(make, types.FunctionType) and make.__code__.co_argcount else ()
+    with pytest.raises((AttributeError, TypeError, ValueError, RuntimeError, ParityError), match=re.escape(said)):
+        make(*arguments)
+
+
+def test_every_error_of_the_symptoms_is_provoked():
+    listed = [
+        text
+        for row in [
+            *rows("symptoms", "Errors while the port is written"),
+            *rows("symptoms", "Errors while files are loaded"),
+        ]
+        for text in re.findall(r"`([^`]+)`", row[0])
+        if text != "state_dict()"
+    ]
+    assert sorted(listed) == sorted(ERRORS)
+
+
+def test_a_model_whose_layers_are_made_in_forward_has_an_empty_state_dict():
+    assert InForward().state_dict() == {}
+
+
+# --- Your own model -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mistake", ["none", "padding", "epsilon"])
+def test_the_code_for_your_own_model_runs_and_can_fail(mistake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    image = keras.Input((None, None, 2))
+    maps = keras.layers.Conv2D(3, 3, 2, "same", name="conv")(image)
+    model = fill(keras.Model(image, keras.layers.BatchNormalization(name="norm")(maps)))
+    twin = nn.Sequential()
+    twin.add_module("conv", Conv2dSame(2, 3, 3, 2) if mistake != "padding" else nn.Conv2d(2, 3, 3, 2, padding=1))
+    twin.add_module("norm", nn.BatchNorm2d(3, eps=1e-3, momentum=0.01))
+    page = DOCS["your-own-model"]
+    propose, move, several, in_float64, find, save, load = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    batches = [np.random.default_rng(0).normal(size=(2, n, n, 2)).astype("float32") for n in (9, 10)]
+    names = {"keras_model": model, "torch_model": twin, "batches": batches, "images": batches[0]}
+    exec(propose, names)
+    table = re.search(r"```\n(keras,torch\n.*?)```", page, flags=re.DOTALL)[1]
+    assert (tmp_path / "mapping.csv").read_text() == table
+    if mistake == "padding":
+        with pytest.raises(AssertionError):
+            exec(move, names)
+        return
+    exec(move, names)
+    capsys.readouterr()
+    if mistake == "epsilon":
+        twin.norm.eps = 1e-5
+        with pytest.raises(AssertionError):
+            exec(in_float64, names)
+        twin.float()
+        exec(find, names)
+        said = re.search(r"```\n(norm .*?)```", page, flags=re.DOTALL)[1]
+        assert capsys.readouterr().out.endswith(said)
+        return
+    exec(several, names)
+    assert capsys.readouterr().out.startswith("agree ")
+    exec(in_float64, names)
+    assert capsys.readouterr().out.count("agree ") == len(batches)
+    twin.float()
+    exec(find, names)
+    assert capsys.readouterr().out.endswith("no layer diverges\n")
+    exec(save, names)
+    names["torch_model"] = nn.Sequential()
+    names["torch_model"].add_module("conv", Conv2dSame(2, 3, 3, 2))
+    names["torch_model"].add_module("norm", nn.BatchNorm2d(3, eps=1e-3, momentum=0.01))
+    exec(load, names)
+    assert compare("loaded", model(names["images"]), names["output"].movedim(1, -1), within=1e-4)
