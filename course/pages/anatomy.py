@@ -106,6 +106,8 @@ def page_faults(notebook: NotebookNode, path: Path) -> Iterator[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     yield from _heading_faults(prose, HEADINGS if practised else CASE_STUDY)
+    if practised:
+        yield from _prediction_faults(prose)
     if not prose.startswith(f"# {path.name[:2]}. "):
         yield f"the title does not begin with the number {path.name[:2]}"
     if not any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs):
@@ -127,6 +129,33 @@ def page_faults(notebook: NotebookNode, path: Path) -> Iterator[str]:
     links = {target.split("#")[0] for target in LINK.findall(prose)}
     if practised and not any(target.endswith(f"solutions/{solution_of(path).name}") for target in links):
         yield "no link to the solutions"
+
+
+def prediction(prose: str) -> tuple[list[str], str, dict[int, str]]:
+    """Return what a page asks under "Predict", in Markdown: the options, the fold, and what it says of each option.
+
+    The fold begins with the right option, ``**3.** because ...``; the others follow, each in a paragraph of its own,
+    ``1: because ...``.
+
+    Args:
+        prose: The Markdown of the page.
+    """
+    asked = re.search(r"^## Predict\n(.*?)(?=^## |\Z)", prose, flags=re.MULTILINE | re.DOTALL)
+    question, _, fold = (asked[1] if asked else "").partition("<details>")
+    options = re.findall(r"^\d\. (.*)$", question, flags=re.MULTILINE)
+    said = re.findall(r"^(?:\*\*(\d)\.\*\*|(\d):) (.*)$", fold, flags=re.MULTILINE)
+    return options, fold, {int(right or other): why for right, other, why in said}
+
+
+def _prediction_faults(prose: str) -> Iterator[str]:
+    options, fold, said = prediction(prose)
+    if len(options) < 3:
+        yield f"the prediction has {len(options)} options"
+    if len(re.findall(r"^\*\*\d\.\*\* ", fold, flags=re.MULTILINE)) != 1:
+        yield "the answer does not begin with the one right option, such as **3.**"
+    missing = set(range(1, len(options) + 1)) - said.keys()
+    if missing:
+        yield f"the answer says nothing of the options {sorted(missing)}"
 
 
 def _heading_faults(prose: str, expected: list[str]) -> Iterator[str]:

@@ -108,6 +108,50 @@ def test_broken_pages_are_seen(find, replace, fault):
     assert any(fault in found for found in page_faults(notebook, SERIES[0]))
 
 
+PREDICTION = """## Predict
+
+Which?
+
+1. One.
+2. Two.
+3. Three.
+
+<details><summary>Answer</summary>
+
+**2.** Because.
+
+1: This is wrong.
+
+3: This, too.
+
+</details>
+
+## See it go wrong
+"""
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "fault"),
+    [
+        ("", "", ""),
+        ("3: This, too.", "", "nothing of the options [3]"),
+        ("1: This is wrong.", "The first is wrong.", "nothing of the options [1]"),
+        ("**2.** Because", "2: Because", "the one right option"),
+        ("1: This", "**1.** This", "the one right option"),
+        ("2. Two.\n3. Three.", "2. Two.", "has 2 options"),
+        ("1. One.\n2. Two.\n3. Three.", "Yes or no?", "has 0 options"),
+    ],
+)
+def test_the_answer_to_the_prediction_speaks_of_every_option(find, replace, fault):
+    notebook = copy.deepcopy(read(SERIES[4]))
+    first = next(number for number, cell in enumerate(notebook.cells) if "## Predict" in cell.source)
+    assert SERIES[4].name.startswith("04")
+    before = notebook.cells[first].source.partition("## Predict")[0]
+    notebook.cells[first].source = before + PREDICTION.replace(find, replace)
+    found = [text for text in page_faults(notebook, SERIES[4]) if "option" in text]
+    assert [fault in text for text in found] == [True] * bool(fault)
+
+
 def test_pages_are_in_the_order_of_their_numbers():
     assert [path.name[:2] for path in SERIES] == [f"{number:02}" for number in range(len(SERIES))]
     assert {path.parent for path in SERIES} == {NOTEBOOKS, NOTEBOOKS / "further"}
