@@ -7,6 +7,8 @@ import torch
 def use_float64() -> None:
     """Let both frameworks make layers, inputs and tensors in float64 from now on; what exists already stays as it is.
 
+    This holds for Keras on TensorFlow. On other backends Keras 3 computes parts of some layers in float32 all the same.
+
     In float64 a right port agrees with Keras within about 1e-12, so that even a small mistake stands out. Three
     settings are needed, and a framework goes on in float32, without a word, if one is left out: Keras's ``floatx``,
     which is the dtype of a ``keras.Input``; Keras's dtype policy, which is that of the layers, and which does not
