@@ -93,6 +93,8 @@ def _as_index(answer: Tensor | Sequence[int], shape: _Shape) -> Tensor:
         raise ParityError("answer", ["this index changes nothing; the features stay in Keras's order"])
     if torch.equal(index[right], places):
         raise ParityError("answer", ["this is the way back, from PyTorch's order to Keras's"])
+    if torch.equal(index, places.reshape(shape).permute(2, 1, 0).flatten()) and not torch.equal(index, right):
+        raise ParityError("answer", ["this is the order c, w, h; PyTorch's is c, h, w"])
     return index
 
 
