@@ -73,7 +73,7 @@ def check_block(answer: Callable[[Any, Tensor], Tensor]) -> None:
 class _Writes(TorchDispatchMode):
     """Notes the memory that operations in place write into, and the number of elements that they write."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.memories: list[tuple[int, int]] = []
 
