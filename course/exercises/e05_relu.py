@@ -54,28 +54,40 @@ def check_wrong_in_place(answer: Iterable[str] | None, blocks: dict[str, Callabl
 def check_block(answer: Callable[[Any, Tensor], Tensor]) -> None:
     """Check a function of (net, x) that computes ``s + conv2(relu(conv1(relu(s))))`` with ``s = dropout(x)``.
 
-    ``net`` has the modules ``conv1``, ``conv2`` and ``dropout``, in evaluation mode; ``x`` is (batch, channels, height,
-    width). The input must stay as it was, at least one operation must work in place, and dropout must still be called.
+    ``net`` has the modules ``conv1``, ``conv2`` and ``dropout``; ``x`` is (batch, channels, height, width). Nothing may
+    be written into the memory of x, not even to be restored, and at least one operation must work in place on maps of
+    the block. In train mode both terms of the sum must have the same mask.
     """
     report(
         "Residual block",
         {
             "the output": _block_cases(answer, _output),
-            "the caller's x": _block_cases(answer, _input_afterwards),
-            "what may stay": _block_cases(answer, _in_place_and_dropout),
+            "the caller's x": _block_cases(answer, _untouched),
+            "train mode": _block_cases(answer, _output_in_train_mode),
+            "what may stay": _block_cases(answer, _in_place),
         },
         answer,
     )
 
 
-class _InPlaceCounter(TorchDispatchMode):
-    """Counts the operations that write into one of their arguments."""
+class _Writes(TorchDispatchMode):
+    """Notes the memory that operations in place write into, and the number of elements that they write."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.memories: list[tuple[int, int]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func._schema.is_mutable
+        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | (kwargs or {})
+        for argument in func._schema.arguments:
+            written = given.get(argument.name)
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(written, Tensor):
+                self.memories.append((_memory(written), written.numel()))
         return func(*args, **(kwargs or {}))
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _nets(convolutions: int) -> tuple[SimpleNamespace, SimpleNamespace]:
@@ -128,25 +140,44 @@ def _block_cases(answer: Callable, see: Callable) -> Iterator[Case]:
 
 def _output(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple | None:
     output = answer(net, torch_input(x))
-    return None if output is None else (expected, channels_last(output))
+    if output is None:
+        return None
+    if not isinstance(output, Tensor):
+        raise ParityError("block", [f"it returns {type(output).__name__}, not a tensor"])
+    if output.dtype != torch.float64 and largest_difference(expected, channels_last(output)) < 1e-4:
+        raise ParityError("block", [f"right, but computed in {output.dtype}; x is torch.float64"])
+    return expected, channels_last(output)
 
 
-def _input_afterwards(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
+def _untouched(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
     tensor = torch_input(x)
-    answer(net, tensor)
+    with _Writes() as writes:
+        answer(net, tensor)
+    change = largest_difference(x, channels_last(tensor))
+    if change:
+        raise ParityError("block", [f"it is overwritten, and off by up to {change:.2g}"])
+    if any(memory == _memory(tensor) for memory, _ in writes.memories):
+        raise ParityError("block", ["it is overwritten for a while; who reads it meanwhile gets other numbers"])
     return x, channels_last(tensor)
 
 
-def _in_place_and_dropout(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
-    dropouts = []
-    handle = net.dropout.register_forward_hook(lambda *_: dropouts.append(True))
+def _output_in_train_mode(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
+    net.dropout.train()
     try:
-        with _InPlaceCounter() as counter:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            shortcut = net.dropout(torch_input(x))
+            due = shortcut + net.conv2(net.conv1(shortcut.relu()).relu())
+            torch.manual_seed(0)
             output = answer(net, torch_input(x))
     finally:
-        handle.remove()
-    if not counter.count:
-        raise ParityError("block", ["no operation works in place any more; at least one may"])
-    if not dropouts:
-        raise ParityError("block", ["net.dropout is not called; in train mode it would be missed"])
+        net.dropout.eval()
+    return due, output
+
+
+def _in_place(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.ndarray) -> tuple:
+    with _Writes() as writes:
+        output = answer(net, torch_input(x))
+    if not any(elements == x.size for _, elements in writes.memories):
+        raise ParityError("block", ["no operation works in place on maps of the block any more; at least one may"])
     return expected, channels_last(output)

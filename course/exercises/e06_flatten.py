@@ -1,9 +1,10 @@
 """The exercises of notebook 06: the order of features behind Flatten and before Reshape."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 
 from course.exercises.report import Case, report
-from parity import ParityError, channels_last
+from parity import ParityError, channels_last, largest_difference
 from parity.axes import torch_input
 
 import keras
@@ -62,8 +63,8 @@ def _order_cases(answer: Callable, shapes: list[_Shape]) -> Iterator[Case]:
             index = answer(*maps.shape[1:])
             if index is None:
                 return None
+            index = _as_index(index, maps.shape[1:])
             kernel = torch.tensor(np.asarray(dense.kernel))
-            index = _as_index(index, len(kernel))
             gamma, beta, mean, variance = (torch.tensor(np.asarray(vector))[index] for vector in batch_norm.weights)
             x = torch_input(maps).flatten(1)
             return expected, F.batch_norm(x, mean, variance, gamma, beta, eps=batch_norm.epsilon) @ kernel[index]
@@ -71,13 +72,30 @@ def _order_cases(answer: Callable, shapes: list[_Shape]) -> Iterator[Case]:
         yield f"{h} x {w} x {c}", run
 
 
-def _as_index(answer: Tensor | Sequence[int], features: int) -> Tensor:
+def _as_index(answer: Tensor | Sequence[int], shape: _Shape) -> Tensor:
+    """Return the index as a tensor.
+
+    Raises:
+        ParityError: If it is none, or one of those that readers mistake for the right one.
+    """
+    features = prod(shape)
     index = torch.as_tensor(answer)
-    if index.is_floating_point() or index.dtype == torch.bool:
-        raise ParityError("answer", [f"the index holds {index.dtype}, not integers"])
     if index.shape != (features,):
         raise ParityError("answer", [f"the index has the shape {tuple(index.shape)}, not {(features,)}"])
-    return index.long()
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise ParityError("answer", [f"the index holds {index.dtype}, not integers"])
+    index = index.long()
+    places = torch.arange(features)
+    if not torch.equal(index.remainder(features).sort().values, places):
+        raise ParityError("answer", [f"the index must hold each number from 0 to {features - 1} once"])
+    right = places.reshape(shape).permute(2, 0, 1).flatten()
+    if torch.equal(index, places):
+        raise ParityError("answer", ["this index changes nothing; the features stay in Keras's order"])
+    if torch.equal(index[right], places):
+        raise ParityError("answer", ["this is the way back, from PyTorch's order to Keras's"])
+    if torch.equal(index, places.reshape(shape).permute(2, 1, 0).flatten()) and not torch.equal(index, right):
+        raise ParityError("answer", ["this is the order c, w, h; PyTorch's is c, h, w"])
+    return index
 
 
 def _decoder_cases(answer: Callable, bias_scale: float) -> Iterator[Case]:
@@ -94,13 +112,27 @@ def _decoder_cases(answer: Callable, bias_scale: float) -> Iterator[Case]:
             converted = answer(*(weight.clone() for weight in weights), *shape)
             if converted is None:
                 return None
-            if not isinstance(converted, tuple | list) or len(converted) != 2:
-                raise ParityError("answer", [f"it returns {type(converted).__name__}, not the pair (weight, bias)"])
-            weight, bias = map(torch.as_tensor, converted)
+            weight, bias = _as_weight_and_bias(converted, prod(shape), x.shape[1])
             h, w, c = shape
-            for name, tensor, due in (("weight", weight, (h * w * c, x.shape[1])), ("bias", bias, (h * w * c,))):
-                if tensor.shape != due:
-                    raise ParityError("answer", [f"the {name} has the shape {tuple(tensor.shape)}, not {due}"])
-            return expected, channels_last(F.linear(torch.tensor(x), weight, bias).unflatten(1, (c, h, w)))
+            output = F.linear(torch.tensor(x), weight.double(), bias.double()).unflatten(1, (c, h, w))
+            coarse = [tensor.dtype for tensor in (weight, bias) if tensor.dtype != torch.float64]
+            if coarse and largest_difference(expected, channels_last(output)) < 1e-4:
+                raise ParityError("answer", [f"right, but computed in {coarse[0]}; the tensors given are float64"])
+            return expected, channels_last(output)
 
         yield f"{h} x {w} x {c}", run
+
+
+def _as_weight_and_bias(answer: tuple[Tensor, Tensor], outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """Return the pair as tensors.
+
+    Raises:
+        ParityError: If it is no pair, or if a shape is not that of a Linear.
+    """
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        raise ParityError("answer", [f"it returns {type(answer).__name__}, not the pair (weight, bias)"])
+    weight, bias = (torch.as_tensor(part).detach() for part in answer)
+    for name, tensor, due in (("weight", weight, (outputs, inputs)), ("bias", bias, (outputs,))):
+        if tensor.shape != due:
+            raise ParityError("answer", [f"the {name} has the shape {tuple(tensor.shape)}, not {due}"])
+    return weight, bias
