@@ -1,4 +1,4 @@
-"""Figures of page 01: how the four axes of a kernel lie in an array, and what a wrong order does to them."""
+"""Figures of pages 01 and 02: how the axes of a kernel lie in an array, and what a wrong order does to them."""
 
 from course.figures import KERAS, RIGHT, WRONG
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-__all__ = ["letters_moved", "table_of_tables", "texts"]
+__all__ = ["letters_moved", "table_of_tables", "texts", "weighted_sum"]
 
 _EMPTY = "#e4e4e4"
 _GAP = 0.7
@@ -87,3 +87,36 @@ def texts(axes: Axes, found: np.ndarray, wanted: np.ndarray, title: str, role: d
     axes.set_aspect("equal")
     axes.set_title(title)
     axes.axis("off")
+
+
+def weighted_sum(axes: Axes, matrix: np.ndarray, x: np.ndarray, by_column: bool, title: str, role: dict[str, str]) -> float:
+    """Draw how an input and a matrix make output 0, and return this output.
+
+    Args:
+        axes: Where to draw.
+        matrix: Numbers (rows, columns).
+        x: The input: a number for each row, or for each column.
+        by_column: Output 0 is the input times column 0; else, times row 0.
+        title: Title of the drawing.
+        role: The colour of the numbers that make output 0.
+    """
+    weights = matrix[:, 0] if by_column else matrix[0]
+    for (row, column), value in np.ndenumerate(matrix):
+        is_used = column == 0 if by_column else row == 0
+        face, ink = (role["color"], "white") if is_used else (_EMPTY, "black")
+        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=face, edgecolor="white"))
+        axes.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", color=ink, fontsize=13)
+    for place, value in enumerate(x):
+        left, top = (-1.4, place) if by_column else (place, -1.4)
+        axes.add_patch(Rectangle((left, top), 1, 1, facecolor="white", edgecolor="black"))
+        axes.text(left + 0.5, top + 0.5, f"{value:g}", ha="center", va="center", fontsize=12)
+    output = float(weights @ x)
+    products = " + ".join(f"{value:g}·{weight:g}" for value, weight in zip(x, weights, strict=True))
+    rows, columns = matrix.shape
+    axes.text(columns / 2 - 0.7, rows + 0.3, f"{products}\n= {output:g}", ha="center", va="top", fontsize=12)
+    axes.set_xlim(-1.5, columns + 0.1)
+    axes.set_ylim(rows + 1.7, -1.5)
+    axes.set_aspect("equal")
+    axes.set_title(title)
+    axes.axis("off")
+    return output
