@@ -84,12 +84,14 @@ def texts(axes: Axes, found: np.ndarray, wanted: np.ndarray, title: str, role: d
             axes.plot(column + 0.85, row + 0.15, "x", color="white", markersize=7)
     axes.set_xlim(0, found.shape[1])
     axes.set_ylim(found.shape[0], 0)
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", anchor="NW")
     axes.set_title(title)
     axes.axis("off")
 
 
-def weighted_sum(axes: Axes, matrix: np.ndarray, x: np.ndarray, by_column: bool, title: str, role: dict[str, str]) -> float:
+def weighted_sum(
+    axes: Axes, matrix: np.ndarray, x: np.ndarray, by_column: bool, title: str, role: dict[str, str]
+) -> float:
     """Draw how an input and a matrix make output 0, and return this output.
 
     Args:
