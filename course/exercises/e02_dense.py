@@ -35,14 +35,17 @@ def check_fill_linear(answer: Fill) -> None:
 
 def check_pointwise_weight(answer: Callable[[Tensor], Tensor]) -> None:
     """Check a function of a Dense kernel (i, o) that returns the weight of a 1 x 1 convolution, both as tensors."""
+    dtypes: set[torch.dtype] = set()
     report(
         "1 x 1 convolution",
         {
-            "kernels that are not square": _convolved(answer, _RECTANGULAR),
-            "square kernels": _convolved(answer, _SQUARE),
+            "kernels that are not square": _convolved(answer, dtypes, _RECTANGULAR),
+            "square kernels": _convolved(answer, dtypes, _SQUARE),
         },
         answer,
     )
+    if torch.float32 in dtypes:
+        print("  (the weight is in float32, rounded: the kernel is float64)")
 
 
 def _dense(inputs: int, outputs: int, dtype: str = "float64") -> tuple[keras.layers.Dense, np.ndarray, np.ndarray]:
@@ -68,10 +71,14 @@ def _filled(
             linear = nn.Linear(inputs, outputs, dtype=torch.float64)
             before = linear.weight.detach().numpy().copy()
             filled = answer(linear, kernel, bias)
-            if filled is None and np.array_equal(linear.weight.detach(), before):
+            is_as_before = linear.weight.shape == before.shape and np.array_equal(linear.weight.detach(), before)
+            if filled is None and is_as_before:
                 return None
             if filled is not linear:
-                raise ParityError("answer", [f"it returns {_kind(filled)}, not the Linear that it was given"])
+                missing = "; is a `return` missing?" if filled is None else ""
+                raise ParityError("answer", [f"it returns {_kind(filled)}, not the Linear that it was given{missing}"])
+            if is_as_before:
+                raise ParityError("answer", ["the Linear still has the weight that it had before"])
             if change:
                 kernel[:], bias[:] = 0, 0
             return np.asarray(layer(x)), run_torch(filled, x)
@@ -88,19 +95,27 @@ def _expect_refusal(answer: Fill, kernel: np.ndarray, bias: np.ndarray) -> None:
     raise ParityError("bias", [f"a bias of shape {bias.shape} for {kernel.shape[1]} outputs raises no error"])
 
 
-def _convolved(answer: Callable[[Tensor], Tensor], sizes: Sequence[tuple[int, int]]) -> Iterator[Case]:
+def _convolved(
+    answer: Callable[[Tensor], Tensor], dtypes: set[torch.dtype], sizes: Sequence[tuple[int, int]]
+) -> Iterator[Case]:
     for inputs, outputs in sizes:
 
         def run(inputs=inputs, outputs=outputs):
             layer, kernel, bias = _dense(inputs, outputs)
             x = np.random.default_rng(0).normal(size=(2, 3, 5, inputs))
-            weight = answer(torch.from_numpy(kernel))
+            weight = answer(torch.from_numpy(kernel.copy()))
             if weight is None:
                 return None
             if not isinstance(weight, Tensor):
                 raise ParityError("answer", [f"it returns {_kind(weight)}, not a tensor"])
             if weight.shape != (outputs, inputs, 1, 1):
                 raise ParityError("answer", [f"its shape is {tuple(weight.shape)}, not {(outputs, inputs, 1, 1)}"])
+            if weight.dtype not in (torch.float64, torch.float32):
+                raise ParityError("answer", [f"it is of type {weight.dtype}, the kernel of type torch.float64"])
+            dtypes.add(weight.dtype)
+            # A weight in float32 is right if it is the kernel in float32.
+            layer.set_weights([torch.from_numpy(kernel).to(weight.dtype).numpy(), bias])
+            weight = weight.detach().double()
             return np.asarray(layer(x)), run_torch(lambda x: F.conv2d(x, weight, torch.from_numpy(bias)), x)
 
         yield f"{inputs} -> {outputs}", run
