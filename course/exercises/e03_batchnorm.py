@@ -1,5 +1,6 @@
 """The exercises of notebook 03: batch normalization."""
 
+import copy
 from collections.abc import Callable, Iterator
 
 from course.exercises.report import Case, report
@@ -76,7 +77,7 @@ def _twin(layer: keras.layers.BatchNormalization) -> nn.BatchNorm2d:
 def _batches(layer: keras.layers.BatchNormalization, number: int) -> list[np.ndarray]:
     """Return batches (batch, height, width, 4) of changing size, drawn around the layer's own statistics."""
     rng = np.random.default_rng(1)
-    mean, deviation = np.array(layer.moving_mean), np.sqrt(np.array(layer.moving_variance))
+    mean, deviation = np.asarray(layer.moving_mean), np.sqrt(np.asarray(layer.moving_variance))
     return [mean + deviation * (1 + 2 * rng.normal(size=(2 + step % 3, 2, 3, 4))) for step in range(number)]
 
 
@@ -90,13 +91,23 @@ def _inference_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Cas
         def run(settings=settings):
             layer = _layer(settings)
             (x,) = _batches(layer, 1)
-            expected = np.array(layer(x))
-            module = answer(layer)
+            expected = np.asarray(layer(x))
+            module = _answered(answer, layer)
             if module is None:
                 return None
-            if getattr(module, "training", False):
+            if module.training:
                 raise ParityError("my_batchnorm", ["the module is in train mode"])
-            return expected, run_torch(module, x)
+            if _is_coarse(module):
+                found = run_torch(copy.deepcopy(module).double(), x)
+                if largest_difference(expected, found) < 1e-4:
+                    raise ParityError(
+                        "my_batchnorm", ["right, but computed in float32; the layer is float64, so call use_float64()"]
+                    )
+                return expected, found
+            found = run_torch(module, x)
+            if not largest_difference(expected, found) < 1e-12:
+                _raise_setting(module, "eps", layer.epsilon)
+            return expected, found
 
         yield _words(settings), run
 
@@ -105,16 +116,38 @@ def _training_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Case
     for settings in all_settings:
 
         def run(settings=settings):
-            batches = _batches(_layer(settings), 5)
-            expected = _train_keras(_layer(settings), batches)
-            module = answer(_layer(settings))
+            layer = _layer(settings)
+            batches = _batches(layer, 5)
+            expected = _train_keras(layer, batches)
+            module = _answered(answer, _layer(settings))
             if module is None:
                 return None
             found = _train_torch(lambda module, x: module(x), module.train(), batches)
             del expected["running variance"], found["running variance"]
+            if _faults(expected, found):
+                _raise_setting(module, "momentum", 1 - layer.momentum)
             return _judged(expected, found)
 
         yield f"{_words(settings)}, 5 training steps", run
+
+
+def _answered(answer: Callable, layer: keras.layers.BatchNormalization) -> nn.Module | None:
+    module = answer(layer)
+    if module is not None and not (isinstance(module, nn.Module) and hasattr(module, "running_mean")):
+        raise ParityError("my_batchnorm", [f"it returns {type(module).__name__}, not an nn.BatchNorm2d"])
+    return module
+
+
+def _is_coarse(module: nn.Module) -> bool:
+    return any(tensor.dtype == torch.float32 for tensor in module.state_dict().values())
+
+
+def _raise_setting(module: nn.Module, name: str, right: float) -> None:
+    """Raise a fault that names a setting, if the module has it with another value."""
+    value = getattr(module, name, right)
+    if not isinstance(value, int | float) or abs(value - right) > 1e-12:
+        shown = f"{value:g}" if isinstance(value, int | float) else value
+        raise ParityError("my_batchnorm", [f"other numbers; {name} is {shown}, not {right:g}"])
 
 
 def _step_cases(answer: _Step, settings_and_steps: list[tuple[dict, int]]) -> Iterator[Case]:
@@ -123,7 +156,10 @@ def _step_cases(answer: _Step, settings_and_steps: list[tuple[dict, int]]) -> It
         def run(settings=settings, steps=steps):
             batches = _batches(_layer(settings), steps)
             found = _train_torch(answer, _twin(_layer(settings)), batches)
-            return None if found is None else _judged(_train_keras(_layer(settings), batches), found)
+            if found is None:
+                return None
+            untouched = _train_torch(lambda module, x: module(x), _twin(_layer(settings)), batches)
+            return _judged(_train_keras(_layer(settings), batches), found, untouched)
 
         yield f"{_words(settings)}, {steps} step{'s' * (steps > 1)}", run
 
@@ -131,9 +167,9 @@ def _step_cases(answer: _Step, settings_and_steps: list[tuple[dict, int]]) -> It
 def _train_keras(layer: keras.layers.BatchNormalization, batches: list[np.ndarray]) -> _Record:
     outputs, means, variances = [], [], []
     for x in batches:
-        outputs.append(np.array(layer(x, training=True)).ravel())
-        means.append(np.array(layer.moving_mean))
-        variances.append(np.array(layer.moving_variance))
+        outputs.append(np.asarray(layer(x, training=True)).ravel())
+        means.append(np.asarray(layer.moving_mean).copy())
+        variances.append(np.asarray(layer.moving_variance).copy())
     return _record(outputs, means, variances)
 
 
@@ -144,6 +180,8 @@ def _train_torch(step: _Step, module: nn.BatchNorm2d, batches: list[np.ndarray])
         output = step(module, torch_input(x))
         if output is None:
             return None
+        if not isinstance(output, Tensor):
+            raise ParityError("answer", [f"it returns {type(output).__name__}, not a tensor"])
         outputs.append(channels_last(output.detach()).numpy().ravel())
         # PyTorch changes its running statistics in place, so each step's are copied.
         means.append(module.running_mean.detach().numpy().copy())
@@ -156,10 +194,22 @@ def _record(outputs: list[np.ndarray], means: list[np.ndarray], variances: list[
     return {name: np.concatenate(steps) for name, steps in parts.items()}
 
 
-def _judged(expected: _Record, found: _Record) -> tuple[np.ndarray, np.ndarray]:
-    """Return all numbers of both; raise a fault that names each part that differs."""
+def _faults(expected: _Record, found: _Record) -> list[str]:
     apart = {name: largest_difference(expected[name], found[name]) for name in expected}
-    faults = [f"{name} differs by up to {size:.2g}" for name, size in apart.items() if not size < 1e-12]
+    return [f"{name} differs by up to {size:.2g}" for name, size in apart.items() if not size < 1e-12]
+
+
+def _judged(expected: _Record, found: _Record, untouched: _Record | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return all numbers of both; raise a fault that names each part that differs.
+
+    Args:
+        expected: What Keras leaves.
+        found: What the answer leaves.
+        untouched: What PyTorch leaves by itself. An answer that leaves the same is told that it has no effect.
+    """
+    faults = _faults(expected, found)
+    if faults and untouched is not None and not _faults(untouched, found):
+        faults.append("the same as without a correction: it has no effect")
     if faults:
         raise ParityError("training", faults)
     return np.concatenate(list(expected.values())), np.concatenate(list(found.values()))

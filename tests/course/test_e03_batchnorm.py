@@ -1,0 +1,202 @@
+"""Answers to the exercises of notebook 03, right and wrong, and what the checks say of them.
+
+The wrong ones are: a setting that is PyTorch's, assumed or copied; a mode; a vector that is missing or exchanged; a
+port that is right in inference only (folding); a variance corrected in the wrong part, by the wrong N, or not at all.
+"""
+
+from course.exercises.e03_batchnorm import check_my_batchnorm, check_training_step
+
+import pytest
+import torch
+from torch import nn
+
+NAMES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
+
+def right(layer, names=NAMES, dtype=torch.float64):
+    module = nn.BatchNorm2d(layer.moving_mean.shape[0], layer.epsilon, 1 - layer.momentum, dtype=dtype)
+    state = module.state_dict()
+    for vector in layer.weights:
+        state[names[vector.name]] = torch.tensor(vector.numpy())
+    module.load_state_dict(state)
+    return module.eval()
+
+
+def without_affine(layer):
+    if layer.scale or layer.center:
+        return right(layer)
+    module = nn.BatchNorm2d(4, layer.epsilon, 1 - layer.momentum, affine=False, dtype=torch.float64)
+    module.running_mean.copy_(torch.tensor(layer.moving_mean.numpy()))
+    module.running_var.copy_(torch.tensor(layer.moving_variance.numpy()))
+    return module.eval()
+
+
+def in_a_sequential(layer):
+    return nn.Sequential(right(layer)).eval()
+
+
+def with_setting(name, value):
+    def answer(layer):
+        module = right(layer)
+        setattr(module, name, value(layer))
+        return module
+
+    return answer
+
+
+def folded(layer):
+    module = right(layer)
+    module.running_var += layer.epsilon - 1e-5
+    module.eps = 1e-5
+    return module
+
+
+def exchanged(layer):
+    return right(layer, NAMES | {"beta": "running_mean", "moving_mean": "bias"})
+
+
+def in_float32(layer):
+    return right(layer, dtype=torch.float32)
+
+
+def wrong_in_float32(layer):
+    return exchanged(layer).float()
+
+
+def no_gamma(layer):
+    module = right(layer)
+    nn.init.ones_(module.weight)
+    return module
+
+
+def forgotten_return(layer):
+    right(layer)
+
+
+@pytest.mark.parametrize("answer", [right, without_affine])
+def test_any_layer_accepts(answer, capsys):
+    check_my_batchnorm(answer)
+    assert capsys.readouterr().out == "✓ Any layer: right; it equals Keras in all 9 cases\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            with_setting("eps", lambda _: 1e-5),
+            "wrong for defaults (no settings): other numbers; eps is 1e-05, not 0.001",
+        ),
+        (
+            with_setting("eps", lambda _: 1e-3),
+            "right for defaults; wrong for epsilon (epsilon=1.001e-05): other numbers; eps is 0.001, not 1.001e-05",
+        ),
+        (with_setting("momentum", lambda layer: layer.momentum), "other numbers; momentum is 0.99, not 0.01"),
+        (with_setting("momentum", lambda _: 0.01), "(momentum=0.9, 5 training steps): other numbers; momentum is 0.01"),
+        (with_setting("momentum", lambda _: None), "other numbers; momentum is None, not 0.01"),
+        (with_setting("training", lambda _: True), "the module is in train mode"),
+        (folded, "wrong for training (no settings, 5 training steps): output differs"),
+        (exchanged, "wrong for defaults (no settings): other numbers, by up to"),
+        (no_gamma, "wrong for defaults (no settings): other numbers, by up to"),
+        (in_float32, "right, but computed in float32"),
+        (wrong_in_float32, "wrong for defaults (no settings): other numbers, by up to"),
+        (lambda layer: layer.weights, "it returns list, not an nn.BatchNorm2d"),
+        (in_a_sequential, "it returns Sequential, not an nn.BatchNorm2d"),
+        (forgotten_return, "is a `return` missing?"),
+    ],
+)
+def test_any_layer_refuses(answer, said, capsys):
+    check_my_batchnorm(answer)
+    line = capsys.readouterr().out
+    assert line.startswith("✗ Any layer: ")
+    assert said in line
+
+
+def by_parts(module, x):
+    old_part = (1 - module.momentum) * module.running_var
+    y = module(x)
+    n = x.numel() // x.shape[1]
+    module.running_var = old_part + (module.running_var - old_part) * (n - 1) / n
+    return y
+
+
+def from_the_batch(module, x):
+    old = module.running_var.clone()
+    y = module(x)
+    with torch.no_grad():
+        module.running_var.copy_((1 - module.momentum) * old + module.momentum * x.var((0, 2, 3), correction=0))
+    return y
+
+
+def nothing(module, x):
+    return module(x)
+
+
+def everything(module, x):
+    y = module(x)
+    n = x.numel() // x.shape[1]
+    module.running_var *= (n - 1) / n
+    return y
+
+
+def upside_down(module, x):
+    old_part = (1 - module.momentum) * module.running_var
+    y = module(x)
+    n = x.numel() // x.shape[1]
+    module.running_var = old_part + (module.running_var - old_part) * n / (n - 1)
+    return y
+
+
+def default_momentum(module, x):
+    old_part = 0.99 * module.running_var
+    y = module(x)
+    n = x.numel() // x.shape[1]
+    module.running_var = old_part + (module.running_var - old_part) * (n - 1) / n
+    return y
+
+
+def one_n(module, x):
+    """Take the N of the first batch for that of all."""
+    old_part = (1 - module.momentum) * module.running_var
+    y = module(x)
+    module.running_var = old_part + (module.running_var - old_part) * 11 / 12
+    return y
+
+
+def without_clone(module, x):
+    old = module.running_var
+    y = module(x)
+    n = x.numel() // x.shape[1]
+    module.running_var = (1 - module.momentum) * old + (module.running_var - (1 - module.momentum) * old) * (n - 1) / n
+    return y
+
+
+def wrong_output(module, x):
+    by_parts(module, x)
+    return module(x)
+
+
+@pytest.mark.parametrize("answer", [by_parts, from_the_batch])
+def test_training_step_accepts(answer, capsys):
+    check_training_step(answer)
+    assert capsys.readouterr().out == "✓ Training step: right; it equals Keras in all 4 cases\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (nothing, "running variance differs by up to 0.00098; the same as without a correction: it has no effect"),
+        (everything, "wrong for one step (no settings, 1 step): running variance differs by up to 0.04\n"),
+        (upside_down, "wrong for one step (no settings, 1 step): running variance differs"),
+        (default_momentum, "right for one step, 20 steps; wrong for momentum (momentum=0.9, 5 steps)"),
+        (one_n, "right for one step; wrong for 20 steps (no settings, 20 steps): running variance differs"),
+        (without_clone, "wrong for one step (no settings, 1 step): running variance differs by up to 0.00057\n"),
+        (wrong_output, "running mean differs"),
+        (lambda module, x: (module(x), 1), "it returns tuple, not a tensor"),
+        (lambda module, x: print(end=""), "is a `return` missing?"),
+    ],
+)
+def test_training_step_refuses(answer, said, capsys):
+    check_training_step(answer)
+    line = capsys.readouterr().out
+    assert line.startswith("✗ Training step: ")
+    assert said in line
