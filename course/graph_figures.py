@@ -1,4 +1,4 @@
-"""Figures of a Keras model's graph: its layers with arrows between them, and which entry of a file fills which layer."""
+"""Figures of a Keras model: its layers with arrows between them, and which entry of a file fills which layer."""
 
 from collections.abc import Mapping, Sequence
 
