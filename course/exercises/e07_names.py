@@ -1,69 +1,107 @@
-"""The exercises of notebook 07: which layer is whose twin, and weights by name."""
+"""The exercises of notebook 07: a graph that fits a file by position, and a loader that refuses what it cannot fill."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from course.exercises.report import report
-from parity import ParityError, transfer
-from parity.weights.mapping import COLUMNS
+from parity import ParityError, largest_difference
 
+import h5py
 import keras
 import numpy as np
-import pandas as pd
-import torch
-from torch import nn
 
-_HIDDEN = 9
+_ENTRIES = ["dense_1", "dense_4", "dense_3", "dense_2"]
+_FLOAT32 = 1e-5  # what float32 may round, of outputs up to about 10
 
 
-def check_layer_pairs(answer: dict[str, str], keras_model: keras.Model, torch_model: nn.Module) -> None:
-    """Check the PyTorch module given for each Dense layer, by name; "?" is not attempted.
+def check_graph(answer: Callable[[], keras.Model | None]) -> None:
+    """Check a function that returns a model into which a file's entries fall rightly by position.
 
-    Both models map (batch, 6) to two heads, the turn and the stop, (batch, 6) each. Their weights are replaced.
+    The model maps (batch, 3) to three outputs (batch, 3): dense_2, the sigmoid of dense_3, the softmax of dense_4, each
+    of the ReLU of dense_1. The file has the entries dense_1, dense_4, dense_3, dense_2.
     """
     rng = np.random.default_rng(0)
-    keras_model.set_weights([rng.normal(size=weight.shape) for weight in keras_model.weights])
-    x = rng.normal(size=(5, 6))
+    stored = {layer: {"kernel": rng.normal(size=(3, 3)), "bias": rng.normal(size=3)} for layer in _ENTRIES}
+    x = rng.normal(size=(5, 3))
 
-    def run(head: int):
-        if answer is None or all(module == "?" for module in answer.values()):
+    def filled(fill: Callable[[keras.Model], None], parts: slice):
+        model = answer if isinstance(answer, keras.Model) else answer()
+        if model is None:
             return None
-        faults = list(_pairing_faults(answer, keras_model, torch_model))
-        if faults:
-            raise ParityError("answer", faults)
-        names = (("kernel", "weight"), ("bias", "bias"))
-        rows = [(f"{layer}/{a}", f"{module}.{b}") for layer, module in answer.items() for a, b in names]
-        transfer(keras_model, torch_model, pd.DataFrame(rows, columns=COLUMNS))
-        with torch.no_grad():
-            return np.asarray(keras_model(x)[head]), torch_model(torch.from_numpy(x))[head]
+        _require_graph(model)
+        fill(model)
+        with warnings.catch_warnings():
+            # Keras has something to say of keras.Model([inputs], ...), which is right, too.
+            warnings.simplefilter("ignore")
+            outputs = model(x)
+        outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+        if len(outputs) != 3:
+            raise ParityError("answer", [f"three outputs are due, not {len(outputs)}"])
+        return _as_exact(np.stack(_three_heads(x, stored)[parts]), np.stack([np.asarray(y) for y in outputs[parts]]))
 
+    def by_name(model: keras.Model) -> None:
+        for layer, arrays in stored.items():
+            model.get_layer(layer).set_weights([arrays["kernel"], arrays["bias"]])
+
+    def by_position(model: keras.Model) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "weights.h5"
+            _write(path, stored)
+            model.load_weights(path)
+        order = [layer.name for layer in model.layers if layer.weights]
+        if order != _ENTRIES:
+            faults = [
+                f"{layer} gets {entry}'s weights"
+                for layer, entry in zip(order, _ENTRIES, strict=True)
+                if layer != entry
+            ]
+            raise ParityError("answer", [f"Keras has the layers in the order {', '.join(order)}", *faults])
+
+    heads = ("dense_2", "the sigmoid of dense_3", "the softmax of dense_4")
     report(
-        "Layer pairs", {"the stop": [("output 1", lambda: run(1))], "the turn": [("output 0", lambda: run(0))]}, answer
+        "The graph",
+        {
+            "what it computes": [
+                (f"output {number}, {head}", lambda at=slice(number, number + 1): filled(by_name, at))
+                for number, head in enumerate(heads)
+            ],
+            "loading by position": [("all weights", lambda: filled(by_position, slice(3)))],
+        },
+        answer,
     )
 
 
-def check_loading(answer: Callable[[list[str], dict[str, np.ndarray]], Sequence[np.ndarray] | None]) -> None:
-    """Check a function of (paths, stored) that returns the stored array of each path, in the order of the paths.
+def check_values(
+    answer: Callable[[keras.Model, dict[str, np.ndarray], dict[str, str]], Sequence[np.ndarray] | None],
+) -> None:
+    """Check a function of (model, stored, names) that returns the arrays for the model's weights, in their order.
 
-    ``paths`` are those of a model's weights, such as dense_1/kernel; the keys of ``stored`` are the names in a legacy
-    weight file, such as dense_1/kernel:0, in the file's order. A path that the file lacks is due an error.
+    ``stored`` has a file's arrays by their names, such as dense_1/kernel; ``names`` says what each layer of the model
+    is called in the file. A weight that the file lacks, or that the model leaves unused, is due an error.
     """
-    heads = [f"dense_{_HIDDEN + 1}", f"dense_{_HIDDEN + 2}"]
-    writer = _two_heads(heads, sigmoid_apart=True)
     rng = np.random.default_rng(0)
+    same = {f"dense_{number}": f"dense_{number}" for number in range(1, 12)}
+    from_zero = {f"dense_{number - 1}" if number > 1 else "dense": f"dense_{number}" for number in range(1, 12)}
+    writer = _two_heads(list(same), sigmoid_apart=True)
     writer.set_weights([rng.normal(size=weight.shape) for weight in writer.weights])
     x = rng.normal(size=(5, 3))
     expected = np.hstack(writer(x))
+    whole = {weight.path: weight.numpy() for weight in writer.weights}
 
-    def ask(model: keras.Model) -> list | None:
+    def ask(model: keras.Model, stored: dict[str, np.ndarray], names: dict[str, str]) -> list | None:
         # The answer gets its own copies: it may change them.
-        stored = {f"{weight.path}:0": weight.numpy() for weight in writer.weights}
-        values = answer([weight.path for weight in model.weights], stored)
+        values = answer(model, {name: array.copy() for name, array in stored.items()}, dict(names))
         if values is None:
             return None
+        if isinstance(values, dict):
+            raise ParityError("answer", ["a list of arrays is due, not a dict"])
         return list(values) if isinstance(values, Iterable) else [values]
 
-    def filled(model: keras.Model):
-        values = ask(model)
+    def filled(names: dict[str, str], sigmoid_apart: bool):
+        model = _two_heads(list(names), sigmoid_apart)
+        values = ask(model, whole, names)
         if values is None:
             return None
         faults = [
@@ -73,50 +111,95 @@ def check_loading(answer: Callable[[list[str], dict[str, np.ndarray]], Sequence[
         ]
         if len(values) != len(model.weights):
             faults.insert(0, f"{len(model.weights)} arrays are due, not {len(values)}")
-        if faults:
-            raise ParityError("answer", faults)
+        wrong = [
+            f"{weight.path} of the model gets other numbers than {_entry(weight.path, names)} of the file"
+            for weight, value in zip(model.weights, values, strict=False)
+            if not faults and not np.array_equal(whole[_entry(weight.path, names)], value)
+        ]
+        if faults or wrong:
+            raise ParityError("answer", faults + wrong)
         model.set_weights(values)
         return expected, np.hstack(model(x))
 
-    def refused(model: keras.Model):
+    def refused(what: str, stored: dict[str, np.ndarray]):
         # Only an error of the answer itself counts, not what filling a model from its values would raise.
         try:
-            values = ask(model)
+            values = ask(_two_heads(list(same), sigmoid_apart=True), stored, same)
         except Exception:
             return expected, expected
         if values is None:
             return None
-        raise ParityError("answer", ["the file lacks dense_12, and no error was raised"])
+        raise ParityError("answer", [f"{what}, and no error was raised"])
 
-    same = _two_heads(heads, sigmoid_apart=True)
-    fused = _two_heads(heads, sigmoid_apart=False)
-    renamed = _two_heads([heads[0], "dense_12"], sigmoid_apart=True)
+    lacking = {name: array for name, array in whole.items() if name != "dense_11/bias"}
+    more = whole | {"dense_12/kernel": np.ones((3, 3)), "dense_12/bias": np.ones(3)}
     report(
-        "Loading by name",
+        "The loader",
         {
-            "the graph that wrote the file": [("sigmoid a layer of its own", lambda: filled(same))],
-            "another order of layers": [("sigmoid in the Dense layer", lambda: filled(fused))],
-            "a missing layer": [("dense_12 instead of dense_11", lambda: refused(renamed))],
+            "the graph that wrote the file": [("the same names", lambda: filled(same, sigmoid_apart=True))],
+            "another order of layers": [("the sigmoid in its Dense layer", lambda: filled(same, sigmoid_apart=False))],
+            "other names": [("dense for dense_1, and so on", lambda: filled(from_zero, sigmoid_apart=True))],
+            "a weight that is missing": [
+                ("no dense_11/bias", lambda: refused("the file lacks dense_11/bias", lacking))
+            ],
+            "a weight that is left over": [("dense_12 in the file", lambda: refused("dense_12 is left over", more))],
         },
         answer,
     )
 
 
-def _pairing_faults(answer: dict[str, str], keras_model: keras.Model, torch_model: nn.Module) -> Iterator[str]:
-    """Yield what keeps an answer from being a module for each layer."""
-    layers = [layer.name for layer in keras_model.layers if layer.weights]
-    modules = [name for name, _ in torch_model.named_children()]
-    for layer, module in answer.items():
-        if layer not in layers:
-            yield f"there is no layer {layer}"
-        elif module == "?":
-            yield f"{layer} still has '?'"
-        elif module not in modules:
-            yield f"{layer}: write one of {', '.join(modules)}, not {_in_words(module)}"
-    yield from (f"{layer} has no module" for layer in sorted(set(layers) - answer.keys()))
-    for module in modules:
-        if list(answer.values()).count(module) > 1:
-            yield f"{module} is given for more than one layer"
+def _require_graph(model: object) -> None:
+    """Raise an error that says why something is not a model with the four layers of the file."""
+    if not isinstance(model, keras.Model):
+        raise ParityError("answer", [f"a keras.Model is due, not {type(model).__name__}"])
+    names = [layer.name for layer in model.layers if layer.weights]
+    faults = [f"no layer with weights is called {name}" for name in sorted(set(_ENTRIES) - set(names))]
+    faults += [f"{name} has weights, and is not in the file" for name in names if name not in _ENTRIES]
+    for layer in model.layers:
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        if layer.name in _ENTRIES and shapes != [(3, 3), (3,)]:
+            faults.append(f"{layer.name}: a kernel (3, 3) and a bias (3,) are due, not {shapes}")
+    if faults:
+        raise ParityError("answer", faults)
+
+
+def _three_heads(x: np.ndarray, stored: dict[str, dict[str, np.ndarray]]) -> list[np.ndarray]:
+    """Compute what the model of ``check_graph`` computes."""
+
+    def dense(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ stored[name]["kernel"] + stored[name]["bias"]
+
+    features = np.maximum(dense("dense_1", x), 0)
+    powers = np.exp(dense("dense_4", features))
+    return [
+        dense("dense_2", features),
+        1 / (1 + np.exp(-dense("dense_3", features))),
+        powers / powers.sum(axis=1, keepdims=True),
+    ]
+
+
+def _as_exact(expected: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return two outputs to compare: a model in float32 is right as far as float32 goes."""
+    if found.dtype == np.float32 and found.shape == expected.shape and largest_difference(expected, found) < _FLOAT32:
+        return expected, expected
+    return expected, found
+
+
+def _write(path: Path, stored: dict[str, dict[str, np.ndarray]]) -> None:
+    """Write a legacy weight file, its entries in the order of ``stored``."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.encode() for layer in stored]
+        for layer, arrays in stored.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [f"{layer}/{name}:0".encode() for name in arrays]
+            for name, array in arrays.items():
+                group[f"{layer}/{name}:0"] = array
+
+
+def _entry(path: str, names: dict[str, str]) -> str:
+    """Return the name in the file of a weight of the model."""
+    layer, weight = path.split("/")
+    return f"{names[layer]}/{weight}"
 
 
 def _in_words(value: object) -> str:
@@ -125,14 +208,14 @@ def _in_words(value: object) -> str:
     return f"an array {np.shape(value)}" if np.shape(value) else type(value).__name__
 
 
-def _two_heads(heads: Sequence[str], sigmoid_apart: bool) -> keras.Model:
+def _two_heads(layers: Sequence[str], sigmoid_apart: bool) -> keras.Model:
     """Build a float64 network from (batch, 3) to two heads (batch, 3), one with a sigmoid; all kernels are (3, 3)."""
     x = inputs = keras.Input((3,), dtype="float64")
-    for number in range(1, 1 + _HIDDEN):
-        x = keras.layers.Dense(3, activation="tanh", name=f"dense_{number}", dtype="float64")(x)
-    first = keras.layers.Dense(3, name=heads[0], dtype="float64")(x)
+    for name in layers[:-2]:
+        x = keras.layers.Dense(3, activation="tanh", name=name, dtype="float64")(x)
+    first = keras.layers.Dense(3, name=layers[-2], dtype="float64")(x)
     activation = None if sigmoid_apart else "sigmoid"
-    second = keras.layers.Dense(3, activation=activation, name=heads[1], dtype="float64")(x)
+    second = keras.layers.Dense(3, activation=activation, name=layers[-1], dtype="float64")(x)
     if sigmoid_apart:
         second = keras.layers.Activation("sigmoid", dtype="float64")(second)
     return keras.Model(inputs, [first, second])
