@@ -1,4 +1,4 @@
-"""What the check of page 10 says of right, wrong and idle fixes, and that its exercise can be done with what it prints."""
+"""What the check of page 10 says of right, wrong and idle fixes; its exercise can be done with what it prints."""
 
 from course.exercises.e10_hunt import broken_twin, check_fixed_twin, exercise_at, exercise_mapping
 from parity import diagnose, transfer
