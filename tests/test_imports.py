@@ -38,10 +38,6 @@ EXCEPTIONS = {
     # COLUMNS: the names of a mapping's columns, where a page or a network makes one.
     "course.small_models": {"parity.weights.mapping"},
     **{f"course.exercises.{page}": {"parity.weights.mapping"} for page in ("e08_dronet", "e10_hunt")},
-    "course.mutants.bench": {
-        "parity.models.keras_graph",
-        "parity.models.keras_layers",
-    },  # the dropout layers of a model
 }
 
 

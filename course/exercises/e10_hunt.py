@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from math import prod
 
-from course.exercises.report import Case, report
+from course.exercises.report import Case, is_empty, report
 from course.small_models import TENSORS
 from parity import ParityError, first_divergence, run_torch, trace, transfer
 from parity.padding import AvgPool2dSame, Conv2dSame
@@ -116,7 +116,7 @@ def broken_twin() -> ExerciseTwin:
     """Return the twin in float64, in evaluation mode, with mistakes. None raises an error."""
     twin = ExerciseTwin().double().eval()
     transfer(_kept_model(9, 9), twin, exercise_mapping())
-    # Who mends the twin had better not read on: from here to the end of this function are the mistakes.
+    # Who does the exercise had better not read on: from here to the end of this function are the mistakes.
     with torch.no_grad():
         norm = twin.stem_norm
         norm.weight.data, norm.bias.data = norm.bias.data, norm.weight.data
@@ -128,32 +128,36 @@ def broken_twin() -> ExerciseTwin:
     return twin
 
 
-def check_mended(answer: Callable[[ExerciseTwin], nn.Module | None]) -> None:
-    """Check a function that mends a broken twin and returns it, or mends it in place and returns None.
+def check_fixed_twin(answer: Callable[[ExerciseTwin], nn.Module | None]) -> None:
+    """Check a function that fixes a broken twin and returns it, or fixes it in place and returns None.
 
-    The mended twin is traced at several sizes: every layer must agree, and so must the outputs. A function that
-    returns None and leaves the twin as it was is not attempted.
+    The fixed twin is traced at several sizes: every layer must agree, and so must the outputs. A function with nothing
+    in it is not attempted; one that leaves the twin as it was is told so.
     """
     mapping = exercise_mapping()
-    mended = cache(partial(_mended, answer))
+    fixed = cache(partial(_fixed, answer))
     sizes = {"odd sizes": [(13, 9), (19, 11)], "even sizes": [(12, 10)], "mixed sizes": [(15, 12), (18, 7)]}
-    report("Mended twin", {trait: _cases(mended, mapping, several) for trait, several in sizes.items()}, answer)
+    report("Fixed twin", {trait: _cases(fixed, mapping, several) for trait, several in sizes.items()}, answer)
 
 
 def _cases(
-    mended: Callable[[], nn.Module | None], mapping: pd.DataFrame, sizes: Iterable[tuple[int, int]]
+    fixed: Callable[[], nn.Module | None], mapping: pd.DataFrame, sizes: Iterable[tuple[int, int]]
 ) -> Iterator[Case]:
     for size in sizes:
-        yield " x ".join(map(str, size)), partial(_compared, mended, mapping, size)
+        yield " x ".join(map(str, size)), partial(_compared, fixed, mapping, size)
 
 
 def _compared(
-    mended: Callable[[], nn.Module | None], mapping: pd.DataFrame, size: tuple[int, int]
+    fixed: Callable[[], nn.Module | None], mapping: pd.DataFrame, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the outputs of the Keras model and of the mended twin."""
-    twin = mended()
+    """Return the outputs of the Keras model and of the fixed twin."""
+    twin = fixed()
     if twin is None:
         return None
+    dtypes = {parameter.dtype for parameter in twin.parameters()} - {torch.float64}
+    if dtypes:
+        coarse = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise ParityError("twin", [f"the twin computes in {coarse}, and Keras in float64; try twin.double()"])
     model = _kept_model(*size)
     # Small, common and large numbers: each activation is seen in its flat and in its steep parts.
     x = np.concatenate([_images(*size, seed) * scale for seed, scale in ((1, 0.1), (2, 1.0), (3, 5.0))])
@@ -163,27 +167,35 @@ def _compared(
     return np.asarray(model(x)), run_torch(twin, x)
 
 
-def _mended(answer: Callable[[ExerciseTwin], nn.Module | None]) -> nn.Module | None:
+def _fixed(answer: Callable[[ExerciseTwin], nn.Module | None]) -> nn.Module | None:
     twin = broken_twin()
-    mended = answer(twin)
-    if mended is not None and not isinstance(mended, nn.Module):
-        raise ParityError("twin", [f"the twin is due, not of type {type(mended).__name__}"])
-    if mended is None and _same(twin, broken_twin()):
-        return None
-    return twin if mended is None else mended
+    returned = answer(twin)
+    if returned is not None and not isinstance(returned, nn.Module):
+        raise ParityError("twin", [f"it returns {type(returned).__name__}; return the twin, or nothing"])
+    if (returned is None or returned is twin) and _same(twin, broken_twin()):
+        if returned is None and is_empty(answer):
+            return None
+        raise ParityError(
+            "twin", ["it has changed nothing in the twin; assign to the twin's modules, their settings or .data"]
+        )
+    return twin if returned is None else returned
 
 
 def _same(a: nn.Module, b: nn.Module) -> bool:
     """Tell whether two twins have the same modules, settings and tensors, and return the same."""
     x = _images(12, 10, seed=0)
-    tensors = zip(a.state_dict().values(), b.state_dict().values(), strict=False)
-    if repr(a) != repr(b) or not all(map(torch.equal, *zip(*tensors, strict=True))):
+    tensors, others = a.state_dict(), b.state_dict()
+    if repr(a) != repr(b) or tensors.keys() != others.keys():
         return False
-    return np.array_equal(run_torch(a, x), run_torch(b, x))
+    if not all(torch.equal(tensor, others[name]) for name, tensor in tensors.items()):
+        return False
+    return [m.training for m in a.modules()] == [m.training for m in b.modules()] and np.array_equal(
+        run_torch(a, x), run_torch(b, x)
+    )
 
 
 def _faults(traced: pd.DataFrame) -> Iterator[str]:
-    """Yield what keeps a twin from being mended: the first layer that diverges, or layers that are not called.
+    """Yield what keeps a twin from being fixed: the first layer that diverges, or layers that are not called.
 
     What lies between layers with weights may be written in many ways; it is right if the next layer takes what it
     should.

@@ -44,7 +44,7 @@ NETWORKS = tuple(_MODULES)
 MUTANTS = tuple(mutant for module in _MODULES.values() for mutant in module.MUTANTS)
 
 CAUSES = {cause: notebook for cause, notebook in KNOWN_CAUSES.items() if cause in {mutant.cause for mutant in MUTANTS}}
-"""Each cause that a mutant has, and the number of the notebook that explains it."""
+"""Each cause that a mutant has, and the number of the notebook that explains it, or "cheat sheet"."""
 
 
 def load_network(name: str) -> Network:

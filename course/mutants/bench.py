@@ -8,8 +8,6 @@ from typing import Any
 from course.mutants.base import Mutant, Network
 from parity import channels_last, trace, transfer
 from parity.axes import torch_input
-from parity.models.keras_graph import keras_graph
-from parity.models.keras_layers import RANDOM_IN_TRAINING
 
 import keras
 import numpy as np
@@ -48,10 +46,7 @@ class Pair:
         self.name, self.mapping = network.name, network.mapping
         self.state, self.sizes = network.build().state_dict(), range(len(network.probes))
         self._network = network
-        # PyTorch has a gradient for a tensor that no Keras weight fills, such as a scale of 1. Keras has none.
-        self._without_keras = set(network.mapping["torch"][network.mapping["keras"].fillna("") == ""])
         self.keras = functools.cache(self._keras)
-        self._trained = functools.cache(self._keras_step)
 
     def right(self) -> nn.Module:
         """Return a new right port, in eval mode."""
@@ -78,14 +73,17 @@ class Pair:
         return arrays
 
     def _keras(self, kind: str, size: int, exact: bool) -> list[np.ndarray]:
-        model = self._exact(size) if exact else self._network.probes[size].keras_model
+        model = self.keras_model(size) if exact else self._network.probes[size].keras_model
         outputs = _listed(model(_one_or_all(self.inputs(kind, size)), training=False))
         for output in outputs:
             output.setflags(write=False)  # every port is compared with them
         return outputs
 
-    def _exact(self, size: int) -> keras.Model:
-        """Return the Keras model in float64; most of them compute in it anyway."""
+    def keras_model(self, size: int = 0) -> keras.Model:
+        """Return the Keras model for inputs of one size, in float64. Whoever changes its weights puts them back.
+
+        Most compute in float64 anyway; of the others this is a copy.
+        """
         model = self._network.probes[size].keras_model
         if all(weight.dtype == "float64" for weight in model.weights):
             return model
@@ -119,66 +117,23 @@ class Pair:
         probe = self._network.probes[size]
         return trace(probe.keras_model, port, probe.x, self.mapping)
 
-    def both_trained(self, port: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return what one training step makes of the Keras model and of a port, in float64.
+    def keras_inputs(self, kind: str, size: int = 0) -> Any:
+        """Return ``inputs`` in float64 as the Keras model takes them: an array, or a list of several."""
+        return _one_or_all(_exact_inputs(self.inputs(kind, size)))
 
-        Both run in training mode on ``inputs("images")``. Dropout is switched off, as the frameworks draw different
-        noise; its rates are noted. The loss is the sum of the outputs times fixed random factors.
+    def torch_inputs(self, kind: str, size: int = 0) -> list[Tensor]:
+        """Return ``inputs`` in float64 as a port takes them: tensors, channels first."""
+        return list(map(torch_input, _exact_inputs(self.inputs(kind, size))))
 
-        Returns:
-            For each: the dropout rates, one for each call, sorted; the outputs; the gradients of what is trained
-            ("gradient conv.weight") and the running means ("bn.running_mean"), with PyTorch's names and layout. The
-            running variances are left out: PyTorch's are others on purpose.
+    def moved(self, model: keras.Model) -> nn.Module:
+        """Return a port in float64 that holds what the Keras model holds, moved as weights are.
+
+        Args:
+            model: The Keras model, whose variables may hold something else than weights, such as gradients.
         """
-        expected, factors = self._trained()
-        port = copy.deepcopy(port).double().train()
-        rates: list[float] = []
-        for module in port.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                # Noted at the call: a dropout that no input goes through does nothing.
-                module.register_forward_pre_hook(lambda _, __, rate=module.p: rates.append(rate))
-                module.p = 0.0
-        y = port(*map(torch_input, _exact_inputs(self.inputs("images"))))
-        y = [channels_last(output) for output in (y if isinstance(y, tuple) else (y,))]
-        sum((output * torch.from_numpy(factor)).sum() for output, factor in zip(y, factors, strict=True)).backward()
-        made = {"dropout rates": np.sort(rates)}
-        made |= {f"output {number}": output.detach().numpy() for number, output in enumerate(y)}
-        gradients = {name: p.grad for name, p in port.named_parameters() if p.grad is not None}
-        return expected, made | self._named(gradients, dict(port.named_buffers()))
-
-    def _keras_step(self) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        import tensorflow as tf
-
-        model = self._exact(0)
-        random = [step.layer for step in keras_graph(model).steps if isinstance(step.layer, RANDOM_IN_TRAINING)]
-        rates, before = [layer.rate for layer in random], model.get_weights()
-        try:
-            for layer in random:
-                layer.rate = 0.0
-            with tf.GradientTape() as tape:
-                y = model(_one_or_all(_exact_inputs(self.inputs("images"))), training=True)
-                y = y if isinstance(y, list | tuple) else [y]
-                rng = np.random.default_rng(_SEED)
-                factors = [rng.normal(size=output.shape) for output in y]
-                loss = sum(keras.ops.sum(output * factor) for output, factor in zip(y, factors, strict=True))
-            variables = model.trainable_variables
-            gradients = tape.gradient(loss, [variable.value for variable in variables])
-            for variable, gradient in zip(variables, gradients, strict=True):
-                variable.assign(tf.convert_to_tensor(gradient))
-            # Gradients and running means move as weights do.
-            moved = self.right().double()
-            transfer(model, moved, self.mapping, self._network.flatten)
-        finally:
-            model.set_weights(before)
-            for layer, rate in zip(random, rates, strict=True):
-                layer.rate = rate
-        expected = {"dropout rates": np.sort(rates)} | {f"output {n}": output.numpy() for n, output in enumerate(y)}
-        return expected | self._named(dict(moved.named_parameters()), dict(moved.named_buffers())), factors
-
-    def _named(self, gradients: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, np.ndarray]:
-        named = {f"gradient {name}": tensor for name, tensor in gradients.items() if name not in self._without_keras}
-        named |= {name: tensor for name, tensor in buffers.items() if name.endswith("running_mean")}
-        return {name: tensor.numpy(force=True) for name, tensor in named.items()}
+        port = self.right().double()
+        transfer(model, port, self.mapping, self._network.flatten)
+        return port
 
 
 Check = Callable[[Pair, nn.Module], bool]
@@ -190,17 +145,6 @@ def passes(check: Check, pair: Pair, port: nn.Module) -> bool:
         return bool(check(pair, port))
     except Exception:
         return False
-
-
-def verdicts(checks: dict[str, Check], pair: Pair, make: Callable[[], nn.Module]) -> dict[str, bool]:
-    """Return by name of a check whether it catches a port.
-
-    Args:
-        checks: Functions of a pair and a port that return True if they pass it.
-        pair: The Keras model.
-        make: Returns the port, anew for each check, which may change it.
-    """
-    return {name: not passes(check, pair, make()) for name, check in checks.items()}
 
 
 _SEED = 10

@@ -90,7 +90,7 @@ def _(twin):
     put(twin[4].bias[3], 0.0)
 
 
-@mutant("5: initial slopes left", {"slopes"}, "weights not moved")
+@mutant("5: initial slopes left", {"slopes"}, "weights hold other numbers")
 def _(twin):
     put(twin[5].weight, 0.25)
 
@@ -110,7 +110,7 @@ def _(twin):
     twin[7].train()
 
 
-@mutant("8: a bias that Keras has not, with initial values", {"dense_d"}, "weights not moved")
+@mutant("8: a bias that Keras has not, with initial values", {"dense_d"}, "weights hold other numbers")
 def _(twin):
     linear = nn.Linear(8, 8).double()
     reset(linear)

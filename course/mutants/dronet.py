@@ -83,7 +83,7 @@ def _(twin):
     exchange_tensors(twin.block2.bn2, twin.block3.bn1)
 
 
-@mutant("block3.conv2: initial values left", {"conv2d_9"}, "weights not moved")
+@mutant("block3.conv2: initial values left", {"conv2d_9"}, "weights hold other numbers")
 def _(twin):
     reset(twin.block3.conv2)
 

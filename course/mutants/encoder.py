@@ -154,7 +154,7 @@ def _(twin):
     put(weight, weight.unflatten(0, (12, 2)).transpose(0, 1).flatten(0, 1))
 
 
-@mutant("slopes: left at 0.25", {"slopes"}, "weights not moved")
+@mutant("slopes: left at 0.25", {"slopes"}, "weights hold other numbers")
 def _(twin):
     put(twin.slopes.weight, 0.25)
 

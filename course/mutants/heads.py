@@ -120,7 +120,7 @@ def _(twin):
     twin.image[1] = nn.Identity()
 
 
-@mutant("image.2: initial values left", {"image_conv_2"}, "weights not moved")
+@mutant("image.2: initial values left", {"image_conv_2"}, "weights hold other numbers")
 def _(twin):
     reset(twin.image[2])
 
@@ -135,7 +135,7 @@ def _(twin):
     halves(twin.words, "weight")
 
 
-@mutant("words: initial vectors left", {"embedding"}, "weights not moved")
+@mutant("words: initial vectors left", {"embedding"}, "weights hold other numbers")
 def _(twin):
     reset(twin.words)
 

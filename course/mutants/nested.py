@@ -107,7 +107,7 @@ def nested_forward(
     another_forward(twin, forward)
 
 
-@mutant("twice: another module for the second call", {"twice"}, "weights not moved")
+@mutant("twice: another module for the second call", {"twice"}, "weights hold other numbers")
 def _(twin):
     twin.again = like(twin.twice, nn.Conv2d, padding=1)
     reset(twin.again)

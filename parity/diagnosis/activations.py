@@ -24,6 +24,8 @@ _ACTIVATIONS = (
     keras.layers.Softmax,
 )
 
+# The activations that have a slope for negative numbers, and the slope that they have unless the layer says another.
+_DUE_SLOPES: dict[str, float | str] = {"relu": 0.0, "leakyrelu": 0.3, "leaky_relu": 0.2, "prelu": "the layer's alpha"}
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -65,23 +67,44 @@ def by_function(evidence: Evidence) -> Iterator[Cause]:
         if evidence.explains(x):
             yield known_cause("activation missing", own)
             return
-        slope = _slope(evidence)
+        slope = _slope(evidence) if own in _DUE_SLOPES else None
         alpha = _slope(evidence, torch.expm1) if own == "elu" else None
         if alpha:
-            yield known_cause("another slope", f"alpha {alpha:g}")
+            yield known_cause("another slope", f"alpha is {alpha:g}, not {_due(layer, 'alpha', 1.0)}")
             return
         for name, function in activations(x):
             if not evidence.explains(function(x)):
                 continue
             if name.startswith(f"{own} along"):
-                yield known_cause("axis", name)
-            elif slope and "leaky" in name and own in ("leakyrelu", "leaky_relu", "prelu", "relu"):
-                yield known_cause("another slope", f"{slope:g}")
+                yield known_cause("axis", f"{name}, not {_due_axis(layer, x.ndim)}")
+            elif slope and "leaky" in name:
+                yield known_cause("another slope", _of_slope(slope, own, layer))
             else:
                 yield known_cause("another activation", f"{name}, not {_described(own, layer)}")
             return
         if slope is not None:
-            yield known_cause("another slope", f"{slope:g}")
+            yield known_cause("another slope", _of_slope(slope, own, layer))
+        elif _slope(evidence) is not None:
+            found = f"leaky_relu with slope {_slope(evidence):g}"
+            yield known_cause("another activation", f"{found}, not {_described(own, layer)}")
+
+
+def _of_slope(slope: float, own: str, layer: keras.Layer) -> str:
+    """Return in words which slope the twin has for negative numbers, and which is due."""
+    return f"slope is {slope:g}, not {_due(layer, 'negative_slope', _DUE_SLOPES[own])}"
+
+
+def _due(layer: keras.Layer, setting: str, otherwise: float | str) -> str:
+    """Return a setting of a Keras layer; if it has none, that of the function that its activation names."""
+    due = getattr(layer, setting, otherwise)
+    return f"{due:g}" if isinstance(due, int | float) else str(due)
+
+
+def _due_axis(layer: keras.Layer, rank: int) -> str:
+    """Return the axes of a softmax, counted from the front; an activation that is no layer takes the last axis."""
+    axis = getattr(layer, "axis", -1)
+    axes = [one % rank for one in (axis if isinstance(axis, list | tuple) else [axis])]
+    return " and ".join(map(str, axes))
 
 
 def _slope(evidence: Evidence, curve: Activation = torch.clone) -> float | None:
@@ -129,5 +152,15 @@ def by_axis(evidence: Evidence) -> Iterator[Cause]:
             shape = [-1 if axis == scaled else 1 for axis in range(x.ndim)]
             scale, offset = (weight.reshape(shape) if weight.ndim else weight for weight in (gamma, beta))
             if evidence.explains(normal * scale + offset):
-                yield known_cause("axis", f"it normalizes along {normalized}")
+                yield known_cause("axis", _of_axes(layer, normalized, scaled, x.ndim))
                 return
+
+
+def _of_axes(layer: keras.Layer, normalized: tuple[int, ...], scaled: int, rank: int) -> str:
+    """Return in words along which axes the twin normalizes, or has its weights, and which are due."""
+    if isinstance(layer, keras.layers.GroupNormalization):
+        return f"it normalizes along {normalized}, not by groups"
+    due = tuple(sorted(axis % rank for axis in (layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis])))
+    if normalized == due:
+        return f"gamma and beta are along {(scaled,)}, not {due}"
+    return f"it normalizes along {normalized}, not {due}"

@@ -1,6 +1,9 @@
-"""The causes that can be named, and the page of the course that explains each. This is the only list of them."""
+"""The only list of causes that can be named, and of what explains each: a page of the course, or the cheat sheet."""
 
 from typing import NamedTuple
+
+CHEAT_SHEET = "cheat sheet"
+"""What explains the causes that no page explains: ``docs/cheat-sheet.md`` has a row for each."""
 
 CAUSES = {
     "kernel axes permuted": "01",
@@ -8,6 +11,7 @@ CAUSES = {
     "height and width exchanged": "01",
     "depthwise order": "01",
     "groups": "01",
+    "weights in another order": "01",
     "input axes exchanged": "01",
     "kernel not transposed": "02",
     "epsilon": "03",
@@ -21,24 +25,25 @@ CAUSES = {
     "stride or dilation": "04",
     "another pooling": "04",
     "overwritten in place": "05",
-    "activation missing": "05",
-    "another activation": "05",
-    "another slope": "05",
-    "axis": "05",
     "flatten order": "06",
     "weights of another layer": "07",
     "heads exchanged": "07",
-    "weights not moved": "07",
+    "weights hold other numbers": "07",
     "bias missing": "07",
-    "another skip": "07",
-    "input scaled": "08",
-    "channels reversed": "08",
-    "precision": "08",
+    "bias added twice": "07",
+    "activation missing": CHEAT_SHEET,
+    "another activation": CHEAT_SHEET,
+    "another slope": CHEAT_SHEET,
+    "axis": CHEAT_SHEET,
+    "another skip": CHEAT_SHEET,
+    "input scaled": CHEAT_SHEET,
+    "channels reversed": CHEAT_SHEET,
+    "precision": CHEAT_SHEET,
     "dropout rate": "12",
     "gradient stopped": "12",
     "layer frozen": "12",
 }
-"""Each known cause, and the number of the notebook that explains it."""
+"""Each known cause, and the number of the notebook that explains it, or ``CHEAT_SHEET``."""
 
 
 class Cause(NamedTuple):
@@ -47,18 +52,20 @@ class Cause(NamedTuple):
     Attributes:
         cause: One of ``CAUSES``.
         detail: What was found, in a few words.
-        notebook: Number of the notebook that explains it.
+        notebook: Number of the notebook that explains it, None if none does: then the cheat sheet has it.
     """
 
     cause: str
     detail: str
-    notebook: str
+    notebook: str | None
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
-        return f"{self.cause}{detail}: notebook {self.notebook}"
+        where = f"see the {CHEAT_SHEET}" if self.notebook is None else f"notebook {self.notebook}"
+        return f"{self.cause}{detail}: {where}"
 
 
 def known_cause(cause: str, detail: str = "") -> Cause:
-    """Return one of ``CAUSES`` with what was found and the number of its notebook."""
-    return Cause(cause, detail, CAUSES[cause])
+    """Return one of ``CAUSES`` with what was found and the number of its notebook, if it has one."""
+    explained_in = CAUSES[cause]
+    return Cause(cause, detail, None if explained_in == CHEAT_SHEET else explained_in)

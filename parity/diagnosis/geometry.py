@@ -138,13 +138,13 @@ def by_padding(evidence: Evidence) -> Iterator[Cause]:
     right = _right_pads(geometry, sizes)
     for pads in _other_pads(evidence, geometry):
         if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, pads))):
-            yield known_cause("padding", f"{pads} is added, not {right}")
+            yield known_cause("padding", f"padding is {pads}, not {right}")
             return
     for mode in ("reflect", "replicate", "circular"):
         if any(max(pair) >= size for pair, size in zip(right, sizes, strict=True)):
             continue
         if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, right, mode))):
-            yield known_cause("padding value", f"the padding is no zeros, it is {mode}")
+            yield known_cause("padding value", f"it is {mode}, not 0")
             return
 
 
@@ -187,13 +187,13 @@ def by_pooling(evidence: Evidence) -> Iterator[Cause]:
             if evidence.twin.shape[2:] != y.shape[2:]:
                 yield known_cause("padding", "the right windows, and more at the end, as with ceil_mode")
             elif ("max" in name) != is_max:
-                yield known_cause("another pooling", name)
+                yield known_cause("another pooling", f"{name}, not {'max' if is_max else 'average'}")
             elif pads == right and name == "max, zeros":
-                yield known_cause("padding value", "zeros, where minus infinity is due")
+                yield known_cause("padding value", "it is 0, not minus infinity")
             elif pads == right and name == "average, padding counted":
                 yield known_cause("padding counted", "the average counts elements of padding")
             else:
-                yield known_cause("padding", f"{pads} is added, not {right}; {name}")
+                yield known_cause("padding", f"padding is {pads}, not {right}; {name}")
             return
     if not evidence.modules:
         yield from _by_other_windows(evidence, geometry)
@@ -233,7 +233,8 @@ def _by_other_windows(evidence: Evidence, geometry: Geometry) -> Iterator[Cause]
             for name, y in _pooled(evidence, windows, pads):
                 same_kind = ("max" in name) == is_max
                 if same_kind and evidence.twin.shape == y.shape and evidence.explains(_channels_last(y)):
-                    yield known_cause("stride or dilation", f"windows of {size} in steps of {step}")
+                    found = f"windows of {size} in steps of {step}, not of {kernel} in steps of {stride}"
+                    yield known_cause("stride or dilation", found)
                     return
 
 
@@ -269,7 +270,8 @@ def by_global_pooling(evidence: Evidence) -> Iterator[Cause]:
         # The larger the numbers, the larger their rounding errors.
         tolerance = evidence.tolerance * max(1.0, largest(pooled) / max(largest(evidence.value), 1e-30))
         if agree_within(pooled.reshape(evidence.value.shape), evidence.twin, tolerance, window=True):
-            yield known_cause("another pooling", f"{name} of all pixels")
+            due = "maximum" if _is_max(layer) else "average"
+            yield known_cause("another pooling", f"{name} of all pixels, not {due}")
             return
 
 
@@ -290,9 +292,9 @@ def by_border(evidence: Evidence) -> Iterator[Cause]:
         for content, y in _bordered(x.movedim(-1, 1), pads, evidence.twin):
             if agree_within(_channels_last(y), evidence.twin, evidence.tolerance):
                 if pads == right:
-                    yield known_cause("padding value", content)
+                    yield known_cause("padding value", f"it is {content}, not 0")
                 else:
-                    yield known_cause("padding", f"{pads}, not {right}")
+                    yield known_cause("padding", f"padding is {pads}, not {right}")
                 return
 
 

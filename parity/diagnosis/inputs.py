@@ -42,7 +42,8 @@ def by_merging(evidence: Evidence) -> Iterator[Cause]:
         if all(x.shape == inputs[0].shape for x in inputs):
             y = torch.cat(inputs, axis)
             if y.shape == evidence.value.shape and evidence.explains(y):
-                yield known_cause("axis", f"joined along axis {axis}")
+                due = getattr(step.layer, "axis", -1) % evidence.value.ndim
+                yield known_cause("axis", f"joined along axis {axis}, not {due}")
                 return
 
 

@@ -61,7 +61,10 @@ def by_weights(evidence: Evidence) -> Iterator[Cause]:
             named.add(cause.cause)
             yield cause
     if extra:
-        yield known_cause("weights not moved", f"{', '.join(extra)}: Keras has none, and the twin's are not neutral")
+        for name in extra:
+            neutral = 1 if name == "weight" else 0
+            detail = f"{name}, which the Keras layer has not, is not {neutral}"
+            yield known_cause("weights hold other numbers", detail)
 
 
 def _right_weight(evidence: Evidence, path: str) -> Tensor:
@@ -144,7 +147,11 @@ def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tenso
         if _equal(actual, right.permute(order).reshape(right.shape)):
             return known_cause("kernel axes permuted", "its axes are in another order, or reshaped instead of permuted")
     wrong = (actual != right).nonzero()[:, 0].unique()
-    return known_cause("weights not moved", f"{short} holds other numbers in {_count(wrong, right)}")
+    where = f"{short}, in {_count(wrong, right)}"
+    if torch.equal(actual.flatten().sort().values, right.to(actual.dtype).flatten().sort().values):
+        return known_cause("weights in another order", where)
+    # Whether these are the initial ones cannot be known.
+    return known_cause("weights hold other numbers", where)
 
 
 def _count(wrong: Tensor, weight: Tensor) -> str:
@@ -159,10 +166,7 @@ def by_bias(evidence: Evidence) -> Iterator[Cause]:
     )
     if bias is None or bias.shape != evidence.value.shape[-1:] or not bool(bias.any()):
         return
-    for sign, cause, detail in (
-        (-1, "bias missing", "it is not added"),
-        (1, "weights not moved", "the bias is added twice"),
-    ):
+    for sign, cause, detail in ((-1, "bias missing", "it is not added"), (1, "bias added twice", "")):
         if evidence.explains(evidence.value + sign * bias.to(evidence.value.dtype)):
             yield known_cause(cause, detail)
             return

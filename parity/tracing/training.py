@@ -161,8 +161,8 @@ def _other_rate(run: Run, index: StepIndex, step: Step, unpaired: list[float]) -
         rates = [expected if twin.rate is None else twin.rate]
     if any(abs(rate - expected) <= 1e-6 for rate in rates):
         return None
-    found = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "no dropout"
-    return TrainingFault(Fault.RATE, f"{expected:g} in Keras, {found} in the twin")
+    found = " or ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "0 (no dropout)"
+    return TrainingFault(Fault.RATE, f"rate is {found}, not {expected:g}")
 
 
 def _frozen(port: Port, in_keras: KerasGradients | None) -> dict[StepIndex, TrainingFault]:

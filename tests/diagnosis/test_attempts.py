@@ -273,16 +273,26 @@ EXPLAINED = {
             "kernel takes the last",
         ),
         (weights_of(conv(), conv_module(), lambda m: m.bias[:2].zero_()), "bias missing", "bias is 0 in 2 of 6"),
-        (weights_of(conv(), conv_module(), spoiled), "weights not moved", "kernel holds other numbers in 6 of 6"),
+        (weights_of(conv(), conv_module(), spoiled), "weights hold other numbers", "kernel, in 6 of 6"),
         (
             weights_of(conv(), conv_module(), lambda m: m.weight[1].mul_(2)),
-            "weights not moved",
-            "kernel holds other numbers in 1 of 6",
+            "weights hold other numbers",
+            "kernel, in 1 of 6",
+        ),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(0))),
+            "weights in another order",
+            "kernel, in 6 of 6",
+        ),
+        (
+            weights_of(conv(), conv_module(), lambda m: filled(m, "bias", lambda b: b[[0, 1, 2, 3, 5, 4]])),
+            "weights in another order",
+            "bias, in 2 of 6",
         ),
         (
             weights_of(conv(use_bias=False), conv_module(), lambda m: m.bias.fill_(1)),
-            "weights not moved",
-            "bias: Keras has none",
+            "weights hold other numbers",
+            "bias, which the Keras layer has not, is not 0",
         ),
         (
             weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.half().double())),
@@ -399,22 +409,22 @@ EXPLAINED = {
         (
             with_twin(IMAGE, conv(strides=2), convolution((1, 1, 1, 0), stride=2), module=conv_module(stride=2)),
             "padding",
-            "[(1, 0), (1, 1)] is added, not [(0, 1), (1, 1)]",
+            "padding is [(1, 0), (1, 1)], not [(0, 1), (1, 1)]",
         ),
         (
             with_twin(IMAGE, conv(padding="valid"), convolution((1, 1, 1, 1)), module=conv_module()),
             "padding",
-            "[(1, 1), (1, 1)] is added, not [(0, 0), (0, 0)]",
+            "padding is [(1, 1), (1, 1)], not [(0, 0), (0, 0)]",
         ),
         (
             with_twin(IMAGE, conv(), convolution((1, 1, 1, 1), "reflect"), module=conv_module()),
             "padding value",
-            "the padding is no zeros, it is reflect",
+            "it is reflect, not 0",
         ),
         (
             with_twin(IMAGE, conv(), convolution((1, 1, 1, 1), "circular"), module=conv_module()),
             "padding value",
-            "the padding is no zeros, it is circular",
+            "it is circular, not 0",
         ),
         (
             lambda: planted(
@@ -438,13 +448,17 @@ EXPLAINED = {
             "stride or dilation",
             "stride is (1, 1), not (2, 2)",
         ),
-        (pooled(MAX, averaged), "another pooling", "average"),
-        (pooled(AVERAGE, lambda x: F.max_pool2d(F.pad(x, SAME, value=-INF), 3, 2)), "another pooling", "max"),
+        (pooled(MAX, averaged), "another pooling", "average, not max"),
+        (
+            pooled(AVERAGE, lambda x: F.max_pool2d(F.pad(x, SAME, value=-INF), 3, 2)),
+            "another pooling",
+            "max, not average",
+        ),
         (pooled(MAX, lambda x: F.max_pool2d(F.pad(x - 5, SAME, value=0), 3, 2)), None, None),
         (
             pooled(MAX, lambda x: F.max_pool2d(F.pad(x, SAME), 3, 2)),
             "padding value",
-            "zeros, where minus infinity is due",
+            "it is 0, not minus infinity",
         ),
         (
             pooled(AVERAGE, lambda x: averaged(x, counted=True)),
@@ -454,7 +468,7 @@ EXPLAINED = {
         (
             pooled(MAX, lambda x: F.max_pool2d(F.pad(x, OTHER, value=-INF), 3, 2)),
             "padding",
-            "[(1, 0), (1, 1)] is added, not [(0, 1), (1, 1)]; max",
+            "padding is [(1, 0), (1, 1)], not [(0, 1), (1, 1)]; max",
         ),
         (
             pooled(
@@ -468,18 +482,30 @@ EXPLAINED = {
         (
             pooled(L.MaxPooling2D(3, 2), lambda x: F.max_pool2d(x, 2, 3)),
             "stride or dilation",
-            "windows of 2 in steps of 3",
+            "windows of 2 in steps of 3, not of (3, 3) in steps of (2, 2)",
         ),
     ],
     geometry.by_global_pooling: [
-        (pooled(L.GlobalAveragePooling2D(), lambda x: x.amax((2, 3))), "another pooling", "maximum of all pixels"),
-        (pooled(L.GlobalAveragePooling2D(), lambda x: x.sum((2, 3))), "another pooling", "sum of all pixels"),
+        (
+            pooled(L.GlobalAveragePooling2D(), lambda x: x.amax((2, 3))),
+            "another pooling",
+            "maximum of all pixels, not average",
+        ),
+        (
+            pooled(L.GlobalAveragePooling2D(), lambda x: x.sum((2, 3))),
+            "another pooling",
+            "sum of all pixels, not average",
+        ),
         (
             pooled(L.GlobalMaxPooling2D(keepdims=True), lambda x: x.mean((2, 3), keepdim=True)),
             "another pooling",
-            "average of all pixels",
+            "average of all pixels, not maximum",
         ),
-        (pooled(L.GlobalMaxPooling2D(), lambda x: x[:, :, -1, -1]), "another pooling", "the last of all pixels"),
+        (
+            pooled(L.GlobalMaxPooling2D(), lambda x: x[:, :, -1, -1]),
+            "another pooling",
+            "the last of all pixels, not maximum",
+        ),
     ],
     weights.by_bias: [
         (
@@ -489,8 +515,8 @@ EXPLAINED = {
         ),
         (
             with_twin(IMAGE, conv(), lambda e: first(e.value + e.weights["conv/bias"]), module=conv_module()),
-            "weights not moved",
-            "the bias is added twice",
+            "bias added twice",
+            "",
         ),
     ],
     activations.by_function: [
@@ -501,13 +527,34 @@ EXPLAINED = {
             "another activation",
             "sigmoid, not tanh",
         ),
-        (activated(L.LeakyReLU(0.3), lambda x: F.leaky_relu(x, 0.07)), "another slope", "0.07"),
-        (activated(L.LeakyReLU(0.3), lambda x: F.leaky_relu(x, 0.01)), "another slope", "0.01"),
-        (activated(L.ELU(0.5), lambda x: F.elu(x, 0.25)), "another slope", "alpha 0.25"),
+        (activated(L.LeakyReLU(0.3), lambda x: F.leaky_relu(x, 0.07)), "another slope", "slope is 0.07, not 0.3"),
+        (activated(L.LeakyReLU(0.3), lambda x: F.leaky_relu(x, 0.01)), "another slope", "slope is 0.01, not 0.3"),
+        (activated(L.ELU(0.5), lambda x: F.elu(x, 0.25)), "another slope", "alpha is 0.25, not 0.5"),
+        (activated(L.ReLU(), lambda x: F.leaky_relu(x, 0.07)), "another slope", "slope is 0.07, not 0"),
+        (
+            with_twin((7,), dense(activation="leaky_relu"), lambda e: F.leaky_relu(e.inputs[0], 0.3)),
+            "another slope",
+            "slope is 0.3, not 0.2",
+        ),
+        (
+            activated(L.PReLU(alpha_initializer="uniform"), lambda x: F.leaky_relu(x, 0.07)),
+            "another slope",
+            "slope is 0.07, not the layer's alpha",
+        ),
+        (activated(L.Activation("elu"), lambda x: F.elu(x, 0.25)), "another slope", "alpha is 0.25, not 1"),
+        (
+            activated(L.Activation("tanh"), lambda x: F.leaky_relu(x, 0.07)),
+            "another activation",
+            "leaky_relu with slope 0.07, not tanh",
+        ),
         (activated(L.ReLU(max_value=0.5), torch.relu), "another activation", "relu, not relu with max_value 0.5"),
-        (activated(L.Softmax(), lambda x: first(x).softmax(2), (4, 5)), "axis", "softmax along axis 1"),
-        (activated(L.Activation("softmax"), lambda x: first(x).softmax(2), (4, 5)), "axis", "softmax along axis 1"),
-        (activated(L.Softmax(), lambda x: x.softmax(0)), "axis", "softmax along axis 0"),
+        (activated(L.Softmax(), lambda x: first(x).softmax(2), (4, 5)), "axis", "softmax along axis 1, not 2"),
+        (
+            activated(L.Activation("softmax"), lambda x: first(x).softmax(2), (4, 5)),
+            "axis",
+            "softmax along axis 1, not 2",
+        ),
+        (activated(L.Softmax(), lambda x: x.softmax(0)), "axis", "softmax along axis 0, not 1"),
         (
             activated(L.Activation("gelu"), lambda x: F.gelu(x, approximate="tanh")),
             "another activation",
@@ -515,9 +562,9 @@ EXPLAINED = {
         ),
     ],
     activations.by_axis: [
-        (layer_norm(normalized((1,), 2)), "axis", "it normalizes along (1,)"),
-        (layer_norm(normalized((1, 2), 2)), "axis", "it normalizes along (1, 2)"),
-        (layer_norm(normalized((2,), 1)), "axis", "it normalizes along (2,)"),
+        (layer_norm(normalized((1,), 2)), "axis", "it normalizes along (1,), not (2,)"),
+        (layer_norm(normalized((1, 2), 2)), "axis", "it normalizes along (1, 2), not (2,)"),
+        (layer_norm(normalized((2,), 1)), "axis", "gamma and beta are along (1,), not (2,)"),
     ],
     inputs.by_merging: [
         (merged(L.Subtract(dtype="float64"), lambda a, b: b - a), "another skip", "its inputs are in the order (2, 1)"),
@@ -564,17 +611,25 @@ EXPLAINED = {
         ),
     ],
     geometry.by_border: [
-        (pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (1, 1, 1, 1), value=-1.5)), "padding value", "-1.5"),
-        (pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")), "padding value", "reflect"),
+        (
+            pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (1, 1, 1, 1), value=-1.5)),
+            "padding value",
+            "it is -1.5, not 0",
+        ),
+        (
+            pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")),
+            "padding value",
+            "it is reflect, not 0",
+        ),
         (
             pooled(L.ZeroPadding2D(((0, 2), (1, 1))), lambda x: F.pad(x, (1, 1, 1, 1))),
             "padding",
-            "[(1, 1), (1, 1)], not [(0, 2), (1, 1)]",
+            "padding is [(1, 1), (1, 1)], not [(0, 2), (1, 1)]",
         ),
         (
             pooled(L.ZeroPadding2D(1), lambda x: F.pad(x, (2, 1, 0, 0))),
             "padding",
-            "[(0, 0), (2, 1)], not [(1, 1), (1, 1)]",
+            "padding is [(0, 0), (2, 1)], not [(1, 1), (1, 1)]",
         ),
     ],
     order.by_channels: [

@@ -36,10 +36,10 @@ def scaled(t, x):
         (
             lambda t: setattr(t, "run", scaled),
             "output 1, of out activation (return value 1) takes another input than what the layers before it return\n"
-            "  input scaled (2 times it): notebook 08",
+            "  input scaled (2 times it): see the cheat sheet",
         ),
-        (lambda t: setattr(t.second, "padding", (2, 2)), "padding ([(2, 2), (2, 2)] is added, not [(1, 1), (1, 1)])"),
-        (lambda t: t.bfloat16(), "precision (the twin computes in bfloat16): notebook 08"),
+        (lambda t: setattr(t.second, "padding", (2, 2)), "padding (padding is [(2, 2), (2, 2)], not [(1, 1), (1, 1)])"),
+        (lambda t: t.bfloat16(), "precision (the twin computes in bfloat16): see the cheat sheet"),
         (lambda t: t.norm.running_var.fill_(-9), "norm (norm): its inputs agree, its outputs do not"),
     ],
     ids=["two in one layer", "unknown", "output", "shape", "precision", "NaN"],
@@ -91,7 +91,7 @@ def test_dropout_that_the_twin_lacks_is_named_although_nobody_sees_it():
     assert diagnose(model, twin, x_of(4, 6), mapping).divergence is None
     assert str(diagnose(model, twin, x_of(4, 6), mapping, training=True)) == (
         "drop (not found in the twin): another dropout rate\n"
-        "  dropout rate (0.5 in Keras, no dropout in the twin): notebook 12"
+        "  dropout rate (rate is 0 (no dropout), not 0.5): notebook 12"
     )
 
 
@@ -125,7 +125,7 @@ NAMED = {
     "sum of all pixels": (
         squeezed,
         lambda t, x: (y := t.stem(x)) * y.sum((2, 3), keepdim=True),
-        "squeeze (sum()): its inputs agree, its outputs do not\n  another pooling (sum of all pixels)",
+        "squeeze (sum()): its inputs agree, its outputs do not\n  another pooling (sum of all pixels, not average)",
     ),
     "branches joined in another order": (
         pooled_both_ways,
@@ -145,17 +145,18 @@ NAMED = {
     "window of pooling": (
         lambda x: L.MaxPooling2D(3, strides=2, name="pool")(conv("stem")(x)),
         lambda t, x: F.max_pool2d(t.stem(x), 2, 3),
-        "pool (max_pool2d()): its inputs agree, its outputs do not\n  stride or dilation (windows of 2 in steps of 3)",
+        "pool (max_pool2d()): its inputs agree, its outputs do not\n  stride or dilation (windows of 2 in steps of 3, "
+        "not of (3, 3) in steps of (2, 2))",
     ),
     "softmax over the pixels": (
         lambda x: L.Softmax(name="softmax")(conv("stem")(x)),
         lambda t, x: t.stem(x).flatten(2).softmax(2).unflatten(2, x.shape[2:]),
-        "axis (softmax along all pixels)",
+        "axis (softmax along all pixels, not 3)",
     ),
     "border of another value": (
         lambda x: L.ZeroPadding2D(1, name="border")(conv("stem")(x)),
         lambda t, x: F.pad(t.stem(x), (1, 1, 1, 1), value=-1),
-        "border (pad()): its inputs agree, its outputs do not\n  padding value (-1)",
+        "border (pad()): its inputs agree, its outputs do not\n  padding value (it is -1, not 0)",
     ),
     "reshaped": (
         lambda x: conv("c", 3)(conv("stem")(x)),
@@ -202,8 +203,12 @@ def test_a_twin_compiled_by_torchscript_is_seen_from_outside():
 @pytest.mark.parametrize(
     ("layer", "function", "said"),
     [
-        (L.ELU(alpha=0.5, name="act"), F.elu, "another slope (alpha 1)"),
-        (L.Activation("elu", name="act"), lambda x: F.elu(x, 0.25), "another slope (alpha 0.25)"),
+        (L.ELU(alpha=0.5, name="act"), F.elu, "another slope (alpha is 1, not 0.5): see the cheat sheet"),
+        (
+            L.Activation("elu", name="act"),
+            lambda x: F.elu(x, 0.25),
+            "another slope (alpha is 0.25, not 1): see the cheat sheet",
+        ),
         (L.ELU(alpha=0.5, name="act"), torch.relu, "another activation (relu, not elu with alpha 0.5)"),
         (L.ReLU(max_value=0.5, name="act"), torch.relu, "another activation (relu, not relu with max_value 0.5)"),
         (L.Activation("elu", name="act"), F.selu, "another activation (selu, not elu)"),
@@ -259,7 +264,7 @@ def test_slopes_that_are_weights_are_no_setting():
     [
         (lambda head: head.bias.zero_(), "bias missing"),
         (lambda head: head.weight.copy_(head.weight.half().float()), "precision"),
-        (lambda head: head.weight[3].add_(1), "weights not moved"),
+        (lambda head: head.weight[3].add_(1), "weights hold other numbers"),
     ],
     ids=["bias", "kernel in float16", "one row"],
 )
@@ -298,7 +303,7 @@ def test_the_weights_of_a_layer_in_bfloat16_are_looked_at():
 
 @pytest.mark.parametrize(
     ("padding", "pads", "said"),
-    [((1, 2), (2, 1), "padding ([(2, 1)], not [(1, 2)])"), (1, (1, 1), "padding value (7)")],
+    [((1, 2), (2, 1), "padding (padding is [(2, 1)], not [(1, 2)])"), (1, (1, 1), "padding value (it is 7, not 0)")],
 )
 def test_a_border_along_one_axis_is_named(padding, pads, said):
     model = model_of((6, 3), lambda x: L.Conv1D(2, 3, name="b")(L.ZeroPadding1D(padding, name="border")(x)))

@@ -94,7 +94,7 @@ def test_it_reads_two_columns_and_no_name_or_note():
         (("a", "t", "TAKES OTHER INPUT", "or at b"), "a (t) takes another input than what the layers before it return"),
         (("a", "t", "DIVERGES HERE", "other running statistics"), "a (t): other running statistics"),
         (
-            ("a", "-", "DIVERGES HERE", "another dropout rate: 0.5 in Keras, 0.2"),
+            ("a", "-", "DIVERGES HERE", "another dropout rate: rate is 0.2, not 0.5"),
             "a (not found in the twin): another dr",
         ),
         (("a", "t", "DIVERGES HERE", "another gradient"), "a (t): another gradient"),
@@ -165,9 +165,9 @@ def test_the_name_of_a_layer_that_is_exchanged_may_have_a_comma():
 
 def test_a_divergence_of_training_has_the_fault_for_its_note():
     run = run_of(CHAIN, SEEN, {1: RIGHT, 2: RIGHT, 3: RIGHT})
-    fault = TrainingFault(Fault.RATE, "0.5 in Keras, 0.25 in the twin")
+    fault = TrainingFault(Fault.RATE, "rate is 0.25, not 0.5")
     found = at(run, Verdict(Kind.DIVERGES, 1, training=fault))
-    assert found == Divergence("b", "-", "DIVERGES HERE", "another dropout rate: 0.5 in Keras, 0.25 in the twin")
+    assert found == Divergence("b", "-", "DIVERGES HERE", "another dropout rate: rate is 0.25, not 0.5")
     assert str(found) == "b (not found in the twin): another dropout rate"
 
 

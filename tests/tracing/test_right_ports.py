@@ -127,7 +127,7 @@ class DropAndAverage(nn.Module):
     ("more", "layer", "verdict"),
     [
         ({}, None, "agree"),
-        ({"rate": 0.4}, "drop", "DIVERGES HERE: another dropout rate: 0.5 in Keras, 0.25 or 0.4 in the twin"),
+        ({"rate": 0.4}, "drop", "DIVERGES HERE: another dropout rate: rate is 0.25 or 0.4, not 0.5"),
         ({"parts": 3}, "average", "DIVERGES HERE"),
     ],
     ids=["right", "rate", "divisor"],

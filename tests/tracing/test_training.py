@@ -37,9 +37,9 @@ class OwnDropout(nn.Module):
     [
         (lambda t: None, None, "no layer diverges"),
         (lambda t: setattr(t, "drop", OwnDropout(0.5).eval()), None, "no layer diverges"),
-        (lambda t: setattr(t, "drop", OwnDropout(0.25).eval()), "drop", "(0.5 in Keras, 0.25 in the twin)"),
+        (lambda t: setattr(t, "drop", OwnDropout(0.25).eval()), "drop", "(rate is 0.25, not 0.5)"),
         (lambda t: setattr(t.norm, "momentum", 0.5), "norm", "momentum (momentum is 0.5, not 0.01): notebook 03"),
-        (lambda t: setattr(t.drop, "p", 0.25), "drop", "dropout rate (0.5 in Keras, 0.25 in the twin): notebook 12"),
+        (lambda t: setattr(t.drop, "p", 0.25), "drop", "dropout rate (rate is 0.25, not 0.5): notebook 12"),
         (lambda t: t.second.requires_grad_(False), "second", "layer frozen (kernel and bias not trained in the twin)"),
         (lambda t: setattr(t, "run", detached), "first activation", "gradient stopped: notebook 12"),
     ],

@@ -113,8 +113,8 @@ def test_statistics_of_flattened_features_may_be_channels_first():
 @pytest.mark.parametrize(
     ("drop", "said"),
     [
-        (nn.Dropout(0.25), "0.5 in Keras, 0.25 in the twin"),
-        (nn.Identity(), "0.5 in Keras, no dropout in the twin"),
+        (nn.Dropout(0.25), "rate is 0.25, not 0.5"),
+        (nn.Identity(), "rate is 0 (no dropout), not 0.5"),
         (nn.Dropout(0.5), None),
         (nn.Dropout(0.5 + 1e-9), None),
     ],

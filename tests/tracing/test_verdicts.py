@@ -207,7 +207,7 @@ def test_an_output_that_is_an_input_comes_from_no_layer():
 
 
 FAULT = TrainingFault(Fault.GRADIENT, "of the kernel")
-RATE = TrainingFault(Fault.RATE, "0.5 in Keras, 0.25 in the twin")
+RATE = TrainingFault(Fault.RATE, "rate is 0.25, not 0.5")
 
 
 def test_what_is_wrong_in_training_makes_a_layer_that_agrees_diverge():
