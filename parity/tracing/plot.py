@@ -1,5 +1,7 @@
 """A trace as a figure: how far each layer's output is from Keras's."""
 
+from typing import Any
+
 from parity.models.rounding import TIMES_NOISE
 
 import numpy as np
@@ -40,8 +42,8 @@ def error_by_layer(axes: Axes, before: pd.DataFrame, after: pd.DataFrame | None 
         compared = traced[traced.noise.notna()].set_index("layer")
         outputs = compared.outputs.reindex(before.layer).clip(left * 2, right / 2)
         # A cross shows on a disc, a disc hides a cross.
-        look = style | {"linestyle": "none", "markeredgewidth": 2, "zorder": 3 if traced is before else 2}
-        axes.plot(outputs, rows, markersize=7, label=label, **look)
+        look: dict[str, Any] = style | {"linestyle": "none", "zorder": 3 if traced is before else 2}
+        axes.plot(outputs, rows, markersize=7, markeredgewidth=2, label=label, **look)
     starts = before.verdict.str.startswith(("DIVERGES", "TAKES"))
     if starts.any():
         first = int(np.argmax(starts))
