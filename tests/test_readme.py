@@ -120,18 +120,27 @@ def test_the_errors_of_the_hunt_are_those_of_notebook_11():
 
 
 def test_the_mistakes_that_no_loss_and_no_weight_shows_are_those_of_notebook_12():
-    ends = {"loss": 0, "weights": 2}
     tables = [
         output["data"]["text/plain"].splitlines()
-        for cell in nbformat.read(NOTEBOOKS / "further" / "12_training_parity.ipynb", as_version=4).cells
+        for cell in nbformat.read(NOTEBOOKS / "further" / "12_training_losses_and_batchnorm.ipynb", as_version=4).cells
         for output in cell.get("outputs", [])
         if "text/plain" in output.get("data", {})
     ]
-    largest = next(table for table in tables if "statistics" in table[0] and "gradients" in table[0])
-    fields = [re.split(r"  +", line.replace("< 1e-12", "<")) for line in largest[1:]]
-    mistakes = fields[:10]
-    calm = [row[0] for row in mistakes if all(row[1 + at] == "<" for at in ends.values())]
-    assert notebook_rows()["12"][-1] == f"{len(calm)} of {len(mistakes)} mistakes show in no loss and no weight"
+    header, *lines = next(table for table in tables if "statistics" in table[0] and "losses" in table[0])
+    columns = re.findall(r"loss 1|[a-z]+", header)
+    rows = {name: dict(zip(columns, found, strict=True)) for name, *found in (re.split(r"  +", line) for line in lines)}
+    assert set(rows.pop("no mistake").values()) == {"○ passes"}
+    calm = [name for name, row in rows.items() if row["losses"] == row["weights"] == "○ passes"]
+    said = f"in a small network, {len(calm)} of {len(rows)} mistakes show in no loss and no weight"
+    assert notebook_rows()["12"][-1] == said
+
+
+def test_how_far_a_new_learning_rate_puts_the_weights_off_is_what_notebook_13_says():
+    cells = nbformat.read(NOTEBOOKS / "further" / "13_training_optimizers.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    naive, weights = re.search(r"^DIFFERENT +(\S+)  all steps +\(20, (\d)\)", printed, flags=re.MULTILINE).groups()
+    assert weights == "2"
+    assert notebook_rows()["13"][-1] == f"with two weights, a new learning rate puts them up to {naive} off"
 
 
 def test_versions_are_those_of_the_project():

@@ -97,6 +97,7 @@ def check_train_mode(answer: Callable[[nn.Module], Any]) -> None:
             ],
         },
         answer,
+        finding="each module is in the right mode",
     )
 
 
