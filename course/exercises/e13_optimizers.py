@@ -104,7 +104,7 @@ def _velocity_case(
 
 def _as_buffer(buffer: Any, velocity: np.ndarray) -> Tensor:
     try:
-        found = torch.as_tensor(buffer).detach().double().clone()
+        found = torch.as_tensor(buffer, dtype=torch.float64).detach().clone()
     except (TypeError, ValueError, RuntimeError):
         raise ParityError("answer", [f"it returns a {type(buffer).__name__}, not a tensor"]) from None
     if found.shape != velocity.shape:
