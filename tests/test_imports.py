@@ -34,7 +34,6 @@ ALLOWED = {
 }
 # What the course needs of parity beyond its public names.
 EXCEPTIONS = {
-    "course.snapshots": {"parity.weights.layouts"},  # find_layout: gradients are laid out as their weights are
     # COLUMNS: the names of a mapping's columns, where a page or a network makes one.
     "course.small_models": {"parity.weights.mapping"},
     **{f"course.exercises.{page}": {"parity.weights.mapping"} for page in ("e08_dronet", "e10_hunt")},
