@@ -59,9 +59,12 @@ def check_images(images: np.ndarray | None) -> None:
     missed = [name for name, port in ports.items() if largest_difference(expected, run_torch(port, images)) < tolerance]
     if missed:
         found = len(ports) - len(missed)
-        wrong("Images", f"they show {found} of {len(ports)} wrong ports; not that one of them {', '.join(missed)}")
+        wrong(
+            "Images",
+            f"{found} of {len(ports)} wrong ports differ on these images. No difference for: {', '.join(missed)}",
+        )
     else:
-        is_right("Images", f"they show all {len(ports)} wrong ports")
+        is_right("Images", f"all {len(ports)} wrong ports differ on these images")
 
 
 def _misjudged(
@@ -78,7 +81,7 @@ def _misjudged(
         if bool(said) == expected:
             return None
     except Exception as error:
-        return in_words(error)
+        return f"{in_words(error)} ({expected} was expected)"
     return f"{shorten(repr(said), 60, placeholder=' …')}, not {expected}"
 
 

@@ -70,12 +70,23 @@ def mean_difference(a, b, within):
     )
 
 
+def without_empty_arrays(a, b, within):
+    """Take the largest number of an array that has none: the error says what was expected."""
+    if not a or a.keys() != b.keys():
+        return False
+    return all(agree(a[name], b[name], within * np.abs(a[name]).max()) for name in a)
+
+
 def of_all_outputs(a, b, within):
     """Take the largest number of all outputs: it hides a small output that is doubled."""
     if not a or a.keys() != b.keys():
         return False
     largest = max(np.abs(output).max(initial=0) for output in a.values())
     return all(agree(a[name], b[name], within * largest) for name in a)
+
+
+def test_an_error_says_what_was_expected(capsys):
+    assert said(capsys, check_ruler, without_empty_arrays).endswith("(False was expected)")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +101,11 @@ def of_all_outputs(a, b, within):
             lambda a, b, within: a["angle"] == b["angle"],
             "✗ Ruler: wrong for equal outputs: ValueError: The truth value",
         ),
-        (lambda a, b, within: 1 / 0, "✗ Ruler: wrong for equal outputs: ZeroDivisionError"),
+        (
+            lambda a, b, within: 1 / 0,
+            "✗ Ruler: wrong for equal outputs: ZeroDivisionError: division by zero (True was expected)",
+        ),
+        (without_empty_arrays, "✗ Ruler: wrong for empty arrays: ValueError: zero-size array"),
         (lambda a, b, within: ruler(a, b, 1e-5), "✗ Ruler: wrong for rounding, within=1e-9: True, not False"),
         (mean_difference, "✗ Ruler: wrong for one number off by 1.1 of the bound: True, not False"),
         (of_all_outputs, "✗ Ruler: wrong for a small output doubled: True, not False"),
@@ -119,10 +134,10 @@ def images(*shape, scale=10.0):
     ],
 )
 def test_right_images(answer, capsys):
-    assert said(capsys, check_images, answer) == "✓ Images: right; they show all 6 wrong ports"
+    assert said(capsys, check_images, answer) == "✓ Images: right; all 6 wrong ports differ on these images"
 
 
-PORTS = "✗ Images: they show 5 of 6 wrong ports; not that one of them "
+PORTS = "✗ Images: 5 of 6 wrong ports differ on these images. No difference for: "
 
 
 @pytest.mark.parametrize(
@@ -136,7 +151,7 @@ PORTS = "✗ Images: they show 5 of 6 wrong ports; not that one of them "
         (images(4, 13, 16, 3, scale=1), PORTS + "cuts features off at 6"),
         (images(1, 13, 16, 3), PORTS + "averages over the batch"),
         (images(1, 13, 16, 3).repeat(4, axis=0), PORTS + "averages over the batch"),
-        (np.zeros((4, 13, 16, 3)), "✗ Images: they show 0 of 6 wrong ports"),
+        (np.zeros((4, 13, 16, 3)), "✗ Images: 0 of 6 wrong ports differ on these images"),
         (images(4, 13, 16, 3, scale=1e7), "✗ Images: they hold numbers above a million"),
         ([images(4, 13, 15, 3), images(4, 14, 16, 3)], "✗ Images: these are several arrays of different shapes"),
         (images(13, 16, 3), "✗ Images: the shape is (13, 16, 3); needed is one array"),
