@@ -188,8 +188,7 @@ def road(axes: Axes, image: np.ndarray, steering: dict[str, float], roles: dict[
         axes.plot(x, y, label=label, path_effects=outline, **look)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.axis("off")
 
 
 def marks(axes: Axes, table: pd.DataFrame, log: bool = False) -> None:
