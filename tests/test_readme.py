@@ -5,6 +5,7 @@ import re
 import tomllib
 
 from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT, pages
+from course.verdicts import PASSES
 from parity.padding import Conv2dSame
 from parity.weights.layouts import covered_layers, find_layout
 from tests.helpers.models import fill
@@ -81,15 +82,17 @@ def test_the_error_without_a_mistake_is_that_of_notebook_08():
 
 
 def test_the_share_that_a_signed_check_passes_is_that_of_notebook_08():
-    verdicts = first_column_in_08("signed difference, one image")
-    assert verdicts.pop("no mistake") == "passes"
-    passed = list(verdicts.values()).count("passes")
-    assert notebook_rows()["00"][-1] == f"a check of the signed difference passes {passed} of {len(verdicts)} mistakes"
+    passes, _ = PASSES.split()
+    verdicts = first_column_in_08("one image")
+    assert verdicts.pop("no mistake") == passes
+    passed = list(verdicts.values()).count(passes)
+    assert notebook_rows()["00"][-1] == f"a signed check of one image passes {passed} of {len(verdicts)} mistakes"
 
 
 def test_the_error_of_all_mistakes_is_that_of_notebook_08():
-    error = first_column_in_08("logit, 200")["naive port"]
-    assert notebook_rows()["08"][-1] == f"all nine mistakes at once: steering up to {error} off"
+    error = first_column_in_08("steering, 200")["naive port"]
+    said = f"five mistakes at once: at 200 \N{MULTIPLICATION SIGN} 200 the steering is up to {error} off"
+    assert notebook_rows()["08"][-1] == said
 
 
 def test_the_steering_with_exchanged_heads_is_that_of_notebook_09():

@@ -55,12 +55,9 @@ def check_block(answer: type[nn.Module] | nn.Module) -> None:
     """Check a module that computes what ``keras_block`` does, its layers called as those of Keras are."""
     model = keras_block()
     traits = {"odd sizes": [(13, 15)], "even sizes": [(14, 16)], "odd and even": [(13, 16), (14, 15)]}
-    forward = getattr(answer, "forward", None)
-    report(
-        "Block",
-        {trait: _block_cases(answer, model, sizes) for trait, sizes in traits.items()},
-        getattr(forward, "__func__", forward),
-    )
+    groups: dict[str, Iterable[Case]] = {"its layers and settings": [_settings_case(answer, model)]}
+    groups |= {trait: _block_cases(answer, model, sizes) for trait, sizes in traits.items()}
+    report("Block", groups)
 
 
 def check_flatten_shape(answer: Callable[[int, int], tuple[int, int, int]]) -> None:
@@ -74,14 +71,23 @@ def check_flatten_shape(answer: Callable[[int, int], tuple[int, int, int]]) -> N
     report("Shape", {trait: [_shape_case(answer, *size) for size in sizes] for trait, sizes in traits.items()}, answer)
 
 
+def _settings_case(answer: Any, model: keras.Model) -> Case:
+    def run():
+        port = _module(answer)
+        if not port.state_dict() and is_empty(type(port).forward):
+            return None
+        transfer(model, port, _mapping(model, port))
+        return np.zeros(1), np.zeros(1)
+
+    return "as the weights are moved", run
+
+
 def _block_cases(answer: Any, model: keras.Model, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
     for height, width in sizes:
         x = np.random.default_rng(height + width).normal(size=(3, height, width, 4))
 
         def run(x=x):
             port = _module(answer)
-            if not port.state_dict() and is_empty(type(port).forward):
-                return None
             mapping = _mapping(model, port)
             transfer(model, port, mapping)
             with torch.no_grad():
@@ -95,7 +101,7 @@ def _block_cases(answer: Any, model: keras.Model, sizes: Iterable[tuple[int, int
                 raise ParityError("answer", [f"its output has the shape {tuple(output.shape)}, not {expected.shape}"])
             difference = largest_difference(expected, output)
             if difference > 1e-12:
-                found = " ".join(str(diagnose(model, port, x, mapping)).split())
+                found = "; ".join(line.strip() for line in str(diagnose(model, port, x, mapping)).splitlines())
                 raise ParityError("answer", [f"other numbers, by up to {difference:.2g}. diagnose says: {found}"])
             return expected, output
 

@@ -175,7 +175,7 @@ class _WithoutSuper(nn.Module):
         self.squeeze = nn.Conv2d(4, 6, 1, bias=False)
 
 
-RIGHT = "✓ Block: right; it equals Keras in all 4 cases"
+RIGHT = "✓ Block: right; it equals Keras in all 5 cases"
 
 
 @pytest.mark.parametrize(
@@ -187,11 +187,14 @@ RIGHT = "✓ Block: right; it equals Keras in all 4 cases"
         (_Functions, RIGHT),
         (_Stub, "… Block: not attempted yet"),
         (_Forgetful, "it returned None; is a `return` missing?"),
-        (_DefaultEpsilon, "eps of norm is 1e-05; norm needs 0.01"),
+        (
+            _DefaultEpsilon,
+            "wrong for its layers and settings (as the weights are moved): row 1: eps of norm is 1e-05",
+        ),
         (_KerasMomentum, "momentum (1 - Keras's) of norm is 0.9"),
-        (_HalfPadding, "right for odd sizes; wrong for even sizes (14 x 16): other numbers"),
-        (_HalfPadding, "wide (wide): its inputs agree, its outputs do not padding"),
-        (_PoolPaddedByHalf, "right for odd sizes; wrong for even sizes"),
+        (_HalfPadding, "right for its layers and settings, odd sizes; wrong for even sizes (14 x 16): other numbers"),
+        (_HalfPadding, "wide (wide): its inputs agree, its outputs do not; padding"),
+        (_PoolPaddedByHalf, "odd sizes; wrong for even sizes"),
         (_NoRelu, "activation missing"),
         (_ShortcutBeforeRelu, "diagnose says: pool"),
         (_OtherNames, "PyTorch sees no module squeeze"),
