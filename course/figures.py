@@ -8,7 +8,7 @@ differ in colour, mark and line, and each colour has a contrast of at least 3 to
 from collections.abc import Sequence
 from io import BytesIO
 
-from parity.tracing.plot import DARK, KERAS, LIGHT, MIDDLE, PALE, RIGHT, WRONG
+from parity.tracing.plot import DARK, KERAS, LIGHT, MIDDLE, RIGHT, WRONG
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,7 +33,7 @@ __all__ = [
     "windows",
 ]
 
-PALE_GREY, ORANGE = "#b0b0b0", "#ff8c42"
+PALE_GREY = "#b0b0b0"
 
 NEUTRAL = {"color": "#555555", "marker": "D", "linestyle": "-."}
 """The style of a port of which nothing is said yet."""
@@ -162,28 +162,33 @@ def error_by_size(axes: Axes, sizes: Sequence[int], errors: Sequence[float], wit
     axes.spines["bottom"].set_visible(False)
 
 
-def road(axes: Axes, image: np.ndarray, steering: dict[str, float]) -> None:
+def road(axes: Axes, image: np.ndarray, steering: dict[str, float], roles: dict[str, dict[str, str]]) -> None:
     """Show a scene with one line for each steering angle, from the middle of the bottom upwards.
 
     Args:
         axes: Where to draw.
         image: A grey image (height, width, 1), values in [0, 1].
-        steering: Steering by label, in [-1, 1], positive to the right; 1 leans 60 degrees. At most three.
+        steering: Steering by label, positive to the right; 1 leans 60 degrees, and no line leans farther.
+        roles: The role of a label, such as ``KERAS``; a label without one is drawn as a broad white line.
     """
     height, width = image.shape[:2]
     axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
-    styles = (("white", "-", 5), (PALE, "--", 3), (ORANGE, ":", 3))
-    outline = [patheffects.Stroke(linewidth=6, foreground="black"), patheffects.Normal()]
-    for (label, value), (color, line, linewidth) in zip(steering.items(), styles, strict=False):
-        angle = np.radians(60 * value)
+    for label, value in steering.items():
+        angle = np.radians(60 * np.clip(value, -1, 1))
         length = 0.45 * height
         x = [width / 2, width / 2 + length * np.sin(angle)]
         y = [height - 1, height - 1 - length * np.cos(angle)]
-        axes.plot(x, y, label=label, color=color, ls=line, lw=linewidth, path_effects=outline)
+        if label in roles:
+            look = {"linewidth": 3, "markersize": 9, "markeredgewidth": 3, "markevery": [1]} | roles[label]
+            edge = "white"
+        else:
+            look = {"linewidth": 9, "color": "white"}
+            edge = "black"
+        outline = [patheffects.Stroke(linewidth=look["linewidth"] + 2, foreground=edge), patheffects.Normal()]
+        axes.plot(x, y, label=label, path_effects=outline, **look)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.axis("off")
 
 
 def marks(axes: Axes, table: pd.DataFrame, log: bool = False) -> None:

@@ -1,11 +1,14 @@
-"""The exercises of notebook 08: a mapping and a flatten order."""
+"""The exercises of notebook 08: a block written from its Keras layers, and the shape that DroNet flattens."""
 
-from collections.abc import Iterator, Sequence
-from numbers import Integral
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from operator import index
 from textwrap import shorten
+from typing import Any
 
-from course.exercises.report import report
-from parity import ParityError, transfer
+from course.exercises.report import Case, is_empty, report
+from keras_model import resnet8
+from parity import ParityError, channels_first, diagnose, largest_difference, transfer
 from parity.axes import torch_input
 from parity.weights.mapping import COLUMNS
 
@@ -13,86 +16,158 @@ import keras
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from keras import layers
+from torch import Tensor, nn
+
+_TENSOR_OF = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 
 
-def check_mapping_rows(
-    answer: dict[str, str], keras_model: keras.Model, torch_model: nn.Module, remaining: pd.DataFrame
-) -> None:
-    """Check the PyTorch keys given for the Keras weights that a mapping lacks; "?" is not attempted.
+def keras_block() -> keras.Model:
+    """Return the block of exercise 1 in float64, for maps (batch, height, width, 4) of any size, with random weights.
 
-    The models agree only if the answer and the rows that remain are the whole mapping.
+    Not one of its settings is that of a DroNet block, and its two branches part in another place.
     """
+    maps = keras.Input((None, None, 4), dtype="float64", name="maps")
+    x = layers.Conv2D(6, 1, use_bias=False, dtype="float64", name="squeeze")(maps)
+    x = layers.BatchNormalization(epsilon=0.01, momentum=0.9, dtype="float64", name="norm")(x)
+    x = layers.Activation("relu", dtype="float64", name="relu_1")(x)
+    wide = layers.Conv2D(6, (3, 5), strides=2, padding="same", dtype="float64", name="wide")(x)
+    pool = layers.MaxPooling2D(3, strides=2, padding="same", dtype="float64", name="pool")(x)
+    x = layers.Add(dtype="float64", name="add")([wide, pool])
+    x = layers.Activation("relu", dtype="float64", name="relu_2")(x)
+    model = keras.Model(maps, x, name="block")
+    rng = np.random.default_rng(8)
+    for weight in model.weights:
+        # Small variances, in which another epsilon shows.
+        positive = weight.name in ("moving_variance", "gamma")
+        weight.assign(rng.uniform(0.05, 0.5, weight.shape) if positive else rng.normal(0, 0.4, weight.shape))
+    return model
 
+
+def check_block(answer: type[nn.Module] | nn.Module) -> None:
+    """Check a module that computes what ``keras_block`` does, its layers called as those of Keras are."""
+    model = keras_block()
+    traits = {"odd sizes": [(13, 15)], "even sizes": [(14, 16)], "odd and even": [(13, 16), (14, 15)]}
+    groups: dict[str, Iterable[Case]] = {"its layers and settings": [_settings_case(answer, model)]}
+    groups |= {trait: _block_cases(answer, model, sizes) for trait, sizes in traits.items()}
+    report("Block", groups)
+
+
+def check_flatten_shape(answer: Callable[[int, int], tuple[int, int, int]]) -> None:
+    """Check a function of (height, width) of DroNet's images that returns the shape that Keras flattens."""
+    traits = {
+        "200 x 200": [(200, 200)],
+        "images that are not square": [(200, 120), (120, 160)],
+        "odd sizes": [(201, 187), (77, 133)],
+        "other sizes": [(226, 164), (227, 99)],
+    }
+    report("Shape", {trait: [_shape_case(answer, *size) for size in sizes] for trait, sizes in traits.items()}, answer)
+
+
+def _settings_case(answer: Any, model: keras.Model) -> Case:
     def run():
-        if answer is None:
+        port = _module(answer)
+        if not port.state_dict() and is_empty(type(port).forward):
             return None
-        faults = list(_row_faults(answer))
-        if isinstance(answer, dict) and answer and all(_is_open(key) for key in answer.values()):
-            return None
-        if faults:
-            raise ParityError("answer", faults)
-        index = [f"{number} of the answer" for number in range(1, 1 + len(answer))]
-        rows = pd.DataFrame(list(answer.items()), index=index, columns=COLUMNS)
-        return _transferred(keras_model, torch_model, pd.concat([remaining, rows]), {})
+        transfer(model, port, _mapping(model, port))
+        return np.zeros(1), np.zeros(1)
 
-    report("Mapping", {"these rows": [(_in_words(answer), run)]}, answer)
+    return "as the weights are moved", run
 
 
-def check_flatten(
-    answer: dict[str, tuple[int, ...]], keras_model: keras.Model, torch_model: nn.Module, mapping: pd.DataFrame
-) -> None:
-    """Check the argument ``flatten`` of ``transfer`` for a twin that flattens channels first; {} is not attempted."""
+def _block_cases(answer: Any, model: keras.Model, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
+    for height, width in sizes:
+        x = np.random.default_rng(height + width).normal(size=(3, height, width, 4))
 
+        def run(x=x):
+            port = _module(answer)
+            mapping = _mapping(model, port)
+            transfer(model, port, mapping)
+            with torch.no_grad():
+                output = port(torch_input(x))
+            if output is None:
+                return None
+            if not isinstance(output, Tensor):
+                raise ParityError("answer", [f"forward returns a {type(output).__name__}, not a tensor"])
+            expected = channels_first(np.asarray(model(x)))
+            if output.shape != expected.shape:
+                raise ParityError("answer", [f"its output has the shape {tuple(output.shape)}, not {expected.shape}"])
+            difference = largest_difference(expected, output)
+            if difference > 1e-12:
+                found = "; ".join(line.strip() for line in str(diagnose(model, port, x, mapping)).splitlines())
+                raise ParityError("answer", [f"other numbers, by up to {difference:.2g}. diagnose says: {found}"])
+            return expected, output
+
+        yield f"{height} x {width}", run
+
+
+def _module(answer: Any) -> nn.Module:
+    """Return the reader's module in float64 and inference mode; an answer is a class, or a module."""
+    if isinstance(answer, type) and issubclass(answer, nn.Module):
+        return answer().double().eval()
+    if isinstance(answer, nn.Module):
+        return copy.deepcopy(answer).double().eval()
+    raise ParityError("answer", ["a class is due that inherits from nn.Module"])
+
+
+def _mapping(model: keras.Model, port: nn.Module) -> pd.DataFrame:
+    """Return the rows for a port whose modules are called as the Keras layers are."""
+    keys = set(port.state_dict())
+    rows = []
+    for weight in model.weights:
+        layer, name = weight.path.split("/")
+        rows.append((weight.path, f"{layer}.{_TENSOR_OF[name]}"))
+    due = {key for _, key in rows}
+    missing = sorted({key.split(".")[0] for key in due - keys})
+    if missing:
+        seen = ", ".join(sorted({key.rpartition(".")[0] for key in keys}))
+        seen = f"the modules with weights are {seen}" if seen else "nor any other, as in a list or made in forward"
+        name = missing[0]
+        raise ParityError(
+            "answer", [f"PyTorch sees no module {name} with these weights ({seen}); set self.{name} in __init__"]
+        )
+    # A bias that Keras does without becomes 0, and so does a counter.
+    rows += [("", key) for key in port.state_dict() if key not in due]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _shape_case(answer: Callable, height: int, width: int) -> Case:
     def run():
-        if answer is None or (isinstance(answer, dict) and not answer):
+        shape = answer(height, width)
+        if shape is None:
             return None
-        faults = list(_shape_faults(answer))
-        if faults:
-            raise ParityError("answer", faults)
-        return _transferred(keras_model, torch_model, mapping, answer)
+        expected = tuple(resnet8(width, height, 1, 1).get_layer("flatten_1").input.shape[1:])
+        found = _as_shape(shape)
+        if found != expected:
+            raise ParityError("answer", [_in_words(found, expected)])
+        return np.array(expected), np.array(found)
 
-    report("Flatten", {"this twin": [(shorten(str(answer), width=80, placeholder=" …"), run)]}, answer)
-
-
-def _row_faults(answer: object) -> Iterator[str]:
-    """Yield what keeps an answer from being a PyTorch key for each Keras weight."""
-    if not isinstance(answer, dict):
-        yield f"a dict is due, not of type {type(answer).__name__}"
-        return
-    for weight, key in answer.items():
-        if _is_open(key):
-            yield f"{weight} has no tensor yet"
-        elif not isinstance(key, str):
-            yield f"{weight}: a text is due, such as 'block1.conv1.weight', not of type {type(key).__name__}"
+    return f"height {height}, width {width}", run
 
 
-def _is_open(key: object) -> bool:
-    return key is None or (isinstance(key, str) and key.strip() in ("", "?"))
+def _as_shape(answer: Any) -> tuple[int, ...]:
+    shown = shorten(repr(answer), 60, placeholder=" …")
+    try:
+        numbers = tuple(map(index, answer))
+    except TypeError:
+        raise ParityError("answer", [f"it returns {shown}, not three integers (rows, columns, channels)"]) from None
+    if len(numbers) != 3:
+        raise ParityError("answer", [f"it returns {shown}: {len(numbers)} numbers, not (rows, columns, channels)"])
+    return numbers
 
 
-def _shape_faults(answer: object) -> Iterator[str]:
-    """Yield what keeps an answer from being a shape for each layer."""
-    if not isinstance(answer, dict):
-        yield f"a dict is due, not of type {type(answer).__name__}: a layer's name, and a shape"
-        return
-    for layer, shape in answer.items():
-        if not isinstance(layer, str):
-            yield f"a layer is given by its name, a text, not of type {type(layer).__name__}"
-        elif not isinstance(shape, Sequence | np.ndarray) or not all(isinstance(n, Integral) for n in shape):
-            yield f"{layer}: the shape is due as whole numbers in a tuple, not {shape!r}"
-
-
-def _in_words(answer: object) -> str:
-    return f"{len(answer)} rows" if isinstance(answer, dict) else type(answer).__name__
-
-
-def _transferred(
-    keras_model: keras.Model, torch_model: nn.Module, mapping: pd.DataFrame, flatten: dict[str, tuple[int, ...]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Move the weights and return the outputs of both models on noise, side by side in one array each."""
-    transfer(keras_model, torch_model, mapping, flatten)
-    x = np.random.default_rng(0).random((2, *keras_model.input_shape[1:]), dtype=np.float32)
-    with torch.no_grad():
-        outputs = torch_model(torch_input(x.astype(np.float64)))
-    return np.concatenate(keras_model(x), axis=1), torch.cat(outputs, dim=1).numpy()
+def _in_words(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    rows, columns, channels = expected
+    why = f"it returns {found}, and Keras flattens {expected}"
+    if found == (channels, rows, columns):
+        return f"{why}: yours is PyTorch's order of axes"
+    if found == (columns, rows, channels):
+        return f"{why}: rows and columns are exchanged"
+    return why

@@ -1,4 +1,4 @@
-"""The mistakes of notebook 08, which shows this file: each is planted in a right port of DroNet."""
+"""The nine mistakes that notebook 08 plants, each alone, in a right port of DroNet."""
 
 from collections.abc import Callable, Iterable
 from functools import partial

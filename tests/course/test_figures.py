@@ -127,13 +127,15 @@ def test_error_by_size_has_no_cross_where_all_agree(axes):
 
 
 def test_road_leans_as_far_as_each_steering(axes):
-    steering = {"truth": 0.0, "Keras": 1.0, "twin": -0.5}
-    figures.road(axes, np.zeros((40, 60, 1)), steering)
+    steering = {"truth": 0.0, "Keras": 1.0, "port": -0.5, "far off": -7.0}
+    roles = {"Keras": figures.KERAS, "port": figures.RIGHT, "far off": figures.WRONG}
+    figures.road(axes, np.zeros((40, 60, 1)), steering, roles)
     for label, value in steering.items():
         (x0, x1), (y0, y1) = line(axes, label).get_data()
         assert (x0, y0) == (30, 39)  # the middle of the bottom
-        assert np.degrees(np.arctan2(x1 - x0, y0 - y1)) == pytest.approx(60 * value)
-    assert len({(found.get_color(), found.get_linestyle()) for found in axes.lines}) == 3
+        assert np.degrees(np.arctan2(x1 - x0, y0 - y1)) == pytest.approx(60 * max(value, -1))
+    assert all(same_color(line(axes, label).get_color(), role["color"]) for label, role in roles.items())
+    assert line(axes, "truth").get_color() == "white"
     (image,) = axes.images
     assert image.get_array().shape == (40, 60)
     assert image.get_clim() == (0, 1)
