@@ -19,13 +19,16 @@ _NONE = "it returned None"
 _IDLE = {"RESUME", "COPY_FREE_VARS", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST", "NOP"}
 
 
-def report(exercise: str, groups: dict[str, Iterable[Case]], answer: Callable | None = None) -> None:
+def report(
+    exercise: str, groups: dict[str, Iterable[Case]], answer: Callable | None = None, why: str = "it equals Keras"
+) -> None:
     """Run all cases; print what is right, and the first that is not.
 
     Args:
         exercise: Its name, which the line begins with.
         groups: The cases, by the trait that they share.
         answer: The reader's function. If it returns None, this tells whether there is nothing in it yet.
+        why: What is said of a right answer, before the number of cases.
     """
     right, count = [], 0
     for trait, cases in groups.items():
@@ -41,7 +44,7 @@ def report(exercise: str, groups: dict[str, Iterable[Case]], answer: Callable | 
                 return
             count += 1
         right.append(trait)
-    is_right(exercise, "it equals Keras" + (f" in all {count} cases" if count > 1 else ""))
+    is_right(exercise, why + (f" in all {count} cases" if count > 1 else ""))
 
 
 def is_right(exercise: str, why: str) -> None:
