@@ -20,8 +20,8 @@ _SHAPES = ((2, 5, 7, 3), (3, 6, 4, 3))
 def check_wrong_in_place(answer: Iterable[str] | None, blocks: dict[str, Callable[[Any, Any], Any]]) -> None:
     """Check which blocks give another output than Keras if their ReLU works in place.
 
-    To name a block without need is wrong too. A block that is named must equal Keras with its ReLU out of place. Which
-    letters are missing is not told, only how many.
+    To name a block without need is wrong too. A block that is named must equal Keras with its ReLU out of place. The
+    check tells one block that is named without need, and only how many letters are missing or too many.
 
     Args:
         answer: Names of blocks; None is not attempted.
@@ -41,7 +41,11 @@ def check_wrong_in_place(answer: Iterable[str] | None, blocks: dict[str, Callabl
     except Exception as error:
         wrong(exercise, in_words(error))
         return
-    said = [f"you name {', '.join(sorted(named - due))}, but there the output equals Keras's"] if named - due else []
+    said = []
+    if named - due:
+        more = len(named - due) - 1
+        others = f" (and so for {more} more that you name)" if more else ""
+        said.append(f"you name {min(named - due)}, but its output equals Keras's{others}")
     if due - named:
         count = len(due - named)
         said.append("one letter is missing" if count == 1 else f"{count} letters are missing")

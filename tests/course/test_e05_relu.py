@@ -24,8 +24,8 @@ def test_the_right_letters_are_right_in_any_form(answer, capsys):
     [
         ({"A"}, "✗ Wrong in place: one letter is missing\n"),
         (set(), "✗ Wrong in place: 2 letters are missing\n"),
-        ({"A", "B", "C"}, "✗ Wrong in place: you name B, but there the output equals Keras's\n"),
-        ({"B"}, "✗ Wrong in place: you name B, but there the output equals Keras's; 2 letters are missing\n"),
+        ({"A", "B", "C"}, "✗ Wrong in place: you name B, but its output equals Keras's\n"),
+        ({"B"}, "✗ Wrong in place: you name B, but its output equals Keras's; 2 letters are missing\n"),
         ({"X"}, "the answer must be a set of letters out of A, B, C"),
         (5, "the answer must be a set of letters out of A, B, C"),
         (None, "not attempted yet"),
@@ -34,6 +34,13 @@ def test_the_right_letters_are_right_in_any_form(answer, capsys):
 def test_wrong_letters_are_named(answer, said, capsys):
     check_wrong_in_place(answer, BLOCKS)
     assert said in capsys.readouterr().out
+
+
+def test_to_name_all_blocks_does_not_reveal_the_answer(capsys):
+    blocks = BLOCKS | {"D": BLOCKS["B"]}
+    check_wrong_in_place(blocks, blocks)
+    said = "✗ Wrong in place: you name B, but its output equals Keras's (and so for 1 more that you name)\n"
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize(
