@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from course.exercises.report import Case, report
+from course.exercises.report import Case, in_words, is_right, not_attempted, report, wrong
 from parity import ParityError, channels_last, largest_difference, run_torch
 from parity.axes import torch_input
 
@@ -20,35 +20,39 @@ _SHAPES = ((2, 5, 7, 3), (3, 6, 4, 3))
 def check_wrong_in_place(answer: Iterable[str] | None, blocks: dict[str, Callable[[Any, Any], Any]]) -> None:
     """Check which blocks give another output than Keras if their ReLU works in place.
 
-    To name a block without need is wrong too. A block that is named must equal Keras with its ReLU out of place.
+    To name a block without need is wrong too. A block that is named must equal Keras with its ReLU out of place. The
+    check tells one block that is named without need, and only how many letters are missing or too many.
 
     Args:
         answer: Names of blocks; None is not attempted.
         blocks: By name, a function of (net, x) that returns the block's output. It is called with the layers and the
             tensors of either framework: ``net.relu``, ``net.conv``, ``net.bn`` and ``net.dropout``.
     """
-    keras_net, torch_net = _nets(1)
-    x = np.random.default_rng(0).normal(size=_SHAPES[0])
-
-    def cases(name: str, block: Callable) -> Iterator[Case]:
-        def run():
-            if answer is None:
-                return None
-            named = set(answer) if isinstance(answer, Iterable) else {answer}
-            if not named <= set(blocks):
-                raise ParityError("answer", [f"it must be a set of letters out of {', '.join(blocks)}"])
-            expected = np.asarray(block(keras_net, x))
-            output = _run(block, torch_net, x, inplace=True)
-            difference = largest_difference(expected, output)
-            if name in named and difference < 1e-12:
-                raise ParityError(name, ["you name it, but its output equals Keras's"])
-            if name not in named and not difference < 1e-12:
-                raise ParityError(name, [f"you do not name it, but its output is off by up to {difference:.2g}"])
-            return expected, _run(block, torch_net, x, inplace=False) if name in named else output
-
-        yield "its ReLU in place", run
-
-    report("Wrong in place", {name: cases(name, block) for name, block in blocks.items()}, answer)
+    exercise = "Wrong in place"
+    if answer is None:
+        not_attempted(exercise)
+        return
+    named = set(answer) if isinstance(answer, Iterable) else {answer}
+    if not named <= set(blocks):
+        wrong(exercise, f"the answer must be a set of letters out of {', '.join(blocks)}")
+        return
+    try:
+        due = _wrong_in_place(blocks)
+    except Exception as error:
+        wrong(exercise, in_words(error))
+        return
+    said = []
+    if named - due:
+        more = len(named - due) - 1
+        others = f" (and so for {more} more that you name)" if more else ""
+        said.append(f"you name {min(named - due)}, but its output equals Keras's{others}")
+    if due - named:
+        count = len(due - named)
+        said.append("one letter is missing" if count == 1 else f"{count} letters are missing")
+    if said:
+        wrong(exercise, "; ".join(said))
+    else:
+        is_right(exercise, f"all {len(blocks)} blocks")
 
 
 def check_block(answer: Callable[[Any, Tensor], Tensor]) -> None:
@@ -67,6 +71,7 @@ def check_block(answer: Callable[[Any, Tensor], Tensor]) -> None:
             "what may stay": _block_cases(answer, _in_place),
         },
         answer,
+        finding="it does all that is asked",
     )
 
 
@@ -115,6 +120,24 @@ def _nets(convolutions: int) -> tuple[SimpleNamespace, SimpleNamespace]:
         setattr(keras_net, name, layer)
         setattr(torch_net, name, module)
     return keras_net, torch_net
+
+
+def _wrong_in_place(blocks: dict[str, Callable[[Any, Any], Any]]) -> set[str]:
+    """Return the names of the blocks whose output is Keras's, but is not if their ReLU works in place.
+
+    Raises:
+        ParityError: If a block gives another output than Keras with its ReLU out of place, too.
+    """
+    keras_net, torch_net = _nets(1)
+    x = np.random.default_rng(0).normal(size=_SHAPES[0])
+    found = set()
+    for name, block in blocks.items():
+        expected = np.asarray(block(keras_net, x))
+        if not largest_difference(expected, _run(block, torch_net, x, inplace=False)) < 1e-12:
+            raise ParityError(name, ["its output is not Keras's, even if its ReLU works out of place"])
+        if not largest_difference(expected, _run(block, torch_net, x, inplace=True)) < 1e-12:
+            found.add(name)
+    return found
 
 
 def _run(block: Callable, net: SimpleNamespace, x: np.ndarray, inplace: bool) -> np.ndarray:
@@ -172,6 +195,8 @@ def _output_in_train_mode(answer: Callable, net: SimpleNamespace, x: np.ndarray,
             output = answer(net, torch_input(x))
     finally:
         net.dropout.eval()
+    if isinstance(output, Tensor) and output.shape == due.shape and not largest_difference(due, output) < 1e-4:
+        raise ParityError("block", ["other numbers; do both branches use what net.dropout returned, in one call?"])
     return due, output
 
 

@@ -115,12 +115,41 @@ def _decoder_cases(answer: Callable, bias_scale: float) -> Iterator[Case]:
             weight, bias = _as_weight_and_bias(converted, prod(shape), x.shape[1])
             h, w, c = shape
             output = F.linear(torch.tensor(x), weight.double(), bias.double()).unflatten(1, (c, h, w))
+            if not largest_difference(expected, channels_last(output)) < 1e-4:
+                _name_the_order(weight, weights[0].T, "outputs stay", shape)
+                _name_the_order(bias, weights[1], "biases stay", shape)
             coarse = [tensor.dtype for tensor in (weight, bias) if tensor.dtype != torch.float64]
             if coarse and largest_difference(expected, channels_last(output)) < 1e-4:
                 raise ParityError("answer", [f"right, but computed in {coarse[0]}; the tensors given are float64"])
             return expected, channels_last(output)
 
         yield f"{h} x {w} x {c}", run
+
+
+def _name_the_order(given: Tensor, unordered: Tensor, what_stays: str, shape: _Shape) -> None:
+    """Say so if the rows of a tensor are in one of the orders that readers mistake for PyTorch's.
+
+    Args:
+        given: The reader's tensor.
+        unordered: The same with its rows in Keras's order.
+        what_stays: What these rows are, and the verb.
+        shape: The maps (h, w, c).
+
+    Raises:
+        ParityError: If the order is Keras's own, the way back, or c, w, h.
+    """
+    places = torch.arange(prod(shape)).reshape(shape)
+    right = places.permute(2, 0, 1).flatten()
+    orders = {
+        f"the {what_stays} in Keras's order": places.flatten(),
+        "this is the way back, from PyTorch's order to Keras's": right.argsort(),
+        "this is the order c, w, h; PyTorch's is c, h, w": places.permute(2, 1, 0).flatten(),
+    }
+    if torch.allclose(given.double(), unordered[right]):
+        return
+    for said, order in orders.items():
+        if torch.allclose(given.double(), unordered[order]):
+            raise ParityError("answer", [said])
 
 
 def _as_weight_and_bias(answer: tuple[Tensor, Tensor], outputs: int, inputs: int) -> tuple[Tensor, Tensor]:

@@ -16,23 +16,46 @@ BLOCKS = {
 @pytest.mark.parametrize("answer", [{"A", "C"}, ["C", "A"], "AC", {"A": 1, "C": 1}])
 def test_the_right_letters_are_right_in_any_form(answer, capsys):
     check_wrong_in_place(answer, BLOCKS)
-    assert capsys.readouterr().out == "✓ Wrong in place: right; it equals Keras in all 3 cases\n"
+    assert capsys.readouterr().out == "✓ Wrong in place: right; all 3 blocks\n"
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ({"A"}, "right for A, B; wrong for C (its ReLU in place): you do not name it, but its output is off by up to "),
-        ({"A", "B", "C"}, "right for A; wrong for B (its ReLU in place): you name it, but its output equals Keras's"),
-        (set(), "wrong for A (its ReLU in place): you do not name it"),
-        ({"X"}, "it must be a set of letters out of A, B, C"),
-        (5, "it must be a set of letters out of A, B, C"),
+        ({"A"}, "✗ Wrong in place: one letter is missing\n"),
+        (set(), "✗ Wrong in place: 2 letters are missing\n"),
+        ({"A", "B", "C"}, "✗ Wrong in place: you name B, but its output equals Keras's\n"),
+        ({"B"}, "✗ Wrong in place: you name B, but its output equals Keras's; 2 letters are missing\n"),
+        ({"X"}, "the answer must be a set of letters out of A, B, C"),
+        (5, "the answer must be a set of letters out of A, B, C"),
         (None, "not attempted yet"),
     ],
 )
 def test_wrong_letters_are_named(answer, said, capsys):
     check_wrong_in_place(answer, BLOCKS)
     assert said in capsys.readouterr().out
+
+
+def test_to_name_all_blocks_does_not_reveal_the_answer(capsys):
+    blocks = BLOCKS | {"D": BLOCKS["B"]}
+    check_wrong_in_place(blocks, blocks)
+    said = "✗ Wrong in place: you name B, but its output equals Keras's (and so for 1 more that you name)\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (lambda net, x: net.relu(net.cnv(x)), "AttributeError"),
+        (lambda net, x: net.relu(x) if isinstance(x, torch.Tensor) else x, "even if its ReLU works out of place"),
+    ],
+)
+def test_a_block_that_the_reader_broke_is_said_to_be_wrong(block, said, capsys):
+    check_wrong_in_place({"A"}, {"A": block})
+    assert said in capsys.readouterr().out
+
+
+TRAIN = "other numbers; do both branches use what net.dropout returned, in one call?"
 
 
 def right(net, x):
@@ -68,7 +91,7 @@ def sum_by_out(net, x):
 @pytest.mark.parametrize("answer", [right, only_the_sum_in_place, only_the_relu_in_place, sum_into_a_copy, sum_by_out])
 def test_a_right_block_is_right_whatever_it_does_in_place(answer, capsys):
     check_block(answer)
-    assert capsys.readouterr().out == "✓ Residual block: right; it equals Keras in all 8 cases\n"
+    assert capsys.readouterr().out == "✓ Residual block: right; it does all that is asked in all 8 cases\n"
 
 
 def overwrites_the_shortcut(net, x):
@@ -130,9 +153,9 @@ def forgets_to_return(net, x):
             "right for the output; wrong for the caller's x (2 x 5 x 7 x 3): it is overwritten, and",
         ),
         (restores_the_input, "wrong for the caller's x (2 x 5 x 7 x 3): it is overwritten for a while"),
-        (adds_x, "right for the output, the caller's x; wrong for train mode"),
-        (calls_dropout_twice, "right for the output, the caller's x; wrong for train mode"),
-        (without_dropout, "right for the output, the caller's x; wrong for train mode"),
+        (adds_x, "right for the output, the caller's x; wrong for train mode (2 x 5 x 7 x 3): " + TRAIN),
+        (calls_dropout_twice, "right for the output, the caller's x; wrong for train mode (2 x 5 x 7 x 3): " + TRAIN),
+        (without_dropout, "right for the output, the caller's x; wrong for train mode (2 x 5 x 7 x 3): " + TRAIN),
         (nothing_in_place, "wrong for what may stay (2 x 5 x 7 x 3): no operation works in place"),
         (something_else_in_place, "wrong for what may stay (2 x 5 x 7 x 3): no operation works in place"),
         (forgets_to_return, "is a `return` missing?"),

@@ -15,6 +15,14 @@ def decoder(kernel, bias, h, w, c):
     return kernel.T[index], bias[index]
 
 
+def width_first(h, w, c):
+    return torch.arange(h * w * c).reshape(h, w, c).permute(2, 1, 0).flatten()
+
+
+def decode_with(index, kernel, bias):
+    return kernel.T[index], bias[index]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -35,7 +43,7 @@ def test_a_right_order_is_right_in_any_form(answer, capsys):
     [
         (lambda h, w, c: torch.arange(h * w * c), "changes nothing"),
         (lambda *shape: order(*shape).argsort(), "the way back"),
-        (lambda h, w, c: torch.arange(h * w * c).reshape(h, w, c).permute(2, 1, 0).flatten(), "c, w, h"),
+        (width_first, "c, w, h"),
         (lambda h, w, c: torch.arange(h * w * c).flip(0), "other numbers"),
         (lambda *shape: order(*shape).double(), "not integers"),
         (lambda *shape: order(*shape)[None], "the shape (1, 15)"),
@@ -70,15 +78,22 @@ def test_a_right_decoder_is_right_in_any_form(answer, capsys):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda kernel, bias, h, w, c: (kernel.T, bias), "wrong for a bias of zeros (1 x 5 x 3): other numbers"),
+        (lambda kernel, bias, h, w, c: (kernel.T, bias), "zeros (1 x 5 x 3): the outputs stay in Keras's order"),
+        (lambda kernel, bias, h, w, c: (kernel.T.float(), bias.float()), "the outputs stay in Keras's order"),
+        (lambda kernel, bias, *shape: decode_with(order(*shape).argsort(), kernel, bias), "this is the way back"),
+        (lambda kernel, bias, *shape: decode_with(width_first(*shape), kernel, bias), "(4 x 6 x 3): this is the order"),
+        (lambda kernel, bias, *shape: decode_with(order(*shape).flip(0), kernel, bias), "other numbers"),
         (
             lambda kernel, bias, h, w, c: (kernel.T[order(h, w, c)], bias),
-            "right for a bias of zeros; wrong for a random bias",
+            "right for a bias of zeros; wrong for a random bias (1 x 5 x 3): the biases stay in Keras's order",
+        ),
+        (
+            lambda kernel, bias, *shape: (kernel.T[order(*shape)], bias[order(*shape).argsort()]),
+            "wrong for a random bias (1 x 5 x 3): this is the way back",
         ),
         (lambda kernel, bias, h, w, c: (kernel[:, order(h, w, c)], bias), "the weight has the shape (5, 15)"),
         (lambda kernel, bias, h, w, c: (kernel.T, bias[:-1]), "the bias has the shape (14,)"),
         (lambda *given: [part.float() for part in decoder(*given)], "right, but computed in torch.float32"),
-        (lambda kernel, bias, h, w, c: (kernel.T.float(), bias.float()), "other numbers"),
         (lambda *given: decoder(*given)[0], "not the pair"),
         (lambda *given: print(end=""), "is a `return` missing?"),
         (lambda *given: None, "not attempted yet"),
