@@ -104,12 +104,9 @@ def _expect_own_memory(linear: nn.Linear, kernel: np.ndarray, bias: np.ndarray) 
     kernel[:], bias[:] = 0, 0
     changed = [name for name, parameter in linear.named_parameters() if not torch.equal(parameter, before[name])]
     if changed:
-        raise ParityError(
-            "answer",
-            [
-                f"the {' and the '.join(changed)} of the Linear changed together with the arrays, because they share memory"
-            ],
-        )
+        names = " and the ".join(changed)
+        problem = f"the {names} of the Linear changed together with the arrays, because they share memory"
+        raise ParityError("answer", [problem])
 
 
 def _expect_refusal(answer: Fill, kernel: np.ndarray, bias: np.ndarray) -> None:
