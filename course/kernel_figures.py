@@ -15,10 +15,12 @@ _GAP = 0.7
 def table_of_tables(axes: Axes, marked: np.ndarray, letters: str, title: str, color: str) -> None:
     """Draw an array of four axes as a table of tables: the first two axes outside, the last two inside.
 
+    Two arrows at the last small table say which axes it has.
+
     Args:
         axes: Where to draw.
         marked: Truth values; an element that is true is coloured.
-        letters: The letters of the first two axes.
+        letters: The letters of the four axes.
         title: Title of the drawing.
         color: The colour of the marked elements.
     """
@@ -31,8 +33,11 @@ def table_of_tables(axes: Axes, marked: np.ndarray, letters: str, title: str, co
         axes.text(-0.4, row * height + inner_rows / 2, f"{letters[0]} = {row}", ha="right", va="center")
     for column in range(columns):
         axes.text(column * width + inner_columns / 2, -0.4, f"{letters[1]} = {column}", ha="center", va="bottom")
-    axes.set_xlim(-3.4, columns * width)
-    axes.set_ylim(rows * height, -1.8)
+    left, top = (columns - 1) * width, (rows - 1) * height
+    axes.text(left + inner_columns / 2, top + inner_rows + 0.9, f"{letters[3]} →", ha="center", va="center")
+    axes.text(left + inner_columns + 0.3, top + inner_rows / 2, f"{letters[2]} ↓", ha="left", va="center")
+    axes.set_xlim(-3.4, columns * width + 1.3)
+    axes.set_ylim(rows * height + 0.9, -1.8)
     axes.set_aspect("equal", anchor="NW")
     axes.set_title(title)
     axes.axis("off")

@@ -1,10 +1,11 @@
 """The exercises of notebook 02: Dense layers."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from course.exercises.report import Case, report
-from parity import ParityError, run_torch
+from parity import ParityError, largest_difference, run_torch
 
 import keras
 import numpy as np
@@ -70,7 +71,7 @@ def _filled(
                 _expect_refusal(answer, kernel, bias[:1])
             linear = nn.Linear(inputs, outputs, dtype=torch.float64)
             before = linear.weight.detach().numpy().copy()
-            filled = answer(linear, kernel, bias)
+            filled = _fill(answer, linear, kernel, bias)
             is_as_before = linear.weight.shape == before.shape and np.array_equal(linear.weight.detach(), before)
             if filled is None and is_as_before:
                 return None
@@ -80,10 +81,32 @@ def _filled(
             if is_as_before:
                 raise ParityError("answer", ["the Linear still has the weight that it had before"])
             if change:
-                kernel[:], bias[:] = 0, 0
+                _expect_own_memory(filled, kernel, bias)
             return np.asarray(layer(x)), run_torch(filled, x)
 
         yield f"{inputs} -> {outputs}", run
+
+
+def _fill(answer: Fill, linear: nn.Linear, kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """Call the reader's function; where PyTorch was given arrays, say so, because its own message is a long one."""
+    try:
+        return answer(linear, kernel, bias)
+    except RuntimeError as error:
+        if "ndarray" not in str(error):
+            raise
+        message = "load_state_dict takes tensors, not NumPy arrays; torch.tensor makes one from an array"
+        raise TypeError(message).with_traceback(error.__traceback__) from None
+
+
+def _expect_own_memory(linear: nn.Linear, kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Set both arrays to 0; no parameter of the Linear may change with them."""
+    before = {name: parameter.detach().clone() for name, parameter in linear.named_parameters()}
+    kernel[:], bias[:] = 0, 0
+    changed = [name for name, parameter in linear.named_parameters() if not torch.equal(parameter, before[name])]
+    if changed:
+        names = " and the ".join(changed)
+        problem = f"the {names} of the Linear changed together with the arrays, because they share memory"
+        raise ParityError("answer", [problem])
 
 
 def _expect_refusal(answer: Fill, kernel: np.ndarray, bias: np.ndarray) -> None:
@@ -103,20 +126,32 @@ def _convolved(
         def run(inputs=inputs, outputs=outputs):
             layer, kernel, bias = _dense(inputs, outputs)
             x = np.random.default_rng(0).normal(size=(2, 3, 5, inputs))
-            weight = answer(torch.from_numpy(kernel.copy()))
+            with warnings.catch_warnings():
+                # PyTorch warns of `.T` on more than two axes; the shape below says what is wrong.
+                warnings.simplefilter("ignore")
+                weight = answer(torch.from_numpy(kernel.copy()))
             if weight is None:
                 return None
             if not isinstance(weight, Tensor):
                 raise ParityError("answer", [f"it returns {_kind(weight)}, not a tensor"])
             if weight.shape != (outputs, inputs, 1, 1):
-                raise ParityError("answer", [f"its shape is {tuple(weight.shape)}, not {(outputs, inputs, 1, 1)}"])
+                shape = f"its shape is {tuple(weight.shape)}, not {(outputs, inputs, 1, 1)}"
+                is_reversed = weight.shape == (1, 1, outputs, inputs)
+                more = "; `.T` reverses all axes, so transpose first or use permute" if is_reversed else ""
+                raise ParityError("answer", [shape + more])
             if weight.dtype not in (torch.float64, torch.float32):
                 raise ParityError("answer", [f"it is of type {weight.dtype}, the kernel of type torch.float64"])
             dtypes.add(weight.dtype)
             # A weight in float32 is right if it is the kernel in float32.
-            layer.set_weights([torch.from_numpy(kernel).to(weight.dtype).numpy(), bias])
+            rounded = torch.from_numpy(kernel).to(weight.dtype).numpy()
+            layer.set_weights([rounded, bias])
             weight = weight.detach().double()
-            return np.asarray(layer(x)), run_torch(lambda x: F.conv2d(x, weight, torch.from_numpy(bias)), x)
+            expected = np.asarray(layer(x))
+            found = run_torch(lambda x: F.conv2d(x, weight, torch.from_numpy(bias)), x)
+            has_all = np.array_equal(np.sort(weight.numpy(), axis=None), np.sort(rounded.astype("float64"), axis=None))
+            if largest_difference(expected, found) > 1e-12 and has_all:
+                raise ParityError("answer", ["the weight has all numbers of the kernel, but in another order"])
+            return expected, found
 
         yield f"{inputs} -> {outputs}", run
 

@@ -60,6 +60,12 @@ def shared(linear, kernel, bias):
     return linear
 
 
+def shared_bias(linear, kernel, bias):
+    loaded(linear, kernel, bias)
+    linear.bias.data = torch.from_numpy(bias).double()
+    return linear
+
+
 def filled_and_forgotten(linear, kernel, bias):
     loaded(linear, kernel, bias)
 
@@ -84,7 +90,21 @@ def test_right_ways_to_fill_are_right(answer, capsys):
         # A square kernel is not transposed.
         (transposed_if_needed, "right for layers that are not square; wrong for square layers (4 -> 4): other numbers"),
         # The weight shares the memory of the array.
-        (shared, "float32 arrays; wrong for arrays that change afterwards"),
+        (
+            shared,
+            "float32 arrays; wrong for arrays that change afterwards (3 -> 5): the weight and the bias of the Linear "
+            "changed together with the arrays, because they share memory",
+        ),
+        # Only the bias shares its memory.
+        (
+            shared_bias,
+            "wrong for arrays that change afterwards (3 -> 5): the bias of the Linear changed together with the arrays",
+        ),
+        # Arrays where tensors are wanted.
+        (
+            lambda linear, kernel, bias: linear.load_state_dict({"weight": kernel.T, "bias": bias}),
+            "TypeError: load_state_dict takes tensors, not NumPy arrays",
+        ),
         # It broadcasts a bias of shape (1,).
         (
             copied_alone,
@@ -142,13 +162,23 @@ def test_a_pointwise_weight_in_float32_is_right_and_called_rounded(capsys):
     ("answer", "said"),
     [
         # The right shape, cut out of memory as it lies.
-        (lambda kernel: kernel.reshape(kernel.shape[1], kernel.shape[0], 1, 1), "other numbers"),
+        (
+            lambda kernel: kernel.reshape(kernel.shape[1], kernel.shape[0], 1, 1),
+            "the weight has all numbers of the kernel, but in another order",
+        ),
+        # The numbers changed.
+        (lambda kernel: 2 * kernel.T[..., None, None], "other numbers, by up to"),
+        # All four axes reversed.
+        (
+            lambda kernel: kernel[..., None, None].T,
+            "its shape is (1, 1, 5, 3), not (5, 3, 1, 1); `.T` reverses all axes",
+        ),
         # Not transposed.
         (lambda kernel: kernel[..., None, None], "its shape is (3, 5, 1, 1), not (5, 3, 1, 1)"),
         # Not transposed where it fits.
         (
             lambda kernel: (kernel if kernel.shape[0] == kernel.shape[1] else kernel.T)[..., None, None],
-            "right for kernels that are not square; wrong for square kernels (4 -> 4): other numbers",
+            "right for kernels that are not square; wrong for square kernels (4 -> 4): the weight has all",
         ),
         # One axis too few.
         (lambda kernel: kernel.T[..., None], "its shape is (5, 3, 1), not (5, 3, 1, 1)"),
