@@ -5,13 +5,14 @@ import re
 import types
 
 from course.pages.anatomy import ROOT
-from parity import ParityError, compare, load_keras_weights, propose_mapping, run_torch, transfer
+from parity import ParityError, compare, load_keras_weights, propose_mapping, run_torch, trace, transfer
 from parity.padding import AvgPool2dSame, Conv2dSame, ConvTranspose2dSame, MaxPool2dSame
 from parity.weights.layouts import covered_layers, find_layout
 from tests.helpers.models import fill
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -259,6 +260,30 @@ def new_weights_by_name(folder):
     model.load_weights(folder / "m.weights.h5", by_name=True)
 
 
+def a_subclassed_model():
+    class Net(keras.Model):
+        def call(self, x):
+            return x
+
+    trace(Net(), nn.Identity(), np.ones((1, 2)), pd.DataFrame(columns=["keras", "torch"]))
+
+
+def a_file_with_a_layer_of_ones_own(folder):
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    image = keras.Input((2,))
+    keras.Model(image, Own()(image)).save(folder / "own.keras")
+    keras.saving.load_model(folder / "own.keras")
+
+
+def a_file_with_a_lambda(folder):
+    image = keras.Input((2,))
+    keras.Model(image, keras.layers.Lambda(lambda x: x + 1)(image)).save(folder / "lambda.keras")
+    keras.saving.load_model(folder / "lambda.keras")
+
+
 ERRORS = {
     "cannot assign module before Module.__init__() call": Forgetful,
     "missing 1 required positional argument: 'kernel_size'": lambda: nn.Conv2d(32, 5),
@@ -278,6 +303,15 @@ ERRORS = {
     "'list' object has no attribute 'numpy'": several_outputs,
     "Expected more than 1 value per channel when training": lambda: nn.BatchNorm1d(2)(torch.ones(1, 2)),
     "'collections.OrderedDict' object is not callable": loaded_as_a_model,
+    "Missing key(s) in state_dict": lambda: nn.Linear(2, 2).load_state_dict({"weight": torch.ones(2, 2)}),
+    "Unexpected key(s) in state_dict": lambda: nn.Linear(2, 2).load_state_dict(
+        {"weight": torch.ones(2, 2), "bias": torch.ones(2), "kernel": torch.ones(2)}
+    ),
+    "should be the same": lambda: nn.Conv2d(1, 1, 1)(torch.ones(1, 1, 2, 2, dtype=torch.float64)),
+    "must have the same dtype": lambda: nn.Linear(2, 2)(torch.ones(1, 2, dtype=torch.float64)),
+    "only a Functional or a built Sequential model can be traced": a_subclassed_model,
+    "could not be deserialized properly": a_file_with_a_layer_of_ones_own,
+    "Requested the deserialization of a": a_file_with_a_lambda,
     "not a readable HDF5 weight file": a_keras_file_as_weights,
     "only supports loading legacy": new_weights_by_name,
 }
