@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -58,7 +59,19 @@ def _loss_case(answer: _Loss, coarse: Coarse, weights: np.ndarray) -> tuple[np.n
     loss.backward()
     if x.grad is None:
         raise ParityError("loss", ["no gradient reaches the outputs"])
-    return coarse.outputs(_keras_loss(outputs, labels, weights), np.append(x.grad.numpy(), loss.item()))
+    expected = _keras_loss(outputs, labels, weights)
+    if _is_broadcast(loss.item(), expected[-1], outputs, labels, weights):
+        raise ParityError("loss", ["other numbers; are the shapes of outputs, labels and weights equal?"])
+    return coarse.outputs(expected, np.append(x.grad.numpy(), loss.item()))
+
+
+def _is_broadcast(found: float, expected: float, outputs: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> bool:
+    """Return whether a wrong loss is the mean over pairs that broadcasting made, for want of a second axis."""
+    x, y, w = torch.tensor(outputs), torch.tensor(labels), torch.tensor(weights)
+    one_by_one = F.huber_loss(x[:, 0], y, reduction="none")
+    pairs = F.huber_loss(*torch.broadcast_tensors(x, y), reduction="none")
+    means = [(w * pairs).mean(), (w[:, None] * pairs).mean(), (w * one_by_one[:, None]).mean()]
+    return abs(found - expected) > 1e-6 and any(abs(found - float(mean)) < 1e-6 for mean in means)
 
 
 def _keras_loss(outputs: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ def check_velocity(answer: Callable[[Tensor, float], Tensor]) -> None:
 def check_decoupled_decay(answer: _Optimizer) -> None:
     """Check a function of (parameters, rate, momentum, decay) that returns a PyTorch optimizer.
 
-    It must train as keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay) does, its rate constant.
+    It must train as keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay) does. Its decay must follow when
+    a schedule changes the rate; that is tried without momentum, where no velocity has to be scaled.
     """
     report(
         "Decoupled decay",
@@ -44,6 +45,7 @@ def check_decoupled_decay(answer: _Optimizer) -> None:
             "no momentum": _decay_cases(answer, [(0.125, 0.0, 0.25, 5)]),
             "momentum": _decay_cases(answer, [(0.125, 0.875, 0.25, 20), (0.0625, 0.5, 1.0, 20)]),
             "no decay": _decay_cases(answer, [(0.125, 0.875, 0.0, 20)]),
+            "a rate that changes": [("rate 0.125, then 0.5", partial(_decay_case, answer, 0.125, 0.0, 0.25, 5, 0.5))],
         },
         answer,
     )
@@ -122,7 +124,7 @@ def _decay_cases(answer: _Optimizer, settings: list[tuple[float, float, float, i
 
 
 def _decay_case(
-    answer: _Optimizer, rate: float, momentum: float, decay: float, steps: int
+    answer: _Optimizer, rate: float, momentum: float, decay: float, steps: int, later_rate: float | None = None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     bowls = _Bowls()
     parameters = [torch.nn.Parameter(torch.tensor(start)) for start in bowls.starts]
@@ -133,6 +135,10 @@ def _decay_case(
         raise ParityError("answer", [f"it returns a {type(optimizer).__name__}, not an optimizer"])
     try:
         found = bowls.train_torch(optimizer, parameters, steps)
+        if later_rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = later_rate
+            found = np.append(found, bowls.train_torch(optimizer, parameters, steps))
     except RuntimeError as error:
         # PyTorch's own words have the address of a function in them.
         if "must return None" in str(error):
@@ -141,7 +147,12 @@ def _decay_case(
 
     def by_keras(decay: float) -> np.ndarray:
         variables = [keras.Variable(start, dtype="float64") for start in bowls.starts]
-        return bowls.train_keras(keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay), variables, steps)
+        keras_optimizer = keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay)
+        path = bowls.train_keras(keras_optimizer, variables, steps)
+        if later_rate is None:
+            return path
+        keras_optimizer.learning_rate = later_rate
+        return np.append(path, bowls.train_keras(keras_optimizer, variables, steps))
 
     if decay and np.abs(found - by_keras(0.0)).max() < 1e-12:
         raise ParityError("answer", ["the decay has no effect: it trains as without"])

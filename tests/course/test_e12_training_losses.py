@@ -42,6 +42,9 @@ def test_a_loss_in_float32_is_right_and_told_to_be_coarse(capsys):
     [
         # Each output meets each label; PyTorch warns of it.
         (lambda o, y, w: (w * (o - y) ** 2).mean(), "wrong for weights of 1"),
+        # The same with Huber's loss: for want of an axis there are 25 losses, and the line asks for it.
+        (lambda o, y, w: (w * F.huber_loss(o, y, reduction="none")).mean(), "are the shapes of outputs, labels and"),
+        (lambda o, y, w: (w * F.huber_loss(o, y[:, None], reduction="none")).mean(), "are the shapes of outputs,"),
         # The mean of the weighted losses, each loss with each weight: right while the weights are equal.
         (
             lambda o, y, w: (w * F.huber_loss(o, y[:, None], reduction="none")).mean(),
@@ -49,6 +52,8 @@ def test_a_loss_in_float32_is_right_and_told_to_be_coarse(capsys):
         ),
         # The mean that cross_entropy takes: divided by the sum of the weights.
         (lambda o, y, w: right_loss(o, y, w) * len(y) / w.sum(), "right for weights of 1; wrong for equal weights"),
+        # PyTorch's own weight, which divides by the sum of the weights in this loss and not in Huber's.
+        (lambda o, y, w: F.mse_loss(o[:, 0], y, weight=w), "wrong for weights of 1"),
         (lambda o, y, w: F.huber_loss(o[:, 0], y), "right for weights of 1; wrong for equal weights"),
         # The mean of the losses times the mean of the weights.
         (lambda o, y, w: F.huber_loss(o[:, 0], y) * w.mean(), "right for weights of 1, equal weights; wrong for"),
