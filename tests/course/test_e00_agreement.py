@@ -109,7 +109,10 @@ def test_an_error_says_what_was_expected(capsys):
         (lambda a, b, within: judge(a, b, 1e-5), "✗ Several outputs: wrong for rounding, within=1e-9: True, not False"),
         (mean_difference, "✗ Several outputs: wrong for one number off by 1.1 of the bound: True, not False"),
         (of_all_outputs, "✗ Several outputs: wrong for a small output doubled: True, not False"),
-        (partial(judge, same_names=lambda a, b: a.keys() <= b.keys()), "✗ Several outputs: wrong for an output missing in Keras"),
+        (
+            partial(judge, same_names=lambda a, b: a.keys() <= b.keys()),
+            "✗ Several outputs: wrong for an output missing in Keras",
+        ),
         (True, "✗ Several outputs: wrong for equal outputs: TypeError: 'bool' object is not callable"),
     ],
 )
