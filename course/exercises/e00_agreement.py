@@ -1,4 +1,4 @@
-"""The exercises of notebook 00: a ruler for several outputs, and images that tell wrong ports from a right one."""
+"""The exercises of notebook 00: a comparison of several outputs, and images that tell wrong ports from a right one."""
 
 from collections.abc import Callable, Iterator
 from textwrap import shorten
@@ -18,22 +18,22 @@ Outputs = dict[str, np.ndarray]
 _KERNEL = (3, 5)
 
 
-def check_ruler(answer: Callable[[Outputs, Outputs, float], bool]) -> None:
+def check_outputs(answer: Callable[[Outputs, Outputs, float], bool]) -> None:
     """Check a function of (Keras's outputs by name, PyTorch's, within) that says whether they agree.
 
     What counts as True in Python counts here: an answer may return the empty dictionary for False.
     """
     # What is no plain function, such as a functools.partial, has no code that could be looked at.
     if answer is None or (hasattr(answer, "__code__") and is_empty(answer)):
-        not_attempted("Ruler")
+        not_attempted("Several outputs")
         return
     pairs = list(_pairs())
     for name, keras_outputs, torch_outputs, within, expected in pairs:
         problem = _misjudged(answer, keras_outputs, torch_outputs, within, expected)
         if problem:
-            wrong("Ruler", f"wrong for {name}: {problem}")
+            wrong("Several outputs", f"wrong for {name}: {problem}")
             return
-    is_right("Ruler", f"it judges all {len(pairs)} pairs")
+    is_right("Several outputs", f"it judges all {len(pairs)} pairs")
 
 
 def check_images(images: np.ndarray | None) -> None:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from course.exercises.e00_agreement import check_images, check_ruler
+from course.exercises.e00_agreement import check_images, check_outputs
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def agree(a, b, tolerance):
     return a.shape == b.shape and a.size > 0 and np.isfinite(tolerance) and np.abs(a - b).max() <= tolerance
 
 
-def ruler(a, b, within, same_names=lambda a, b: a.keys() == b.keys()):
+def judge(a, b, within, same_names=lambda a, b: a.keys() == b.keys()):
     if not a or not same_names(a, b):
         return False
     return all(agree(a[name], b[name], within * np.abs(a[name]).max(initial=0)) for name in a)
@@ -26,7 +26,7 @@ def ruler(a, b, within, same_names=lambda a, b: a.keys() == b.keys()):
 
 def falsy(a, b, within):
     """Return the empty dictionary for no outputs, as ``and`` does."""
-    return a and ruler(a, b, within)
+    return a and judge(a, b, within)
 
 
 def in_float32(a, b, within):
@@ -41,9 +41,9 @@ def in_float32(a, b, within):
     return 1
 
 
-@pytest.mark.parametrize("answer", [ruler, falsy, in_float32, partial(ruler), lambda a, b, w: np.bool_(ruler(a, b, w))])
-def test_right_rulers(answer, capsys):
-    assert said(capsys, check_ruler, answer) == "✓ Ruler: right; it judges all 25 pairs"
+@pytest.mark.parametrize("answer", [judge, falsy, in_float32, partial(judge), lambda a, b, w: np.bool_(judge(a, b, w))])
+def test_right_comparisons(answer, capsys):
+    assert said(capsys, check_outputs, answer) == "✓ Several outputs: right; it judges all 25 pairs"
 
 
 def stub(a, b, within):
@@ -52,12 +52,12 @@ def stub(a, b, within):
 
 def forgetful(a, b, within):
     """Judge rightly, and forget the return: that is an attempt."""
-    ruler(a, b, within)
+    judge(a, b, within)
 
 
 def mean_difference(a, b, within):
     """Look at the mean, which a single wrong number barely moves."""
-    return ruler(a, b, within) or (
+    return judge(a, b, within) or (
         a.keys() == b.keys()
         and bool(a)
         and all(
@@ -86,35 +86,38 @@ def of_all_outputs(a, b, within):
 
 
 def test_an_error_says_what_was_expected(capsys):
-    assert said(capsys, check_ruler, without_empty_arrays).endswith("(False was expected)")
+    assert said(capsys, check_outputs, without_empty_arrays).endswith("(False was expected)")
 
 
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (None, "… Ruler: not attempted yet"),
-        (stub, "… Ruler: not attempted yet"),
-        (forgetful, "✗ Ruler: wrong for equal outputs: it returned None; is a `return` missing?"),
-        (lambda a, b, within: True, "✗ Ruler: wrong for exchanged outputs: True, not False"),
-        (lambda a, b, within: False, "✗ Ruler: wrong for equal outputs: False, not True"),
+        (None, "… Several outputs: not attempted yet"),
+        (stub, "… Several outputs: not attempted yet"),
+        (forgetful, "✗ Several outputs: wrong for equal outputs: it returned None; is a `return` missing?"),
+        (lambda a, b, within: True, "✗ Several outputs: wrong for exchanged outputs: True, not False"),
+        (lambda a, b, within: False, "✗ Several outputs: wrong for equal outputs: False, not True"),
         (
             lambda a, b, within: a["angle"] == b["angle"],
-            "✗ Ruler: wrong for equal outputs: ValueError: The truth value",
+            "✗ Several outputs: wrong for equal outputs: ValueError: The truth value",
         ),
         (
             lambda a, b, within: 1 / 0,
-            "✗ Ruler: wrong for equal outputs: ZeroDivisionError: division by zero (True was expected)",
+            "✗ Several outputs: wrong for equal outputs: ZeroDivisionError: division by zero (True was expected)",
         ),
-        (without_empty_arrays, "✗ Ruler: wrong for empty arrays: ValueError: zero-size array"),
-        (lambda a, b, within: ruler(a, b, 1e-5), "✗ Ruler: wrong for rounding, within=1e-9: True, not False"),
-        (mean_difference, "✗ Ruler: wrong for one number off by 1.1 of the bound: True, not False"),
-        (of_all_outputs, "✗ Ruler: wrong for a small output doubled: True, not False"),
-        (partial(ruler, same_names=lambda a, b: a.keys() <= b.keys()), "✗ Ruler: wrong for an output missing in Keras"),
-        (True, "✗ Ruler: wrong for equal outputs: TypeError: 'bool' object is not callable"),
+        (without_empty_arrays, "✗ Several outputs: wrong for empty arrays: ValueError: zero-size array"),
+        (lambda a, b, within: judge(a, b, 1e-5), "✗ Several outputs: wrong for rounding, within=1e-9: True, not False"),
+        (mean_difference, "✗ Several outputs: wrong for one number off by 1.1 of the bound: True, not False"),
+        (of_all_outputs, "✗ Several outputs: wrong for a small output doubled: True, not False"),
+        (
+            partial(judge, same_names=lambda a, b: a.keys() <= b.keys()),
+            "✗ Several outputs: wrong for an output missing in Keras",
+        ),
+        (True, "✗ Several outputs: wrong for equal outputs: TypeError: 'bool' object is not callable"),
     ],
 )
-def test_other_rulers_are_told_why(answer, line, capsys):
-    assert said(capsys, check_ruler, answer).startswith(line)
+def test_other_comparisons_are_told_why(answer, line, capsys):
+    assert said(capsys, check_outputs, answer).startswith(line)
 
 
 def images(*shape, scale=10.0):
