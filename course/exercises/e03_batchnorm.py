@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 _Step = Callable[[nn.BatchNorm2d, Tensor], Tensor]
+# A wrong running variance after a step, of: that before the call, that after it, the module's momentum, the input.
+_Mistake = Callable[[Tensor, Tensor, float, Tensor], Tensor]
+_VECTORS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 # What training leaves behind, by name: the values of all steps in one array.
 _Record = dict[str, np.ndarray]
 
@@ -67,10 +70,9 @@ def _layer(settings: dict) -> keras.layers.BatchNormalization:
 def _twin(layer: keras.layers.BatchNormalization) -> nn.BatchNorm2d:
     """Return the twin of a layer that has all four vectors, in train mode."""
     module = nn.BatchNorm2d(4, layer.epsilon, 1 - layer.momentum, dtype=torch.float64)
-    vectors = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
-    names = ("weight", "bias", "running_mean", "running_var")
-    tensors = [torch.tensor(np.asarray(vector)) for vector in vectors]
-    module.load_state_dict(dict(zip(names, tensors, strict=True)))
+    module.load_state_dict(
+        {tensor: torch.tensor(np.asarray(getattr(layer, vector))) for vector, tensor in _VECTORS.items()}
+    )
     return module
 
 
@@ -107,6 +109,7 @@ def _inference_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Cas
             found = run_torch(module, x)
             if not largest_difference(expected, found) < 1e-12:
                 _raise_setting(module, "eps", layer.epsilon)
+                _raise_vector(module, layer)
             return expected, found
 
         yield _words(settings), run
@@ -124,9 +127,11 @@ def _training_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Case
                 return None
             found = _train_torch(lambda module, x: module(x), module.train(), batches)
             del expected["running variance"], found["running variance"]
-            if _faults(expected, found):
+            faults = _faults(expected, found)
+            if faults:
                 _raise_setting(module, "momentum", 1 - layer.momentum)
-            return _judged(expected, found)
+                raise ParityError("my_batchnorm", faults)
+            return _all_numbers(expected), _all_numbers(found)
 
         yield f"{_words(settings)}, 5 training steps", run
 
@@ -150,6 +155,21 @@ def _raise_setting(module: nn.Module, name: str, right: float) -> None:
         raise ParityError("my_batchnorm", [f"other numbers; {name} is {shown}, not {right:g}"])
 
 
+def _raise_vector(module: nn.Module, layer: keras.layers.BatchNormalization) -> None:
+    """Raise a fault that names the first vector that is not the layer's, and what it is instead, if that is known."""
+    known = {"0": np.zeros(4), "1": np.ones(4)}
+    known |= {name: np.asarray(getattr(layer, name)) for name in _VECTORS if getattr(layer, name) is not None}
+    neutral = {"weight": "1", "bias": "0"}
+    for vector, tensor in _VECTORS.items():
+        right = vector if vector in known else neutral[tensor]
+        given = getattr(module, tensor, None)
+        value = known[neutral[tensor]] if given is None and tensor in neutral else np.asarray(given.detach())
+        if value.shape != known[right].shape or np.abs(value - known[right]).max() > 1e-12:
+            is_now = [name for name, other in known.items() if np.array_equal(other, value)]
+            says = f"{tensor} is {is_now[0]}, not {right}" if is_now else f"{tensor} is not {right}"
+            raise ParityError("my_batchnorm", [f"other numbers; {says}"])
+
+
 def _step_cases(answer: _Step, settings_and_steps: list[tuple[dict, int]]) -> Iterator[Case]:
     for settings, steps in settings_and_steps:
 
@@ -158,10 +178,74 @@ def _step_cases(answer: _Step, settings_and_steps: list[tuple[dict, int]]) -> It
             found = _train_torch(answer, _twin(_layer(settings)), batches)
             if found is None:
                 return None
-            untouched = _train_torch(lambda module, x: module(x), _twin(_layer(settings)), batches)
-            return _judged(_train_keras(_layer(settings), batches), found, untouched)
+            expected = _train_keras(_layer(settings), batches)
+            faults = _faults(expected, found)
+            if faults:
+                raise ParityError("my_training_step", [*faults, *_known_mistake(found, settings, batches)])
+            return _all_numbers(expected), _all_numbers(found)
 
         yield f"{_words(settings)}, {steps} step{'s' * (steps > 1)}", run
+
+
+def _known_mistake(found: _Record, settings: dict, batches: list[np.ndarray]) -> list[str]:
+    """Return what is said of the mistake that leaves the same numbers, if one of ``_MISTAKES`` does."""
+    for says, mistake in _MISTAKES:
+
+        def step(module: nn.BatchNorm2d, x: Tensor, mistake: _Mistake = mistake) -> Tensor:
+            before = module.running_var.clone()
+            output = module(x)
+            module.running_var = mistake(before, module.running_var, module.momentum, x)
+            return output
+
+        left = _train_torch(step, _twin(_layer(settings)), batches)
+        if left is not None and not _faults(left, found):
+            return [says]
+    return []
+
+
+def _values(x: Tensor) -> int:
+    """Return how many values a channel has in a batch."""
+    return x.numel() // x.shape[1]
+
+
+def _corrected(old: Tensor, after: Tensor, n: int) -> Tensor:
+    """Return a running variance whose old part is this, and whose rest is corrected for n values."""
+    return old + (after - old) * (n - 1) / n
+
+
+def _batch_variance(x: Tensor) -> Tensor:
+    return x.var(dim=(0, 2, 3), correction=0)
+
+
+# Some mistakes can be made in two ways: from PyTorch's new part, or from the batch.
+_NO_COPY = "is `old` a copy? PyTorch overwrites `running_var`"
+_OTHER_SENSE = "in PyTorch, momentum is the share of the new: the old part is (1 - momentum) * old"
+_MISTAKES: list[tuple[str, _Mistake]] = [
+    ("the same as without a correction: it has no effect", lambda before, after, share, x: after),
+    ("the old part must not change", lambda before, after, share, x: after * (_values(x) - 1) / _values(x)),
+    (_NO_COPY, lambda before, after, share, x: _corrected((1 - share) * after, after, _values(x))),
+    (_NO_COPY, lambda before, after, share, x: (1 - share) * after + share * _batch_variance(x)),
+    (
+        "N counts rows and columns, too, not only images",
+        lambda before, after, share, x: _corrected((1 - share) * before, after, x.shape[0]),
+    ),
+    (
+        "the old part is (1 - momentum) * old, not all of `old`",
+        lambda before, after, share, x: _corrected(before, after, _values(x)),
+    ),
+    (_OTHER_SENSE, lambda before, after, share, x: _corrected(share * before, after, _values(x))),
+    (_OTHER_SENSE, lambda before, after, share, x: share * before + (1 - share) * _batch_variance(x)),
+    (
+        "momentum is not always 0.01: take `module.momentum`",
+        lambda before, after, share, x: _corrected(0.99 * before, after, _values(x)),
+    ),
+    (
+        "the new part is too large in PyTorch, and this makes it larger",
+        lambda before, after, share, x: (
+            (1 - share) * before + (after - (1 - share) * before) * _values(x) / (_values(x) - 1)
+        ),
+    ),
+]
 
 
 def _train_keras(layer: keras.layers.BatchNormalization, batches: list[np.ndarray]) -> _Record:
@@ -199,17 +283,5 @@ def _faults(expected: _Record, found: _Record) -> list[str]:
     return [f"{name} differs by up to {size:.2g}" for name, size in apart.items() if not size < 1e-12]
 
 
-def _judged(expected: _Record, found: _Record, untouched: _Record | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return all numbers of both; raise a fault that names each part that differs.
-
-    Args:
-        expected: What Keras leaves.
-        found: What the answer leaves.
-        untouched: What PyTorch leaves by itself. An answer that leaves the same is told that it has no effect.
-    """
-    faults = _faults(expected, found)
-    if faults and untouched is not None and not _faults(untouched, found):
-        faults.append("the same as without a correction: it has no effect")
-    if faults:
-        raise ParityError("training", faults)
-    return np.concatenate(list(expected.values())), np.concatenate(list(found.values()))
+def _all_numbers(record: _Record) -> np.ndarray:
+    return np.concatenate(list(record.values()))

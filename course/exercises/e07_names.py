@@ -39,7 +39,9 @@ def check_graph(answer: Callable[[], keras.Model | None]) -> None:
         outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
         if len(outputs) != 3:
             raise ParityError("answer", [f"three outputs are due, not {len(outputs)}"])
-        return _as_exact(np.stack(_three_heads(x, stored)[parts]), np.stack([np.asarray(y) for y in outputs[parts]]))
+        expected, found = _three_heads(x, stored), [np.asarray(y) for y in outputs]
+        _require_order(expected, found)
+        return _as_exact(np.stack(expected[parts]), np.stack(found[parts]))
 
     def by_name(model: keras.Model) -> None:
         for layer, arrays in stored.items():
@@ -70,6 +72,7 @@ def check_graph(answer: Callable[[], keras.Model | None]) -> None:
             "loading by position": [("all weights", lambda: filled(by_position, slice(3)))],
         },
         answer,
+        "all outputs and weights are right",
     )
 
 
@@ -79,7 +82,7 @@ def check_values(
     """Check a function of (model, stored, names) that returns the arrays for the model's weights, in their order.
 
     ``stored`` has a file's arrays by their names, such as dense_1/kernel; ``names`` says what each layer of the model
-    is called in the file. A weight that the file lacks, or that the model leaves unused, is due an error.
+    is called in the file. A weight that the file lacks, or that no weight of the model uses, is due an error.
     """
     rng = np.random.default_rng(0)
     same = {f"dense_{number}": f"dense_{number}" for number in range(1, 12)}
@@ -121,10 +124,10 @@ def check_values(
         model.set_weights(values)
         return expected, np.hstack(model(x))
 
-    def refused(what: str, stored: dict[str, np.ndarray]):
+    def refused(what: str, stored: dict[str, np.ndarray], names: dict[str, str] = same):
         # Only an error of the answer itself counts, not what filling a model from its values would raise.
         try:
-            values = ask(_two_heads(list(same), sigmoid_apart=True), stored, same)
+            values = ask(_two_heads(list(names), sigmoid_apart=True), stored, names)
         except Exception:
             return expected, expected
         if values is None:
@@ -132,6 +135,7 @@ def check_values(
         raise ParityError("answer", [f"{what}, and no error was raised"])
 
     lacking = {name: array for name, array in whole.items() if name != "dense_11/bias"}
+    twice = same | {"dense_11": "dense_10"}  # as many weights as the file has, and yet one layer of the file is unused
     more = whole | {"dense_12/kernel": np.ones((3, 3)), "dense_12/bias": np.ones(3)}
     report(
         "The loader",
@@ -142,9 +146,13 @@ def check_values(
             "a weight that is missing": [
                 ("no dense_11/bias", lambda: refused("the file lacks dense_11/bias", lacking))
             ],
-            "a weight that is left over": [("dense_12 in the file", lambda: refused("dense_12 is left over", more))],
+            "a weight that is left over": [
+                ("dense_12 in the file", lambda: refused("dense_12 is left over", more)),
+                ("two layers use dense_10", lambda: refused("dense_11 is left over", whole, twice)),
+            ],
         },
         answer,
+        "it returns the right arrays or raises an error, as it should,",
     )
 
 
@@ -176,6 +184,22 @@ def _three_heads(x: np.ndarray, stored: dict[str, dict[str, np.ndarray]]) -> lis
         1 / (1 + np.exp(-dense("dense_3", features))),
         powers / powers.sum(axis=1, keepdims=True),
     ]
+
+
+def _require_order(expected: list[np.ndarray], found: list[np.ndarray]) -> None:
+    """Raise an error if the outputs are the right ones in another order."""
+
+    def same(one: np.ndarray, other: np.ndarray) -> bool:
+        return one.shape == other.shape and largest_difference(one, other) < _FLOAT32
+
+    places = [[at for at, output in enumerate(found) if same(head, output)] for head in expected]
+    faults = [
+        f"your output {at[0]} is what output {head} should be"
+        for head, at in enumerate(places)
+        if len(at) == 1 and at != [head]
+    ]
+    if faults and all(len(at) == 1 for at in places):
+        raise ParityError("answer", [f"{faults[0]}; keep the order of the outputs"])
 
 
 def _as_exact(expected: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """Answers to the exercises of notebook 03, right and wrong, and what the checks say of them.
 
 The wrong ones are: a setting that is PyTorch's, assumed or copied; a mode; a vector that is missing or exchanged; a
-port that is right in inference only (folding); a variance corrected in the wrong part, by the wrong N, or not at all.
+port that is right in inference only (folding); a variance corrected in the wrong part, by the wrong N, from no copy,
+with momentum in Keras's sense, or not at all. Each natural mistake is told what it is.
 """
 
 from course.exercises.e03_batchnorm import check_my_batchnorm, check_training_step
@@ -29,6 +30,30 @@ def without_affine(layer):
     module.running_mean.copy_(torch.tensor(layer.moving_mean.numpy()))
     module.running_var.copy_(torch.tensor(layer.moving_variance.numpy()))
     return module.eval()
+
+
+def not_affine_if_one_is_missing(layer):
+    if layer.scale and layer.center:
+        return right(layer)
+    module = nn.BatchNorm2d(4, layer.epsilon, 1 - layer.momentum, affine=False, dtype=torch.float64)
+    module.running_mean.copy_(torch.tensor(layer.moving_mean.numpy()))
+    module.running_var.copy_(torch.tensor(layer.moving_variance.numpy()))
+    return module.eval()
+
+
+def by_position(layer):
+    module = right(layer)
+    state = nn.BatchNorm2d(4).state_dict()
+    for name, vector in zip(NAMES.values(), layer.weights, strict=False):
+        state[name] = torch.tensor(vector.numpy())
+    module.load_state_dict(state)
+    return module
+
+
+def sevens_for_gamma(layer):
+    module = right(layer)
+    nn.init.constant_(module.weight, 7)
+    return module
 
 
 def in_a_sequential(layer):
@@ -95,8 +120,11 @@ def test_any_layer_accepts(answer, capsys):
         (with_setting("momentum", lambda _: None), "other numbers; momentum is None, not 0.01"),
         (with_setting("training", lambda _: True), "the module is in train mode"),
         (folded, "wrong for training (no settings, 5 training steps): output differs"),
-        (exchanged, "wrong for defaults (no settings): other numbers, by up to"),
-        (no_gamma, "wrong for defaults (no settings): other numbers, by up to"),
+        (exchanged, "wrong for defaults (no settings): other numbers; bias is moving_mean, not beta"),
+        (no_gamma, "wrong for defaults (no settings): other numbers; weight is 1, not gamma"),
+        (sevens_for_gamma, "wrong for defaults (no settings): other numbers; weight is not gamma"),
+        (not_affine_if_one_is_missing, "wrong for scale, center (scale=False): other numbers; bias is 0, not beta"),
+        (by_position, "wrong for scale, center (scale=False): other numbers; weight is beta, not 1"),
         (in_float32, "right, but computed in float32"),
         (wrong_in_float32, "wrong for defaults (no settings): other numbers, by up to"),
         (lambda layer: layer.weights, "it returns list, not an nn.BatchNorm2d"),
@@ -170,6 +198,44 @@ def without_clone(module, x):
     return y
 
 
+def without_clone_from_the_batch(module, x):
+    old = module.running_var
+    y = module(x)
+    module.running_var = (1 - module.momentum) * old + module.momentum * x.var((0, 2, 3), correction=0)
+    return y
+
+
+def images_counted(module, x):
+    old_part = (1 - module.momentum) * module.running_var
+    y = module(x)
+    n = x.shape[0]
+    module.running_var = old_part + (module.running_var - old_part) * (n - 1) / n
+    return y
+
+
+def all_of_old(module, x):
+    old = module.running_var.clone()
+    y = module(x)
+    n = x.numel() // x.shape[1]
+    module.running_var = old + (module.running_var - old) * (n - 1) / n
+    return y
+
+
+def momentum_of_keras(module, x):
+    old_part = module.momentum * module.running_var
+    y = module(x)
+    n = x.numel() // x.shape[1]
+    module.running_var = old_part + (module.running_var - old_part) * (n - 1) / n
+    return y
+
+
+def momentum_of_keras_from_the_batch(module, x):
+    old = module.running_var.clone()
+    y = module(x)
+    module.running_var = module.momentum * old + (1 - module.momentum) * x.var((0, 2, 3), correction=0)
+    return y
+
+
 def wrong_output(module, x):
     by_parts(module, x)
     return module(x)
@@ -185,11 +251,17 @@ def test_training_step_accepts(answer, capsys):
     ("answer", "said"),
     [
         (nothing, "running variance differs by up to 0.00098; the same as without a correction: it has no effect"),
-        (everything, "wrong for one step (no settings, 1 step): running variance differs by up to 0.04\n"),
-        (upside_down, "wrong for one step (no settings, 1 step): running variance differs"),
+        (everything, "running variance differs by up to 0.04; the old part must not change"),
+        (upside_down, "the new part is too large in PyTorch, and this makes it larger"),
         (default_momentum, "right for one step, 20 steps; wrong for momentum (momentum=0.9, 5 steps)"),
+        (default_momentum, "momentum is not always 0.01: take `module.momentum`"),
         (one_n, "right for one step; wrong for 20 steps (no settings, 20 steps): running variance differs"),
-        (without_clone, "wrong for one step (no settings, 1 step): running variance differs by up to 0.00057\n"),
+        (without_clone, "running variance differs by up to 0.00057; is `old` a copy?"),
+        (without_clone_from_the_batch, "is `old` a copy?"),
+        (images_counted, "N counts rows and columns, too, not only images"),
+        (all_of_old, "the old part is (1 - momentum) * old, not all of `old`"),
+        (momentum_of_keras, "in PyTorch, momentum is the share of the new"),
+        (momentum_of_keras_from_the_batch, "in PyTorch, momentum is the share of the new"),
         (wrong_output, "running mean differs"),
         (lambda module, x: (module(x), 1), "it returns tuple, not a tensor"),
         (lambda module, x: print(end=""), "is a `return` missing?"),
