@@ -9,8 +9,8 @@ One exception is TensorFlow's own: with a kernel so much smaller than the stride
 read (2.21.0). The layers here do not.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,26 @@ def pad_same(
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
+_KERAS_NAMES = {
+    "filters": "out_channels",
+    "pool_size": "kernel_size",
+    "strides": "stride",
+    "dilation_rate": "dilation",
+    "use_bias": "bias",
+}
+_DECIDED = ("padding", "padding_mode", "output_padding")
+
+
+def _refuse(layer: nn.Module, unknown: Iterable[str]) -> NoReturn:
+    """Say why a layer does not take the first of some arguments."""
+    kind, name = type(layer).__name__, next(iter(unknown))
+    if name in _KERAS_NAMES:
+        raise TypeError(f"{kind}: PyTorch says `{_KERAS_NAMES[name]}`, not `{name}`")
+    if name in _DECIDED:
+        raise TypeError(f"{kind}: it takes no `{name}`, because SAME padding decides it")
+    raise TypeError(f"{kind}: it has no argument `{name}`")
+
+
 if TYPE_CHECKING:
 
     class _Convolution(nn.Module):
@@ -95,7 +115,10 @@ class _WithoutPaddingArgument(_Convolution):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            _refuse(self, unknown)
         super().__init__(
             in_channels,
             out_channels,
@@ -187,7 +210,11 @@ class _PoolSame(nn.Module):
     rank: int
     pool: Callable[..., Tensor]
 
-    def __init__(self, kernel_size: int | Sequence[int], stride: int | Sequence[int] | None = None) -> None:
+    def __init__(
+        self, kernel_size: int | Sequence[int], stride: int | Sequence[int] | None = None, **unknown: Any
+    ) -> None:
+        if unknown:
+            _refuse(self, unknown)
         super().__init__()
         self.kernel_size = _each(kernel_size, self.rank, "kernel_size")
         self.stride = self.kernel_size if stride is None else _each(stride, self.rank, "stride")

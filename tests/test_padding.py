@@ -239,3 +239,26 @@ def test_layers_take_an_image_without_batch():
 def test_layers_have_the_state_dict_of_the_layer_they_replace():
     assert list(padding.Conv2dSame(3, 4, 2).state_dict()) == list(nn.Conv2d(3, 4, 2).state_dict())
     assert list(padding.ConvTranspose2dSame(3, 4, 2).state_dict()) == list(nn.ConvTranspose2d(3, 4, 2).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "said"),
+    [
+        ("Conv2dSame", {"strides": 2}, "Conv2dSame: PyTorch says `stride`, not `strides`"),
+        ("Conv1dSame", {"dilation_rate": 2}, "Conv1dSame: PyTorch says `dilation`, not `dilation_rate`"),
+        ("ConvTranspose2dSame", {"use_bias": False}, "ConvTranspose2dSame: PyTorch says `bias`, not `use_bias`"),
+        ("Conv2dSame", {"padding": 1}, "Conv2dSame: it takes no `padding`, because SAME padding decides it"),
+        ("Conv2dSame", {"activation": "relu"}, "Conv2dSame: it has no argument `activation`"),
+    ],
+)
+def test_convolutions_say_which_argument_they_do_not_take(kind, arguments, said):
+    """By itself, Python would name the class that they have in common, which no user knows."""
+    with pytest.raises(TypeError, match=f"^{said}$"):
+        getattr(padding, kind)(3, 4, 5, **arguments)
+
+
+def test_pooling_says_which_argument_it_does_not_take():
+    with pytest.raises(TypeError, match=r"^MaxPool2dSame: PyTorch says `stride`, not `strides`$"):
+        padding.MaxPool2dSame(3, strides=2)
+    with pytest.raises(TypeError, match=r"^AvgPool1dSame: it takes no `padding`, because SAME padding decides it$"):
+        padding.AvgPool1dSame(3, padding=1)

@@ -12,6 +12,7 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, gather
 from parity.diagnosis.geometry import by_border, by_global_pooling, by_padding, by_pooling
 from parity.diagnosis.inputs import (
+    TAKES_ANOTHER,
     by_activation_before,
     by_another_tensor,
     by_dropping,
@@ -90,7 +91,8 @@ class Diagnosis(NamedTuple):
     """Where a twin diverges, and why.
 
     Attributes:
-        divergence: The first layer that diverges, None if none does.
+        divergence: The first layer that diverges, None if none does. Its verdict is that of the table, unless the
+            cause is another input that could not be seen: then it is "TAKES OTHER INPUT".
         causes: The known causes that explain it; empty if none does.
         traced: What ``parity.trace`` returns.
     """
@@ -130,7 +132,12 @@ def diagnose(
     first = next((verdict for verdict in verdicts if verdict.kind in STARTS), None)
     if first is None:
         return Diagnosis(None, [], traced)
-    return Diagnosis(divergence_of(run, first), _causes(port, run, first), traced)
+    causes = _causes(port, run, first)
+    divergence = divergence_of(run, first)
+    if any(cause.detail.startswith(TAKES_ANOTHER) for cause in causes):
+        # A function's input may not have been seen. Then the cause alone tells that it is another one.
+        divergence = divergence._replace(verdict=str(Kind.TAKES_OTHER))
+    return Diagnosis(divergence, causes, traced)
 
 
 def _causes(port: Port, run: Run, verdict: Verdict) -> list[Cause]:

@@ -224,13 +224,19 @@ def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
         if part not in module_of and id(module) not in layer_of:
             for name, expected, actual in place.settings(layer, module):
                 if not same_setting(expected, actual):
-                    yield f"{row.label}: {name} of {row.owner} is {actual}; {layer.name} needs {expected}"
+                    is_, needs = _shown(actual), _shown(expected)
+                    yield f"{row.label}: {name} of {row.owner} is {is_}; {layer.name} needs {needs}"
         first = module_of.setdefault(part, row)
         if first.module != row.module:
             yield f"{row.label}: {row.keras} goes to {row.owner}, but {first.keras} to {first.owner} ({first.label})"
         first_part, first = layer_of.setdefault(id(module), (part, row))
         if first_part != part:
             yield f"{row.label}: {row.owner} takes {row.keras}, but {first.keras} as well ({first.label})"
+
+
+def _shown(setting: object) -> str:
+    """Return a setting as one would write it: a fraction with the digits that ``same_setting`` compares."""
+    return f"{setting:.7g}" if isinstance(setting, float) else str(setting)
 
 
 def _copy(move: _Move, flattened: tuple[int, ...] | None) -> None:

@@ -111,6 +111,20 @@ class _PoolPaddedByHalf(_Block):
         self.pool = nn.MaxPool2d(3, 2, padding=1)
 
 
+class _KerasArgument(_Block):
+    def __init__(self):
+        super().__init__()
+        self.wide = Conv2dSame(6, 6, (3, 5), strides=2)
+
+
+class _SettingsOfThePage(_Block):
+    """In floating point, 1 - 0.99 is 0.010000000000000009, which nobody wants to read."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6, eps=0.01, momentum=1 - 0.99)
+
+
 class _NoRelu(_Block):
     def forward(self, x):
         x = torch.relu(self.norm(self.squeeze(x)))
@@ -183,7 +197,11 @@ RIGHT = "✓ Block: right; it equals Keras in all 5 cases"
     [
         (_Block, RIGHT),
         (_Block(), RIGHT),
-        (_WithBias, RIGHT),
+        (
+            _WithBias,
+            "✓ Block: right; but squeeze has a bias, which Keras's has not (it is 0 now, and training would change it: "
+            "bias=False); it equals Keras in all 5 cases",
+        ),
         (_Functions, RIGHT),
         (_Stub, "… Block: not attempted yet"),
         (_Forgetful, "it returned None; is a `return` missing?"),
@@ -195,7 +213,10 @@ RIGHT = "✓ Block: right; it equals Keras in all 5 cases"
         (_HalfPadding, "right for its layers and settings, odd sizes; wrong for even sizes (14 x 16): other numbers"),
         (_HalfPadding, "wide (wide): its inputs agree, its outputs do not; padding"),
         (_PoolPaddedByHalf, "odd sizes; wrong for even sizes"),
+        (_NoRelu, "right for its layers and settings; wrong for every size that was tried (13 x 15): other numbers"),
         (_NoRelu, "activation missing"),
+        (_KerasArgument, "TypeError: Conv2dSame: PyTorch says `stride`, not `strides`"),
+        (_SettingsOfThePage, "momentum (1 - Keras's) of norm is 0.01; norm needs 0.1"),
         (_ShortcutBeforeRelu, "diagnose says: pool"),
         (_OtherNames, "PyTorch sees no module squeeze"),
         (_OtherNames, "the modules with weights are conv1, norm, wide"),

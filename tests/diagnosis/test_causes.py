@@ -137,6 +137,12 @@ NAMED = {
         lambda t, x: (y := t.stem(x)) + (y, t.c(y))[0],
         "another skip (it takes the output of stem)",
     ),
+    "function of an earlier tensor": (  # what a function takes is not seen, so the cause alone tells
+        lambda x: L.Activation("sigmoid", name="out")(conv("c")(conv("stem")(x))),
+        lambda t, x: (y := t.stem(x), t.c(y), y.sigmoid())[-1],
+        "out (sigmoid()) takes another input than what the layers before it return\n"
+        "  another skip (it takes the output of stem)",
+    ),
     "bias not added": (
         lambda x: conv("c")(conv("stem")(x)),
         lambda t, x: F.conv2d(t.stem(x), t.c.weight, padding=1),

@@ -289,6 +289,22 @@ def test_a_setting_that_differs_is_refused(what):
 
 
 @pytest.mark.parametrize(
+    ("momentum", "actual", "said"),
+    [
+        (0.99, 0.1, "is 0.1; batch_normalization needs 0.01$"),  # 1 - 0.99 is 0.010000000000000009
+        (0.9, 1 - 0.99, "is 0.01; batch_normalization needs 0.1$"),  # 1 - 0.9 is 0.09999999999999998
+        (0.99, 0.0100001, "is 0.0100001; batch_normalization needs 0.01$"),  # a small difference is still seen
+        (0.99, None, "is None; batch_normalization needs 0.01$"),
+    ],
+)
+def test_settings_are_said_without_their_rounding(momentum, actual, said):
+    model = sequential((4, 3, 5), layer("BatchNormalization", momentum=momentum, name="batch_normalization"))
+    module = nn.BatchNorm2d(5, 1e-3, actual)
+    rows = [(path, f"m.{key}") for path, key in rows_for(model, module)]
+    refused(model, nn.ModuleDict({"m": module}), table(*rows), [rf"^line 2: momentum \(1 - Keras's\) of m {said}"])
+
+
+@pytest.mark.parametrize(
     ("part", "module", "fault"),
     [
         ("depthwise", nn.Conv2d(3, 6, 3, 1, groups=3, bias=False), "line 2: stride of depthwise is .*needs .2, 2.$"),
