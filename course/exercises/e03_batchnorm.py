@@ -16,6 +16,8 @@ _Step = Callable[[nn.BatchNorm2d, Tensor], Tensor]
 # A wrong running variance after a step, of: that before the call, that after it, the module's momentum, the input.
 _Mistake = Callable[[Tensor, Tensor, float, Tensor], Tensor]
 _VECTORS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+# Said of an epsilon that is wrong in training only.
+_FOLDING = " (folding the difference into running_var helps in inference only)"
 # What training leaves behind, by name: the values of all steps in one array.
 _Record = dict[str, np.ndarray]
 
@@ -130,6 +132,7 @@ def _training_cases(answer: Callable, all_settings: list[dict]) -> Iterator[Case
             faults = _faults(expected, found)
             if faults:
                 _raise_setting(module, "momentum", 1 - layer.momentum)
+                _raise_setting(module, "eps", layer.epsilon, _FOLDING)
                 raise ParityError("my_batchnorm", faults)
             return _all_numbers(expected), _all_numbers(found)
 
@@ -147,12 +150,12 @@ def _is_coarse(module: nn.Module) -> bool:
     return any(tensor.dtype == torch.float32 for tensor in module.state_dict().values())
 
 
-def _raise_setting(module: nn.Module, name: str, right: float) -> None:
-    """Raise a fault that names a setting, if the module has it with another value."""
+def _raise_setting(module: nn.Module, name: str, right: float, hint: str = "") -> None:
+    """Raise a fault that names a setting and ends with the hint, if the module has it with another value."""
     value = getattr(module, name, right)
     if not isinstance(value, int | float) or abs(value - right) > 1e-12:
         shown = f"{value:g}" if isinstance(value, int | float) else value
-        raise ParityError("my_batchnorm", [f"other numbers; {name} is {shown}, not {right:g}"])
+        raise ParityError("my_batchnorm", [f"other numbers; {name} is {shown}, not {right:g}{hint}"])
 
 
 def _raise_vector(module: nn.Module, layer: keras.layers.BatchNormalization) -> None:
@@ -219,6 +222,7 @@ def _batch_variance(x: Tensor) -> Tensor:
 
 # Some mistakes can be made in two ways: from PyTorch's new part, or from the batch.
 _NO_COPY = "is `old` a copy? PyTorch overwrites `running_var`"
+_FIXED_SHARE = "momentum is not always 0.01: take `module.momentum`"
 _OTHER_SENSE = "in PyTorch, momentum is the share of the new: the old part is (1 - momentum) * old"
 _MISTAKES: list[tuple[str, _Mistake]] = [
     ("the same as without a correction: it has no effect", lambda before, after, share, x: after),
@@ -235,10 +239,8 @@ _MISTAKES: list[tuple[str, _Mistake]] = [
     ),
     (_OTHER_SENSE, lambda before, after, share, x: _corrected(share * before, after, _values(x))),
     (_OTHER_SENSE, lambda before, after, share, x: share * before + (1 - share) * _batch_variance(x)),
-    (
-        "momentum is not always 0.01: take `module.momentum`",
-        lambda before, after, share, x: _corrected(0.99 * before, after, _values(x)),
-    ),
+    (_FIXED_SHARE, lambda before, after, share, x: _corrected(0.99 * before, after, _values(x))),
+    (_FIXED_SHARE, lambda before, after, share, x: 0.99 * before + 0.01 * _batch_variance(x)),
     (
         "the new part is too large in PyTorch, and this makes it larger",
         lambda before, after, share, x: (

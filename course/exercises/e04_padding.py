@@ -6,8 +6,9 @@ from textwrap import shorten
 from typing import Any
 
 from course.exercises.report import Case, report
-from parity import ParityError, channels_first
+from parity import ParityError, channels_first, largest_difference
 from parity.axes import torch_input
+from parity.padding import pad_same, same_padding
 
 import keras
 import numpy as np
@@ -64,6 +65,11 @@ def _padding_cases(answer: Callable, settings: list[tuple[int, int, int, int]]) 
             if output.shape != expected.shape:
                 outputs = f"{output.shape[2]} outputs, not {expected.shape[2]}"
                 raise ParityError("answer", [f"{padding} makes {outputs}"])
+            difference = largest_difference(expected, output)
+            if difference > 1e-12:
+                right = sum(padding) == sum(same_padding(*arguments))
+                total = "the total is right, the sides are not" if right else "Keras adds another total"
+                raise ParityError("answer", [f"{padding}: other numbers, by up to {difference:.2g}; {total}"])
             return expected, output
 
         yield f"size {size}, kernel {kernel}, stride {stride}, dilation {dilation}", run
@@ -78,6 +84,16 @@ def _as_padding(answer: Any) -> tuple[int, int]:
     if min(before, after) < 0:
         raise ParityError("answer", [f"it returns {before, after}; negative padding cuts data away"])
     return before, after
+
+
+def _name_pooling_mistake(pooled: Tensor, kernel: int, stride: int, x: Tensor) -> None:
+    """Raise a fault if a wrong average is one of two that people often compute."""
+    padded = pad_same(x, (kernel, kernel), (stride, stride), (1, 1))
+    if largest_difference(pooled, F.avg_pool2d(padded, kernel, stride)) < 1e-12:
+        raise ParityError("answer", ["the divisor counts the padding, too"])
+    on_both_sides = F.avg_pool2d(x, kernel, stride, (kernel - 1) // 2, count_include_pad=False)
+    if on_both_sides.shape == pooled.shape and largest_difference(pooled, on_both_sides) < 1e-12:
+        raise ParityError("answer", ["the padding is the same on both sides; Keras's is not the same here"])
 
 
 def _pooling_cases(answer: Callable, x: np.ndarray, settings: list[tuple[int, int]]) -> Iterator[Case]:
@@ -95,6 +111,8 @@ def _pooling_cases(answer: Callable, x: np.ndarray, settings: list[tuple[int, in
             expected = channels_first(np.asarray(layer(x)))
             if pooled.shape != expected.shape:
                 raise ParityError("answer", [f"its shape is {tuple(pooled.shape)}, not {expected.shape}"])
+            if largest_difference(expected, pooled) > 1e-12:
+                _name_pooling_mistake(pooled, *arguments, torch_input(x))
             return expected, pooled
 
         yield f"{x.shape[1]} x {x.shape[2]}, kernel {kernel}, stride {stride}", run

@@ -171,7 +171,9 @@ def _fixed(answer: Callable[[ExerciseTwin], nn.Module | None]) -> nn.Module | No
     twin = broken_twin()
     returned = answer(twin)
     if returned is not None and not isinstance(returned, nn.Module):
-        raise ParityError("twin", [f"it returns {type(returned).__name__}; return the twin, or nothing"])
+        raise ParityError("twin", [f"it returned {type(returned).__name__}, not the twin; return the twin, or nothing"])
+    if returned is not None and not set(_MODULES.values()) <= dict(returned.named_modules()).keys():
+        raise ParityError("twin", [f"it returned {type(returned).__name__}, not the twin; return the twin, or nothing"])
     if (returned is None or returned is twin) and _same(twin, broken_twin()):
         if returned is None and is_empty(answer):
             return None

@@ -1,17 +1,20 @@
-"""The exercises of notebook 11: a check that lets no mistake through, and the causes that inference cannot show."""
+"""The exercise of notebook 11: a check that lets no mistake through."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from textwrap import shorten
 from typing import Any, NoReturn
 
 from course.exercises.report import in_words, is_empty, is_right, not_attempted, wrong
-from course.mutants import CAUSES, MUTANTS, load_network
+from course.mutants import MUTANTS, Mutant, load_network
 from course.mutants.bench import Pair
+from course.mutants.tools import another_forward
+from parity.padding import MaxPool2dSame, pad_same
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 _SMALL = ("encoder", "dense", "residual", "pooling", "flat", "heads", "nested")
 
@@ -20,10 +23,12 @@ def check_my_check(answer: Callable[[Pair, nn.Module], bool]) -> None:
     """Check a function of (pair, port): it must pass right ports and catch mistakes that show when a port predicts.
 
     It is tried on the right ports of seven small networks, and on all their mutants but those that show in training
-    only. A mutant at which it raises an error is caught.
+    only, and on one more, which only negative numbers at another size bring out. A mutant at which it raises an error
+    is caught.
     """
     pairs = _pairs()
     mutants = [m for m in MUTANTS if m.network in pairs and m.shows != "training"]
+    mutants.append(_NEW)
 
     def says(pair: Pair, port: nn.Module) -> Any:
         said = answer(pair, port)
@@ -68,30 +73,6 @@ def check_my_check(answer: Callable[[Pair, nn.Module], bool]) -> None:
         is_right("My check", f"it passes {len(pairs)} right ports and catches all {len(mutants)} mutants")
 
 
-def check_causes_of_training(answer: Iterable[str] | None) -> None:
-    """Check a set of causes: those of which no mutant changes an output at inference."""
-    if answer is None:
-        not_attempted("Causes")
-        return
-    try:
-        named = {answer} if isinstance(answer, str) else set(map(str, answer))
-    except TypeError:
-        wrong("Causes", "wrong; answer with a set of names")
-        return
-    unknown = sorted(named - set(CAUSES))
-    if unknown:
-        wrong("Causes", f"wrong; not among the causes: {_short(', '.join(unknown))}")
-        return
-    shown, hidden = _shown_and_hidden()
-    for cause in sorted(named - hidden):
-        wrong("Causes", f"wrong; {cause} changes outputs at inference")
-        return
-    if named != hidden:
-        wrong("Causes", f"wrong; {len(hidden - named)} more cannot be seen at inference")
-    else:
-        is_right("Causes", f"the other {len(shown)} causes show at inference")
-
-
 @cache
 def _pairs() -> dict[str, Pair]:
     """Return the small networks, which keep what Keras returned, for all checks of this process."""
@@ -101,29 +82,34 @@ def _pairs() -> dict[str, Pair]:
     return pairs
 
 
+def _padded_with_zeros_at_other_sizes(port: nn.Module) -> nn.Module:
+    """Let the max pooling choose an added zero, but only where height or width is even."""
+    assert isinstance(port.largest, MaxPool2dSame)
+    right = port.largest.forward
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        if x.shape[2] % 2 and x.shape[3] % 2:
+            return right(x)
+        return F.max_pool2d(pad_same(x, (3, 3), (2, 2), (1, 1)), 3, 2)
+
+    another_forward(port.largest, forward)
+    return port
+
+
+# A check with negative numbers, and another one at other sizes, let it through between them.
+_NEW = Mutant(
+    "largest: padded with zeros at even sizes",
+    "pooling",
+    _padded_with_zeros_at_other_sizes,
+    frozenset({"largest"}),
+    "padding value",
+    "negative inputs",
+)
+
+
 def _no_trace(*_: Any, **__: Any) -> NoReturn:
     raise NotImplementedError("this exercise is about a check without the trace")
 
 
 def _short(value: Any) -> str:
     return shorten(str(value), width=80, placeholder=" …")
-
-
-@cache
-def _shown_and_hidden() -> tuple[set[str], set[str]]:
-    """Return the causes that change an output at inference, and those that do not."""
-    pairs = _pairs()
-    mutants = [m for m in MUTANTS if m.network in pairs]
-    shown = {m.cause for m in mutants if _shows(pairs[m.network], m.plant(pairs[m.network].right()))}
-    # Of the slow networks, what their mutants say of themselves, which the tests hold, is taken for true.
-    shown |= {m.cause for m in MUTANTS if m.network not in pairs and m.shows != "training"}
-    return shown, {m.cause for m in mutants} - shown
-
-
-def _shows(pair: Pair, port: Any) -> bool:
-    """Tell whether a port's outputs differ from Keras's by more than rounding at any size."""
-    for size in pair.sizes:
-        for a, b in zip(*pair.both(port, "images", size, exact=True), strict=True):
-            if not np.abs(a - b).max() <= 1e-6 * np.abs(a).max():
-                return True
-    return False

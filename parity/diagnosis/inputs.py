@@ -175,10 +175,10 @@ def by_another_tensor(evidence: Evidence) -> Iterator[Cause]:
 
 
 def by_activation_before(evidence: Evidence) -> Iterator[Cause]:
-    """Yield an activation that the twin has before the layer and Keras has not."""
+    """Yield an activation that the twin has before the layer and the Keras model does not have."""
     for name, function in activations(evidence.value):
         if evidence.explains(function(evidence.value)):
-            yield known_cause("another activation", f"{name}, which Keras has not")
+            yield known_cause("another activation", f"{name}, which the Keras model does not have")
             return
 
 

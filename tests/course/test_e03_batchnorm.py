@@ -76,6 +76,12 @@ def folded(layer):
     return module
 
 
+def folded_with_momentum_copied(layer):
+    module = folded(layer)
+    module.momentum = layer.momentum
+    return module
+
+
 def exchanged(layer):
     return right(layer, NAMES | {"beta": "running_mean", "moving_mean": "bias"})
 
@@ -119,7 +125,12 @@ def test_any_layer_accepts(answer, capsys):
         (with_setting("momentum", lambda _: 0.01), "(momentum=0.9, 5 training steps): other numbers; momentum is 0.01"),
         (with_setting("momentum", lambda _: None), "other numbers; momentum is None, not 0.01"),
         (with_setting("training", lambda _: True), "the module is in train mode"),
-        (folded, "wrong for training (no settings, 5 training steps): output differs"),
+        (
+            folded,
+            "right for defaults, epsilon, scale, center; wrong for training (no settings, 5 training steps): "
+            "other numbers; eps is 1e-05, not 0.001 (folding the difference into running_var helps in inference only)",
+        ),
+        (folded_with_momentum_copied, "other numbers; momentum is 0.99, not 0.01"),
         (exchanged, "wrong for defaults (no settings): other numbers; bias is moving_mean, not beta"),
         (no_gamma, "wrong for defaults (no settings): other numbers; weight is 1, not gamma"),
         (sevens_for_gamma, "wrong for defaults (no settings): other numbers; weight is not gamma"),
@@ -179,6 +190,13 @@ def default_momentum(module, x):
     y = module(x)
     n = x.numel() // x.shape[1]
     module.running_var = old_part + (module.running_var - old_part) * (n - 1) / n
+    return y
+
+
+def default_momentum_from_the_batch(module, x):
+    old = module.running_var.clone()
+    y = module(x)
+    module.running_var = 0.99 * old + 0.01 * x.var((0, 2, 3), unbiased=False)
     return y
 
 
@@ -255,6 +273,8 @@ def test_training_step_accepts(answer, capsys):
         (upside_down, "the new part is too large in PyTorch, and this makes it larger"),
         (default_momentum, "right for one step, 20 steps; wrong for momentum (momentum=0.9, 5 steps)"),
         (default_momentum, "momentum is not always 0.01: take `module.momentum`"),
+        (default_momentum_from_the_batch, "right for one step, 20 steps; wrong for momentum (momentum=0.9, 5 steps)"),
+        (default_momentum_from_the_batch, "momentum is not always 0.01: take `module.momentum`"),
         (one_n, "right for one step; wrong for 20 steps (no settings, 20 steps): running variance differs"),
         (without_clone, "running variance differs by up to 0.00057; is `old` a copy?"),
         (without_clone_from_the_batch, "is `old` a copy?"),

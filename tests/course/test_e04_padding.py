@@ -64,7 +64,9 @@ def test_right_average_poolings_are_accepted(answer, capsys):
     ("answer", "said"),
     [
         (zeros_counted, "✗ Average pooling: wrong for odd sizes"),
+        (zeros_counted, "the divisor counts the padding, too"),
         (both_sides, "wrong for even sizes"),
+        (both_sides, "the padding is the same on both sides"),
         (kernel_forgotten, "wrong for other kernels and strides"),
         (maximum, "✗ Average pooling: wrong for odd sizes"),
         (forgetful, "is a `return` missing?"),
@@ -101,6 +103,8 @@ def test_right_paddings_are_accepted(answer, capsys):
         (lambda n, k, s, d: same_padding(n, k * d, s), "wrong for dilation over 1"),
         (lambda n, k, s, d: same_padding(n, k, s, d)[::-1], "wrong for dilation 1"),
         (lambda n, k, s, d: (k // 2, k // 2), "wrong for dilation 1"),
+        (lambda n, k, s, d: same_padding(n, k, s, d)[::-1], "the total is right, the sides are not"),
+        (lambda n, k, s, d: (same_padding(n, k, s, d)[0] + (s > 1), same_padding(n, k, s, d)[1]), "another total"),
         (lambda n, k, s, d: sum(same_padding(n, k, s, d)), "not two integers"),
         (lambda n, k, s, d: tuple(float(x) for x in same_padding(n, k, s, d)), "not two integers"),
         (lambda n, k, s, d: (-1, 2), "negative padding"),

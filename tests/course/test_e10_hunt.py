@@ -95,6 +95,11 @@ def raises(twin):
     twin.mixed.weight = twin.mixed.weight.T
 
 
+def pool_returned(twin):
+    fix(twin)
+    return twin.pool
+
+
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
@@ -111,7 +116,9 @@ def raises(twin):
         (idle_and_returned, "it has changed nothing in the twin"),
         (not_called, "wrong for odd sizes (13 x 9): output 1"),
         (raises, "TypeError: cannot assign"),
-        (lambda twin: "twin", "it returns str; return the twin, or nothing"),
+        (lambda twin: "twin", "it returned str, not the twin; return the twin, or nothing"),
+        # By accident: `return twin.pool` after `twin.pool = ...`.
+        (pool_returned, "it returned AvgPool2dSame, not the twin; return the twin, or nothing"),
     ],
 )
 def test_every_wrong_answer_is_told_what_is_wrong(answer, line, capsys):

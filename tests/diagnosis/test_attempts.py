@@ -697,8 +697,8 @@ EXPLAINED = {
         ),
     ],
     inputs.by_activation_before: [
-        (takes(lambda e: first(e.value.relu())), "another activation", "relu, which Keras has not"),
-        (takes(lambda e: first(e.value.tanh())), "another activation", "tanh, which Keras has not"),
+        (takes(lambda e: first(e.value.relu())), "another activation", "relu, which the Keras model does not have"),
+        (takes(lambda e: first(e.value.tanh())), "another activation", "tanh, which the Keras model does not have"),
     ],
     order.by_exchanged_axes: [
         (takes(lambda e: e.value.permute(0, 3, 2, 1), (5, 5, 4)), "input axes exchanged", "in the order (2, 1)"),

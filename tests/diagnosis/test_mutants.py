@@ -79,10 +79,11 @@ def test_nine_in_ten_are_given_their_cause_and_no_other(record_property):
     exact = sum(len(mutant.layers) == 1 for mutant in MUTANTS)
     said = (
         f"`course/mutants` plants {count} single mistakes in {ports} right ports. All {len(rows)} are caught, and "
-        f"{located} are located: {exact} at one certain layer, {count - exact} at one of two or three neighbours, "
-        f"because numbers cannot tell which of them is wrong. {sum(named)} are given their cause and no other. "
-        f"On {PORTS} right ports drawn at random there is no alarm"
+        f"{sum(named)} are given their cause and no other. For {exact} the tool names one layer, for {count - exact} "
+        "one of two or three neighbours, because numbers cannot tell which of them is wrong. "
+        f"On {PORTS} right ports drawn at random there is no alarm."
     )
+    assert located == count
     assert said in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
