@@ -174,9 +174,7 @@ def _output(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.
     if output.shape == overwritten.shape and largest_difference(due, channels_last(output)) < 1e-4:
         raise ParityError(
             "block",
-            [
-                "the output is that of relu(s) + ...: the shortcut s, or its name, is overwritten before the sum reads it"
-            ],
+            ["the output is that of relu(s) + ...: the shortcut s or its name is overwritten before the sum reads it"],
         )
     return expected, channels_last(output)
 

@@ -55,7 +55,7 @@ def test_a_block_that_the_reader_broke_is_said_to_be_wrong(block, said, capsys):
     assert said in capsys.readouterr().out
 
 
-OVERWRITTEN = "the output is that of relu(s) + ...: the shortcut s, or its name, is overwritten before the sum reads it"
+OVERWRITTEN = "the output is that of relu(s) + ...: the shortcut s or its name is overwritten before the sum reads it"
 TRAIN = "other numbers; do both branches use what net.dropout returned, in one call?"
 
 
