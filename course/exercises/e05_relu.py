@@ -169,6 +169,13 @@ def _output(answer: Callable, net: SimpleNamespace, x: np.ndarray, expected: np.
         raise ParityError("block", [f"it returns {type(output).__name__}, not a tensor"])
     if output.dtype != torch.float64 and largest_difference(expected, channels_last(output)) < 1e-4:
         raise ParityError("block", [f"right, but computed in {output.dtype}; x is torch.float64"])
+    overwritten = torch_input(x).relu()
+    due = channels_last(overwritten + net.conv2(net.conv1(overwritten).relu()))
+    if output.shape == overwritten.shape and largest_difference(due, channels_last(output)) < 1e-4:
+        raise ParityError(
+            "block",
+            ["the output is that of relu(s) + ...: the shortcut s or its name is overwritten before the sum reads it"],
+        )
     return expected, channels_last(output)
 
 

@@ -55,6 +55,7 @@ def test_a_block_that_the_reader_broke_is_said_to_be_wrong(block, said, capsys):
     assert said in capsys.readouterr().out
 
 
+OVERWRITTEN = "the output is that of relu(s) + ...: the shortcut s or its name is overwritten before the sum reads it"
 TRAIN = "other numbers; do both branches use what net.dropout returned, in one call?"
 
 
@@ -97,6 +98,25 @@ def test_a_right_block_is_right_whatever_it_does_in_place(answer, capsys):
 def overwrites_the_shortcut(net, x):
     shortcut = net.dropout(x)
     return net.conv2(F.relu(net.conv1(F.relu(shortcut, inplace=True)))) + shortcut
+
+
+def overwrites_a_copy(net, x):
+    shortcut = net.dropout(x).clone()
+    return net.conv2(F.relu(net.conv1(F.relu(shortcut, inplace=True)), inplace=True)) + shortcut
+
+
+def gives_its_name_to_the_relu(net, x):
+    shortcut = F.relu(net.dropout(x))
+    out = net.conv2(F.relu(net.conv1(shortcut)))
+    out += shortcut
+    return out
+
+
+def forgets_the_second_relu(net, x):
+    shortcut = net.dropout(x)
+    out = net.conv2(net.conv1(F.relu(shortcut)))
+    out += shortcut
+    return out
 
 
 def overwrites_the_input(net, x):
@@ -147,7 +167,10 @@ def forgets_to_return(net, x):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (overwrites_the_shortcut, "wrong for the output (2 x 5 x 7 x 3): other numbers"),
+        (overwrites_the_shortcut, "wrong for the output (2 x 5 x 7 x 3): " + OVERWRITTEN),
+        (overwrites_a_copy, "wrong for the output (2 x 5 x 7 x 3): " + OVERWRITTEN),
+        (gives_its_name_to_the_relu, "wrong for the output (2 x 5 x 7 x 3): " + OVERWRITTEN),
+        (forgets_the_second_relu, "wrong for the output (2 x 5 x 7 x 3): other numbers"),
         (
             overwrites_the_input,
             "right for the output; wrong for the caller's x (2 x 5 x 7 x 3): it is overwritten, and",
@@ -161,7 +184,9 @@ def forgets_to_return(net, x):
         (forgets_to_return, "is a `return` missing?"),
         (lambda net, x: (right(net, x), x), "it returns tuple, not a tensor"),
         (lambda net, x: right(net, x).float(), "right, but computed in torch.float32"),
-        (lambda net, x: overwrites_the_shortcut(net, x).float(), "other numbers"),
+        (lambda net, x: overwrites_the_shortcut(net, x).float(), OVERWRITTEN),
+        (lambda net, x: forgets_the_second_relu(net, x).float(), "other numbers"),
+        (lambda net, x: right(net, x)[:1], "shape"),
         (lambda net, x: None, "not attempted yet"),
     ],
 )
