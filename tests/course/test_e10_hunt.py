@@ -125,6 +125,36 @@ def test_every_wrong_answer_is_told_what_is_wrong(answer, line, capsys):
     assert line in said(answer, capsys)
 
 
+def norm_fixed(twin):
+    norm = twin.stem_norm
+    norm.weight.data, norm.bias.data = norm.bias.data, norm.weight.data
+
+
+def slope_fixed_too(twin):
+    norm_fixed(twin)
+    twin.leaky.negative_slope = 0.25
+
+
+def stem_spoiled(twin):
+    twin.stem.bias.data.zero_()
+
+
+@pytest.mark.parametrize(
+    ("answer", "ending"),
+    [
+        (
+            norm_fixed,
+            "leaky (leaky): its inputs agree, its outputs do not; 1 layer more agrees than in the broken twin",
+        ),
+        (slope_fixed_too, "do not; 2 layers more agree than in the broken twin"),
+        # Fewer layers agree than before, so nothing is gained.
+        (stem_spoiled, "stem (stem): its inputs agree, its outputs do not"),
+    ],
+)
+def test_a_right_step_is_told_that_it_went_further(answer, ending, capsys):
+    assert said(answer, capsys).endswith(ending)
+
+
 def test_an_empty_stub_is_not_attempted(capsys):
     def my_fix(twin):
         return None
