@@ -110,7 +110,7 @@ def pool_returned(twin):
         ),
         (slope_of_keras, "wrong for odd sizes (13 x 9): leaky (leaky): its inputs agree"),
         (in_training_mode, "wrong for odd sizes (13 x 9): stem_norm (stem_norm): its inputs agree"),
-        # The first layer takes float32: that it "takes another input" would send the reader astray.
+        # Not that the first layer does not take what it should, which would send the reader astray.
         (in_float32, "the twin computes in float32, and Keras in float64; try twin.double()"),
         (idle, "it has changed nothing in the twin"),
         (idle_and_returned, "it has changed nothing in the twin"),

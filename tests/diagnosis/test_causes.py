@@ -36,7 +36,7 @@ def scaled(t, x):
         ),
         (
             lambda t: setattr(t, "run", scaled),
-            "output 1, of out activation (return value 1) takes another input than what the layers before it return\n"
+            "output 1, of out activation (return value 1) does not take what the layers before it return\n"
             "  input scaled (2 times it): see the cheat sheet",
         ),
         (lambda t: setattr(t.second, "padding", (2, 2)), "padding (padding is [(2, 2), (2, 2)], not [(1, 1), (1, 1)])"),
@@ -116,7 +116,7 @@ NAMED = {
     "input reversed before it is scaled": (
         lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),
         lambda t, x: t.c(x.flip(1) / 2 - 1),
-        "scale (div(), sub()) takes another input than what the layers before it return\n  channels reversed",
+        "scale (div(), sub()) does not take what the layers before it return\n  channels reversed",
     ),
     "two channels exchanged": (
         lambda x: conv("c")(L.Rescaling(0.5, name="scale")(x)),
@@ -141,8 +141,7 @@ NAMED = {
     "function of an earlier tensor": (  # what a function takes is not seen, so the cause alone tells
         lambda x: L.Activation("sigmoid", name="out")(conv("c")(conv("stem")(x))),
         lambda t, x: (y := t.stem(x), t.c(y), y.sigmoid())[-1],
-        "out (sigmoid()) takes another input than what the layers before it return\n"
-        "  another skip (it takes the output of stem)",
+        "out (sigmoid()) does not take what the layers before it return\n  another skip (it takes the output of stem)",
     ),
     "bias not added": (
         lambda x: conv("c")(conv("stem")(x)),
@@ -168,7 +167,7 @@ NAMED = {
     "reshaped": (
         lambda x: conv("c", 3)(conv("stem")(x)),
         lambda t, x: t.c(t.stem(x).movedim(1, -1).reshape(x.shape)),
-        "c (c) takes another input than what the layers before it return\n  input axes exchanged",
+        "c (c) does not take what the layers before it return\n  input axes exchanged",
     ),
 }
 
@@ -190,7 +189,7 @@ def test_words_shifted_by_one_are_located():
     modules = {"embed": nn.Embedding(9, 4), "out": nn.Linear(4, 2)}
     twin, mapping = ported(model, Twin(lambda t, x: t.out(t.embed(x + 1)), **modules), *modules)
     words = np.arange(7, dtype="int32")[None]
-    assert str(diagnose(model, twin, words, mapping)).startswith("embed (embed) takes another input")
+    assert str(diagnose(model, twin, words, mapping)).startswith("embed (embed) does not take what")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:The .grad attribute")
