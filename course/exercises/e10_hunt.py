@@ -161,8 +161,14 @@ def _compared(
     model = _kept_model(*size)
     # Small, common and large numbers: each activation is seen in its flat and in its steep parts.
     x = np.concatenate([_images(*size, seed) * scale for seed, scale in ((1, 0.1), (2, 1.0), (3, 5.0))])
-    faults = list(_faults(trace(model, twin, x, mapping)))
+    traced = trace(model, twin, x, mapping)
+    faults = list(_faults(traced))
     if faults:
+        gained = _agreeing_before(traced) - _agreeing_before(trace(model, broken_twin(), x, mapping))
+        # With layers that are not called the first fault says more.
+        if len(faults) == 1 and gained > 0:
+            layers = "1 layer more agrees" if gained == 1 else f"{gained} layers more agree"
+            faults.append(f"{layers} than in the broken twin")
         raise ParityError("twin", faults)
     return np.asarray(model(x)), run_torch(twin, x)
 
@@ -208,3 +214,12 @@ def _faults(traced: pd.DataFrame) -> Iterator[str]:
         yield from (f"{layer}: its twin is not called any more" for layer in missing)
     elif not (rows.verdict == "agree").all():
         yield str(first_divergence(traced))
+
+
+def _agreeing_before(traced: pd.DataFrame) -> int:
+    """Return how many layers agree before the first one that diverges."""
+    divergence = first_divergence(traced)
+    if divergence is None:
+        return 0
+    before = traced[: list(traced.layer).index(divergence.layer)]
+    return int((before.verdict == "agree").sum())

@@ -185,7 +185,7 @@ def by_pooling(evidence: Evidence) -> Iterator[Cause]:
             if not evidence.explains(_channels_last(y)):
                 continue
             if evidence.twin.shape[2:] != y.shape[2:]:
-                yield known_cause("padding", "the right windows, and more at the end, as with ceil_mode")
+                yield known_cause("padding", _number_of_windows(y.shape[2:], evidence.twin.shape[2:]))
             elif ("max" in name) != is_max:
                 yield known_cause("another pooling", f"{name}, not {'max' if is_max else 'average'}")
             elif pads == right and name == "max, zeros":
@@ -199,6 +199,17 @@ def by_pooling(evidence: Evidence) -> Iterator[Cause]:
         yield from _by_other_windows(evidence, geometry)
     elif getattr(evidence.modules[0], "ceil_mode", False):
         yield known_cause("padding", "ceil_mode adds a window at the end")
+
+
+def _number_of_windows(right: Sequence[int], found: Sequence[int]) -> str:
+    """Return what is said of a twin with the right windows, but more or fewer of them at the end of an axis."""
+    more = any(have > due for due, have in zip(right, found, strict=True))
+    fewer = any(have < due for due, have in zip(right, found, strict=True))
+    if more and fewer:
+        return "the right windows, but another number of them at the end"
+    if more:
+        return "the right windows, and more at the end, as with ceil_mode"
+    return "the right windows, but the last ones are missing"
 
 
 def _is_max(layer: Any) -> bool:

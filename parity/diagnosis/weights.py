@@ -104,7 +104,7 @@ def _cause_of(evidence: Evidence, path: str, actual: Tensor, right: Tensor) -> C
             return known_cause("precision", f"{short} rounded to {str(dtype).removeprefix('torch.')}")
     wrong = (actual != right).nonzero()[:, 0].unique()
     if short in ("bias", "beta") and bool((actual[actual != right] == 0).all()):
-        return known_cause("bias missing", f"{short} is 0 in {_count(wrong, right)}")
+        return known_cause("bias missing", f"{short} is 0 in {_count(evidence, wrong, right)}")
     for other, value in evidence.weights.items():
         if other not in evidence.places and value.shape == actual.shape and torch.equal(actual, value.to(actual.dtype)):
             return known_cause("weights of another layer", f"{short} is {other}")
@@ -113,7 +113,7 @@ def _cause_of(evidence: Evidence, path: str, actual: Tensor, right: Tensor) -> C
     rank = right.ndim
     for axes in chain.from_iterable(combinations(range(2, rank), n) for n in range(1, rank - 1)):
         if torch.equal(actual[wrong], right[wrong].flip(axes)):
-            return known_cause("kernel flipped", f"along its axes {axes}, in {_count(wrong, right)}")
+            return known_cause("kernel flipped", f"along its axes {axes}, in {_count(evidence, wrong, right)}")
     for order in permutations(range(2, rank)):
         if list(order) != list(range(2, rank)) and _equal(actual, right.permute(0, 1, *order)):
             return known_cause("height and width exchanged", "in the kernel")
@@ -147,15 +147,18 @@ def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tenso
         if _equal(actual, right.permute(order).reshape(right.shape)):
             return known_cause("kernel axes permuted", "its axes are in another order, or reshaped instead of permuted")
     wrong = (actual != right).nonzero()[:, 0].unique()
-    where = f"{short}, in {_count(wrong, right)}"
+    where = f"{short}, in {_count(evidence, wrong, right)}"
     if torch.equal(actual.flatten().sort().values, right.to(actual.dtype).flatten().sort().values):
         return known_cause("weights in another order", where)
     # Whether these are the initial ones cannot be known.
     return known_cause("weights hold other numbers", where)
 
 
-def _count(wrong: Tensor, weight: Tensor) -> str:
-    return f"{len(wrong)} of {weight.shape[0]}"
+def _count(evidence: Evidence, wrong: Tensor, weight: Tensor) -> str:
+    """Return in how many of the parts along its first axis a weight is wrong, "10 of its 12 channels"."""
+    kind = type(evidence.step.layer).__name__ if evidence.step else ""
+    part = {"Dense": "units", "Embedding": "vectors"}.get(kind, "channels")
+    return f"{len(wrong)} of its {weight.shape[0]} {part}"
 
 
 def by_bias(evidence: Evidence) -> Iterator[Cause]:

@@ -37,7 +37,7 @@ class Divergence(NamedTuple):
             partners = self.note.removeprefix(EXCHANGED)
             return f"{self.layer} and {partners} are each other's: each has the output of the other"
         if self.verdict == Kind.TAKES_OTHER:
-            return f"{self.layer} ({self.twin}) takes another input than what the layers before it return"
+            return f"{self.layer} ({self.twin}) does not take what the layers before it return"
         in_training = next((str(fault) for fault in Fault if self.note.startswith(fault)), "")
         twin = self.twin if self.twin != "-" else "not found in the twin"
         return f"{self.layer} ({twin}): {in_training or 'its inputs agree, its outputs do not'}"

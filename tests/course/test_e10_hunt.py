@@ -110,7 +110,7 @@ def pool_returned(twin):
         ),
         (slope_of_keras, "wrong for odd sizes (13 x 9): leaky (leaky): its inputs agree"),
         (in_training_mode, "wrong for odd sizes (13 x 9): stem_norm (stem_norm): its inputs agree"),
-        # The first layer takes float32: that it "takes another input" would send the reader astray.
+        # Not that the first layer does not take what it should, which would send the reader astray.
         (in_float32, "the twin computes in float32, and Keras in float64; try twin.double()"),
         (idle, "it has changed nothing in the twin"),
         (idle_and_returned, "it has changed nothing in the twin"),
@@ -123,6 +123,36 @@ def pool_returned(twin):
 )
 def test_every_wrong_answer_is_told_what_is_wrong(answer, line, capsys):
     assert line in said(answer, capsys)
+
+
+def norm_fixed(twin):
+    norm = twin.stem_norm
+    norm.weight.data, norm.bias.data = norm.bias.data, norm.weight.data
+
+
+def slope_fixed_too(twin):
+    norm_fixed(twin)
+    twin.leaky.negative_slope = 0.25
+
+
+def stem_spoiled(twin):
+    twin.stem.bias.data.zero_()
+
+
+@pytest.mark.parametrize(
+    ("answer", "ending"),
+    [
+        (
+            norm_fixed,
+            "leaky (leaky): its inputs agree, its outputs do not; 1 layer more agrees than in the broken twin",
+        ),
+        (slope_fixed_too, "do not; 2 layers more agree than in the broken twin"),
+        # Fewer layers agree than before, so nothing is gained.
+        (stem_spoiled, "stem (stem): its inputs agree, its outputs do not"),
+    ],
+)
+def test_a_right_step_is_told_that_it_went_further(answer, ending, capsys):
+    assert said(answer, capsys).endswith(ending)
 
 
 def test_an_empty_stub_is_not_attempted(capsys):

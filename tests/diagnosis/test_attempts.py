@@ -255,7 +255,7 @@ EXPLAINED = {
         (
             weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(2, 3))),
             "kernel flipped",
-            "along its axes (2, 3), in 6 of 6",
+            "along its axes (2, 3), in 6 of its 6 channels",
         ),
         (
             weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(3))),
@@ -272,22 +272,26 @@ EXPLAINED = {
             "channels reversed",
             "kernel takes the last",
         ),
-        (weights_of(conv(), conv_module(), lambda m: m.bias[:2].zero_()), "bias missing", "bias is 0 in 2 of 6"),
-        (weights_of(conv(), conv_module(), spoiled), "weights hold other numbers", "kernel, in 6 of 6"),
+        (
+            weights_of(conv(), conv_module(), lambda m: m.bias[:2].zero_()),
+            "bias missing",
+            "bias is 0 in 2 of its 6 channels",
+        ),
+        (weights_of(conv(), conv_module(), spoiled), "weights hold other numbers", "kernel, in 6 of its 6 channels"),
         (
             weights_of(conv(), conv_module(), lambda m: m.weight[1].mul_(2)),
             "weights hold other numbers",
-            "kernel, in 1 of 6",
+            "kernel, in 1 of its 6 channels",
         ),
         (
             weights_of(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(0))),
             "weights in another order",
-            "kernel, in 6 of 6",
+            "kernel, in 6 of its 6 channels",
         ),
         (
             weights_of(conv(), conv_module(), lambda m: filled(m, "bias", lambda b: b[[0, 1, 2, 3, 5, 4]])),
             "weights in another order",
-            "bias, in 2 of 6",
+            "bias, in 2 of its 6 channels",
         ),
         (
             weights_of(conv(use_bias=False), conv_module(), lambda m: m.bias.fill_(1)),
@@ -478,6 +482,12 @@ EXPLAINED = {
             ),
             "padding",
             "",
+        ),
+        # Fewer windows than Keras has, so there is no ceil_mode.
+        (
+            pooled(AVERAGE, lambda x: averaged(x)[..., :-1, :-1], nn.AvgPool2d(3, 2)),
+            "padding",
+            "the right windows, but the last ones are missing",
         ),
         (
             pooled(L.MaxPooling2D(3, 2), lambda x: F.max_pool2d(x, 2, 3)),

@@ -26,8 +26,9 @@ def scaled(t, x):
     [
         (
             lambda t: [t.second.weight.data.copy_(t.second.weight.flip(2)), t.second.bias.data.zero_()],
-            "second (second): its inputs agree, its outputs do not\n  kernel flipped (along its axes (2,), in 4 of 4): "
-            "notebook 01\n  bias missing (bias is 0 in 4 of 4): notebook 07",
+            "second (second): its inputs agree, its outputs do not\n"
+            "  kernel flipped (along its axes (2,), in 4 of its 4 channels): notebook 01\n"
+            "  bias missing (bias is 0 in 4 of its 4 channels): notebook 07",
         ),
         (
             lambda t: [setattr(t.norm, "eps", 1.0), t.norm.running_var.fill_(9), t.norm.running_mean.fill_(9)],
@@ -35,7 +36,7 @@ def scaled(t, x):
         ),
         (
             lambda t: setattr(t, "run", scaled),
-            "output 1, of out activation (return value 1) takes another input than what the layers before it return\n"
+            "output 1, of out activation (return value 1) does not take what the layers before it return\n"
             "  input scaled (2 times it): see the cheat sheet",
         ),
         (lambda t: setattr(t.second, "padding", (2, 2)), "padding (padding is [(2, 2), (2, 2)], not [(1, 1), (1, 1)])"),
@@ -115,7 +116,7 @@ NAMED = {
     "input reversed before it is scaled": (
         lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),
         lambda t, x: t.c(x.flip(1) / 2 - 1),
-        "scale (div(), sub()) takes another input than what the layers before it return\n  channels reversed",
+        "scale (div(), sub()) does not take what the layers before it return\n  channels reversed",
     ),
     "two channels exchanged": (
         lambda x: conv("c")(L.Rescaling(0.5, name="scale")(x)),
@@ -140,8 +141,7 @@ NAMED = {
     "function of an earlier tensor": (  # what a function takes is not seen, so the cause alone tells
         lambda x: L.Activation("sigmoid", name="out")(conv("c")(conv("stem")(x))),
         lambda t, x: (y := t.stem(x), t.c(y), y.sigmoid())[-1],
-        "out (sigmoid()) takes another input than what the layers before it return\n"
-        "  another skip (it takes the output of stem)",
+        "out (sigmoid()) does not take what the layers before it return\n  another skip (it takes the output of stem)",
     ),
     "bias not added": (
         lambda x: conv("c")(conv("stem")(x)),
@@ -167,7 +167,7 @@ NAMED = {
     "reshaped": (
         lambda x: conv("c", 3)(conv("stem")(x)),
         lambda t, x: t.c(t.stem(x).movedim(1, -1).reshape(x.shape)),
-        "c (c) takes another input than what the layers before it return\n  input axes exchanged",
+        "c (c) does not take what the layers before it return\n  input axes exchanged",
     ),
 }
 
@@ -189,7 +189,7 @@ def test_words_shifted_by_one_are_located():
     modules = {"embed": nn.Embedding(9, 4), "out": nn.Linear(4, 2)}
     twin, mapping = ported(model, Twin(lambda t, x: t.out(t.embed(x + 1)), **modules), *modules)
     words = np.arange(7, dtype="int32")[None]
-    assert str(diagnose(model, twin, words, mapping)).startswith("embed (embed) takes another input")
+    assert str(diagnose(model, twin, words, mapping)).startswith("embed (embed) does not take what")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:The .grad attribute")
