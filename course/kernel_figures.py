@@ -122,7 +122,7 @@ def weighted_sum(
     rows, columns = matrix.shape
     axes.text(columns / 2 - 0.7, rows + 0.3, f"{products}\n= {output:g}", ha="center", va="top", fontsize=12)
     axes.set_xlim(-1.5, columns + 0.1)
-    axes.set_ylim(rows + 1.7, -1.5)
+    axes.set_ylim(rows + 1.05, -1.5)
     axes.set_aspect("equal")
     axes.set_title(title)
     axes.axis("off")

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 from course.exercises.report import Case, report
 from parity import ParityError, largest_difference, run_torch
@@ -20,7 +21,10 @@ _RECTANGULAR = ((3, 5), (6, 2), (1, 4), (4, 1))
 
 
 def check_fill_linear(answer: Fill) -> None:
-    """Check a function of (linear, kernel, bias) that fills a Linear from arrays (i, o) and (o,)."""
+    """Check a function of (linear, kernel, bias) that fills a Linear from arrays (i, o) and (o,).
+
+    It must do so without ``load_state_dict``, and raise an error if the kernel or the bias has a wrong shape.
+    """
     report(
         "Fill a Linear",
         {
@@ -28,7 +32,8 @@ def check_fill_linear(answer: Fill) -> None:
             "square layers": _filled(answer, _SQUARE),
             "float32 arrays": _filled(answer, [(3, 5)], dtype="float32"),
             "arrays that change afterwards": _filled(answer, [(3, 5)], change=True),
-            "a bias of the wrong shape": _filled(answer, [(3, 5)], refuse=True),
+            "a bias of the wrong shape": _filled(answer, [(3, 5)], refuse="bias"),
+            "a kernel of the wrong shape": _filled(answer, [(3, 5)], refuse="kernel"),
         },
         answer,
     )
@@ -60,7 +65,7 @@ def _dense(inputs: int, outputs: int, dtype: str = "float64") -> tuple[keras.lay
 
 
 def _filled(
-    answer: Fill, sizes: Sequence[tuple[int, int]], dtype: str = "float64", change: bool = False, refuse: bool = False
+    answer: Fill, sizes: Sequence[tuple[int, int]], dtype: str = "float64", change: bool = False, refuse: str = ""
 ) -> Iterator[Case]:
     for inputs, outputs in sizes:
 
@@ -68,7 +73,7 @@ def _filled(
             layer, kernel, bias = _dense(inputs, outputs, dtype)
             x = np.random.default_rng(0).normal(size=(2, inputs))
             if refuse:
-                _expect_refusal(answer, kernel, bias[:1])
+                _expect_refusal(answer, refuse, kernel, bias)
             linear = nn.Linear(inputs, outputs, dtype=torch.float64)
             before = linear.weight.detach().numpy().copy()
             filled = _fill(answer, linear, kernel, bias)
@@ -88,14 +93,13 @@ def _filled(
 
 
 def _fill(answer: Fill, linear: nn.Linear, kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """Call the reader's function; where PyTorch was given arrays, say so, because its own message is a long one."""
-    try:
+    """Call the reader's function; there is no ``load_state_dict`` meanwhile."""
+
+    def refuse(*args, **settings):
+        raise ParityError("answer", ["it calls load_state_dict, but the exercise asks for `.copy_()`"])
+
+    with mock.patch.object(nn.Module, "load_state_dict", refuse):
         return answer(linear, kernel, bias)
-    except RuntimeError as error:
-        if "ndarray" not in str(error):
-            raise
-        message = "load_state_dict takes tensors, not NumPy arrays; torch.tensor makes one from an array"
-        raise TypeError(message).with_traceback(error.__traceback__) from None
 
 
 def _expect_own_memory(linear: nn.Linear, kernel: np.ndarray, bias: np.ndarray) -> None:
@@ -109,13 +113,16 @@ def _expect_own_memory(linear: nn.Linear, kernel: np.ndarray, bias: np.ndarray) 
         raise ParityError("answer", [problem])
 
 
-def _expect_refusal(answer: Fill, kernel: np.ndarray, bias: np.ndarray) -> None:
+def _expect_refusal(answer: Fill, which: str, kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Give the answer the kernel or the bias with one row or one number only; it must raise an error."""
     linear = nn.Linear(*kernel.shape, dtype=torch.float64)
+    given = {"kernel": kernel, "bias": bias}
+    given[which] = given[which][:1]
     try:
-        answer(linear, kernel, bias)
+        answer(linear, given["kernel"], given["bias"])
     except Exception:
         return
-    raise ParityError("bias", [f"a bias of shape {bias.shape} for {kernel.shape[1]} outputs raises no error"])
+    raise ParityError(which, [f"a {which} of shape {given[which].shape} raises no error"])
 
 
 def _convolved(

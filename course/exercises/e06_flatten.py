@@ -116,6 +116,7 @@ def _decoder_cases(answer: Callable, bias_scale: float) -> Iterator[Case]:
             h, w, c = shape
             output = F.linear(torch.tensor(x), weight.double(), bias.double()).unflatten(1, (c, h, w))
             if not largest_difference(expected, channels_last(output)) < 1e-4:
+                _expect_reordered_outputs(weight, weights[0], shape)
                 _name_the_order(weight, weights[0].T, "outputs stay", shape)
                 _name_the_order(bias, weights[1], "biases stay", shape)
             coarse = [tensor.dtype for tensor in (weight, bias) if tensor.dtype != torch.float64]
@@ -150,6 +151,14 @@ def _name_the_order(given: Tensor, unordered: Tensor, what_stays: str, shape: _S
     for said, order in orders.items():
         if torch.allclose(given.double(), unordered[order]):
             raise ParityError("answer", [said])
+
+
+def _expect_reordered_outputs(weight: Tensor, kernel: Tensor, shape: _Shape) -> None:
+    """Say so if the weight is what the page's ``reorder_rows`` makes of the kernel, whose rows are the inputs here."""
+    reordered_rows = kernel.reshape(*shape, -1).permute(2, 0, 1, 3).flatten(0, 2)
+    if torch.allclose(weight.double(), reordered_rows):
+        problem = "this reorders the rows of the kernel; here the rows are the inputs, and the outputs are the columns"
+        raise ParityError("answer", [problem])
 
 
 def _as_weight_and_bias(answer: tuple[Tensor, Tensor], outputs: int, inputs: int) -> tuple[Tensor, Tensor]:

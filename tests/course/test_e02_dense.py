@@ -12,30 +12,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 
-def tensors(kernel, bias):
-    return {"weight": torch.tensor(kernel.T), "bias": torch.tensor(bias)}
-
-
-def loaded(linear, kernel, bias, **settings):
-    linear.load_state_dict(tensors(kernel, bias), **settings)
-    return linear
-
-
-def copied_and_checked(linear, kernel, bias):
-    """Both parameters are overwritten in place, but the shape is compared first."""
+def compare_shapes(linear, kernel, bias):
+    assert kernel.T.shape == linear.weight.shape
     assert bias.shape == linear.bias.shape
-    with torch.no_grad():
-        linear.weight.copy_(torch.tensor(kernel.T))
-        linear.bias.copy_(torch.tensor(bias))
-    return linear
-
-
-def new_parameters(linear, kernel, bias):
-    if bias.shape != (kernel.shape[1],):
-        raise ValueError("the bias has the wrong shape")
-    linear.weight = nn.Parameter(torch.tensor(kernel.T).double())
-    linear.bias = nn.Parameter(torch.tensor(bias).double())
-    return linear
 
 
 def copied_alone(linear, kernel, bias):
@@ -45,13 +24,71 @@ def copied_alone(linear, kernel, bias):
     return linear
 
 
+def copied_and_compared(linear, kernel, bias):
+    """Both parameters are overwritten in place, but the shapes are compared first."""
+    compare_shapes(linear, kernel, bias)
+    return copied_alone(linear, kernel, bias)
+
+
+def copied_then_compared(linear, kernel, bias):
+    """The shapes are compared last: there is an error, too."""
+    copied_alone(linear, kernel, bias)
+    compare_shapes(linear, kernel, bias)
+    return linear
+
+
+def written_into_slices(linear, kernel, bias):
+    compare_shapes(linear, kernel, bias)
+    with torch.no_grad():
+        linear.weight[:] = torch.from_numpy(kernel.T)
+        linear.bias[:] = torch.from_numpy(bias)
+    return linear
+
+
+def new_parameters(linear, kernel, bias):
+    compare_shapes(linear, kernel, bias)
+    linear.weight = nn.Parameter(torch.tensor(kernel.T).double())
+    linear.bias = nn.Parameter(torch.tensor(bias).double())
+    return linear
+
+
+def in_other_words(linear, weights, biases):
+    """The reader's names of the arguments are not those of the page."""
+    return copied_and_compared(linear, weights, biases)
+
+
+def loaded(linear, kernel, bias):
+    linear.load_state_dict({"weight": torch.tensor(kernel.T), "bias": torch.tensor(bias)})
+    return linear
+
+
+def loaded_from_another(linear, kernel, bias):
+    """Another Linear is filled with load_state_dict, and then copied."""
+    other = loaded(nn.Linear(*kernel.shape), kernel, bias)
+    with torch.no_grad():
+        linear.weight.copy_(other.weight)
+        linear.bias.copy_(other.bias)
+    return linear
+
+
+def bias_compared(linear, kernel, bias):
+    assert bias.shape == linear.bias.shape
+    return copied_alone(linear, kernel, bias)
+
+
+def float32_kept(linear, kernel, bias):
+    linear.weight.data = torch.tensor(kernel.T)
+    linear.bias.data = torch.tensor(bias)
+    return linear
+
+
 def without_no_grad(linear, kernel, bias):
     linear.weight.copy_(torch.tensor(kernel.T))
     return linear
 
 
 def transposed_if_needed(linear, kernel, bias):
-    return loaded(linear, kernel.T if kernel.shape == linear.weight.shape else kernel, bias)
+    return copied_alone(linear, kernel.T if kernel.shape == linear.weight.shape else kernel, bias)
 
 
 def shared(linear, kernel, bias):
@@ -61,27 +98,29 @@ def shared(linear, kernel, bias):
 
 
 def shared_bias(linear, kernel, bias):
-    loaded(linear, kernel, bias)
+    copied_alone(linear, kernel, bias)
     linear.bias.data = torch.from_numpy(bias).double()
     return linear
 
 
 def filled_and_forgotten(linear, kernel, bias):
-    loaded(linear, kernel, bias)
+    copied_and_compared(linear, kernel, bias)
 
 
 def another(linear, kernel, bias):
-    return loaded(nn.Linear(*kernel.shape, dtype=torch.float64), kernel, bias)
+    return copied_alone(nn.Linear(*kernel.shape, dtype=torch.float64), kernel, bias)
 
 
 def bias_forgotten(linear, kernel, bias):
-    return loaded(linear, kernel, 0 * bias)
+    return copied_alone(linear, kernel, 0 * bias)
 
 
-@pytest.mark.parametrize("answer", [loaded, copied_and_checked, new_parameters])
+@pytest.mark.parametrize(
+    "answer", [copied_and_compared, copied_then_compared, written_into_slices, new_parameters, in_other_words]
+)
 def test_right_ways_to_fill_are_right(answer, capsys):
     check_fill_linear(answer)
-    assert capsys.readouterr().out == "✓ Fill a Linear: right; it equals Keras in all 9 cases\n"
+    assert capsys.readouterr().out == "✓ Fill a Linear: right; it equals Keras in all 10 cases\n"
 
 
 @pytest.mark.parametrize(
@@ -100,21 +139,24 @@ def test_right_ways_to_fill_are_right(answer, capsys):
             shared_bias,
             "wrong for arrays that change afterwards (3 -> 5): the bias of the Linear changed together with the arrays",
         ),
-        # Arrays where tensors are wanted.
-        (
-            lambda linear, kernel, bias: linear.load_state_dict({"weight": kernel.T, "bias": bias}),
-            "TypeError: load_state_dict takes tensors, not NumPy arrays",
-        ),
+        # The way that the exercise forbids, also by a detour.
+        (loaded, "(3 -> 5): it calls load_state_dict, but the exercise asks for `.copy_()`"),
+        (loaded_from_another, "it calls load_state_dict"),
         # It broadcasts a bias of shape (1,).
         (
             copied_alone,
-            "wrong for a bias of the wrong shape (3 -> 5): a bias of shape (1,) for 5 outputs raises no error",
+            "wrong for a bias of the wrong shape (3 -> 5): a bias of shape (1,) raises no error",
+        ),
+        # It broadcasts a kernel of shape (1, 5).
+        (
+            bias_compared,
+            "a bias of the wrong shape; wrong for a kernel of the wrong shape (3 -> 5): a kernel of shape (1, 5)",
         ),
         # It keeps float32.
-        (lambda *given: loaded(*given, assign=True), "square layers; wrong for float32 arrays"),
+        (float32_kept, "square layers; wrong for float32 arrays"),
         # Not transposed at all.
         (
-            lambda linear, kernel, bias: loaded(linear, kernel.T, bias),
+            lambda linear, kernel, bias: copied_alone(linear, kernel.T, bias),
             "wrong for layers that are not square (3 -> 5): RuntimeError",
         ),
         # Recorded, which PyTorch refuses.
@@ -213,3 +255,10 @@ def test_a_weighted_sum_marks_what_it_adds(by_column, output):
     used = {(box.get_x(), box.get_y()) for box in axes.patches if same_color(box.get_facecolor(), KERAS["color"])}
     assert used == {(0, place) if by_column else (place, 0) for place in range(3)}
     assert any(f"= {output}" in text.get_text() for text in axes.texts)
+
+
+def test_load_state_dict_works_again_after_the_check(capsys):
+    """It is switched off only while the answer runs, whether the answer is right, wrong or raises an error."""
+    for answer in (copied_and_compared, loaded, without_no_grad):
+        check_fill_linear(answer)
+    loaded(nn.Linear(3, 5), np.ones((3, 5)), np.ones(5))

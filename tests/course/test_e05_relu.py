@@ -77,19 +77,13 @@ def only_the_relu_in_place(net, x):
     return shortcut + net.conv2(F.relu(net.conv1(F.relu(shortcut)), inplace=True))
 
 
-def sum_into_a_copy(net, x):
-    shortcut = net.dropout(x).clone()
-    shortcut += net.conv2(F.relu(net.conv1(F.relu(shortcut))))
-    return shortcut
-
-
 def sum_by_out(net, x):
     shortcut = net.dropout(x)
     out = net.conv2(F.relu(net.conv1(F.relu(shortcut))))
     return torch.add(out, shortcut, out=out)
 
 
-@pytest.mark.parametrize("answer", [right, only_the_sum_in_place, only_the_relu_in_place, sum_into_a_copy, sum_by_out])
+@pytest.mark.parametrize("answer", [right, only_the_sum_in_place, only_the_relu_in_place, sum_by_out])
 def test_a_right_block_is_right_whatever_it_does_in_place(answer, capsys):
     check_block(answer)
     assert capsys.readouterr().out == "✓ Residual block: right; it does all that is asked in all 8 cases\n"
@@ -160,6 +154,17 @@ def something_else_in_place(net, x):
     return nothing_in_place(net, x)
 
 
+def sum_into_a_copy(net, x):
+    shortcut = net.dropout(x).clone()
+    shortcut += net.conv2(F.relu(net.conv1(F.relu(shortcut))))
+    return shortcut
+
+
+def relu_of_a_copy(net, x):
+    shortcut = net.dropout(x)
+    return net.conv2(F.relu(net.conv1(F.relu(shortcut.clone(), inplace=True)))) + shortcut
+
+
 def forgets_to_return(net, x):
     right(net, x)
 
@@ -180,6 +185,9 @@ def forgets_to_return(net, x):
         (calls_dropout_twice, "right for the output, the caller's x; wrong for train mode (2 x 5 x 7 x 3): " + TRAIN),
         (without_dropout, "right for the output, the caller's x; wrong for train mode (2 x 5 x 7 x 3): " + TRAIN),
         (nothing_in_place, "wrong for what may stay (2 x 5 x 7 x 3): no operation works in place"),
+        # In place, but on a copy of the shortcut.
+        (sum_into_a_copy, "(2 x 5 x 7 x 3): no operation works in place on what conv1 or conv2 returned"),
+        (relu_of_a_copy, "(2 x 5 x 7 x 3): no operation works in place on what conv1 or conv2 returned"),
         (something_else_in_place, "wrong for what may stay (2 x 5 x 7 x 3): no operation works in place"),
         (forgets_to_return, "is a `return` missing?"),
         (lambda net, x: (right(net, x), x), "it returns tuple, not a tensor"),

@@ -19,6 +19,11 @@ def width_first(h, w, c):
     return torch.arange(h * w * c).reshape(h, w, c).permute(2, 1, 0).flatten()
 
 
+def reorder_rows(kernel, h, w, c):
+    """As on the page, for a Dense behind a Flatten."""
+    return kernel.reshape(h, w, c, -1).permute(2, 0, 1, 3).flatten(0, 2)
+
+
 def decode_with(index, kernel, bias):
     return kernel.T[index], bias[index]
 
@@ -68,6 +73,7 @@ def test_a_wrong_order_is_named(answer, said, capsys):
         lambda *given: list(decoder(*given)),
         lambda *given: [part.numpy() for part in decoder(*given)],
         lambda *given: [torch.nn.Parameter(part) for part in decoder(*given)],
+        lambda kernel, bias, *shape: (reorder_rows(kernel.T, *shape), reorder_rows(bias, *shape).flatten()),
     ],
 )
 def test_a_right_decoder_is_right_in_any_form(answer, capsys):
@@ -80,6 +86,11 @@ def test_a_right_decoder_is_right_in_any_form(answer, capsys):
     [
         (lambda kernel, bias, h, w, c: (kernel.T, bias), "zeros (1 x 5 x 3): the outputs stay in Keras's order"),
         (lambda kernel, bias, h, w, c: (kernel.T.float(), bias.float()), "the outputs stay in Keras's order"),
+        # The page's function, on the wrong axis of the kernel.
+        (
+            lambda kernel, bias, *shape: (reorder_rows(kernel, *shape), bias[order(*shape)]),
+            "zeros (1 x 5 x 3): this reorders the rows of the kernel; here the rows are the inputs",
+        ),
         (lambda kernel, bias, *shape: decode_with(order(*shape).argsort(), kernel, bias), "this is the way back"),
         (lambda kernel, bias, *shape: decode_with(width_first(*shape), kernel, bias), "(4 x 6 x 3): this is the order"),
         (lambda kernel, bias, *shape: decode_with(order(*shape).flip(0), kernel, bias), "other numbers"),
