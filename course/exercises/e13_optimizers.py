@@ -99,7 +99,11 @@ def _velocity_case(
         buffer = answer(torch.tensor(velocity.numpy()), rate)
         if buffer is None:
             return None
-        optimizer.state[parameter]["momentum_buffer"] = _as_buffer(buffer, velocity.numpy())
+        found = optimizer.state[parameter]["momentum_buffer"] = _as_buffer(buffer, velocity.numpy())
+        # The rate of each old step is in Keras's velocity: it must be taken out, neither left in nor put in again.
+        for power in (0, 1):
+            if rate != 1 and np.allclose(found, -velocity.numpy() * rate**power, rtol=1e-6, atol=0):
+                raise ParityError("answer", ["other numbers; is the rate still in it?"])
     expected = bowls.train_keras(keras_optimizer, variables, 3)
     return coarse.outputs(expected, bowls.train_torch(optimizer, parameters, 3))
 

@@ -36,9 +36,22 @@ def test_a_velocity_in_float32_is_right_and_told_to_be_coarse(capsys):
     [
         (lambda velocity, rate: velocity / rate, "it has the sign of Keras's velocity"),
         (lambda velocity, rate: velocity, "it has the sign of Keras's velocity"),
-        (lambda velocity, rate: -velocity, "right for a rate of 1; wrong for other rates"),
-        (lambda velocity, rate: -velocity * rate, "right for a rate of 1; wrong for other rates"),
+        (
+            lambda velocity, rate: -velocity,
+            "right for a rate of 1; wrong for other rates (rate 0.125, momentum 0.875): other "
+            "numbers; is the rate still in it?",
+        ),
+        (
+            lambda velocity, rate: -velocity * rate,
+            "right for a rate of 1; wrong for other rates (rate 0.125, momentum 0.875): other "
+            "numbers; is the rate still in it?",
+        ),
         (lambda velocity, rate: torch.zeros_like(velocity), "wrong for a rate of 1"),  # it begins anew
+        # The rate is out of it, but too often: the line does not ask for it.
+        (
+            lambda velocity, rate: -velocity / rate**2,
+            "right for a rate of 1; wrong for other rates (rate 0.125, momentum 0.875): other numbers, by",
+        ),
         (lambda velocity, rate: -velocity.mean() / rate, "its shape is (), that of the velocity (2, 3)"),
         (lambda velocity, rate: "text", "it returns a str, not a tensor"),
         (lambda velocity, rate: velocity / nothing, "NameError"),  # noqa: F821
