@@ -11,7 +11,7 @@ endif
 CONSTRAINTS ?= constraints.txt
 install = $(bin)/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: convert test lab record lint format constraints
+.PHONY: convert test lab site record lint format constraints
 
 # Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
 convert: .venv/convert-installed
@@ -26,6 +26,10 @@ test: .venv/installed
 lab: .venv/installed
 	$(bin)/jupyter lab --LabApp.default_url=/lab/tree/$(firstword $(sort $(wildcard notebooks/*.ipynb))) \
 		--FileContentsManager.pre_save_hook=course.pages.clean_save.scrub
+
+# Make the site from the notebooks as they are stored; it opens at _site/html/index.html.
+site: .venv/site-installed
+	$(bin)/python -m sphinx -W --keep-going -q -b html -c docs . _site/html
 
 # Run every notebook and store its outputs.
 record: .venv/installed
@@ -51,6 +55,10 @@ constraints: .venv/pyvenv.cfg
 .venv/installed: .venv/convert-installed
 	$(install) --editable ".[course]"
 	$(bin)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
+	touch $@
+
+.venv/site-installed: .venv/convert-installed
+	$(install) --editable ".[site]"
 	touch $@
 
 .venv/convert-installed: .venv/pyvenv.cfg pyproject.toml $(CONSTRAINTS)

@@ -98,8 +98,9 @@ def check_values(
         values = answer(model, {name: array.copy() for name, array in stored.items()}, dict(names))
         if values is None:
             return None
-        if isinstance(values, dict):
-            raise ParityError("answer", ["a list of arrays is due, not a dict"])
+        for kind, word in ((dict, "dict"), (keras.Model, "model")):
+            if isinstance(values, kind):
+                raise ParityError("answer", [f"a list of arrays is due, not a {word}"])
         return list(values) if isinstance(values, Iterable) else [values]
 
     def filled(names: dict[str, str], sigmoid_apart: bool):

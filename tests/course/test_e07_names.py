@@ -144,6 +144,11 @@ def test_a_loader_that_refuses_is_right(answer, capsys):
     )
 
 
+def filled_model(model, stored, names):
+    model.set_weights(right_values(model, stored, names))
+    return model
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -173,6 +178,8 @@ def test_a_loader_that_refuses_is_right(answer, capsys):
             lambda m, s, n: dict(zip(entries(m, n), right_values(m, s, n), strict=True)),
             "a list of arrays is due, not a dict",
         ),
+        # It fills the model itself.
+        (filled_model, "a list of arrays is due, not a model"),
         (
             lambda m, s, n: [2 * value for value in right_values(m, s, n)],
             "dense_1/kernel of the model gets other numbers",
