@@ -45,7 +45,7 @@ def check_decoupled_decay(answer: _Optimizer) -> None:
             "no momentum": _decay_cases(answer, [(0.125, 0.0, 0.25, 5)]),
             "momentum": _decay_cases(answer, [(0.125, 0.875, 0.25, 20), (0.0625, 0.5, 1.0, 20)]),
             "no decay": _decay_cases(answer, [(0.125, 0.875, 0.0, 20)]),
-            "a rate that changes": [("rate 0.125, then 0.5", partial(_decay_case, answer, 0.125, 0.0, 0.25, 5, 0.5))],
+            "a rate that changes": [("rate 0.125, then 0.5", partial(_decay_case, answer, (0.125, 0.5), 0.0, 0.25, 5))],
         },
         answer,
     )
@@ -124,12 +124,14 @@ def _as_buffer(buffer: Any, velocity: np.ndarray) -> Tensor:
 def _decay_cases(answer: _Optimizer, settings: list[tuple[float, float, float, int]]) -> Iterator[Case]:
     for rate, momentum, decay, steps in settings:
         words = f"rate {rate:g}, momentum {momentum:g}, decay {decay:g}, {steps} step{'s' * (steps > 1)}"
-        yield words, partial(_decay_case, answer, rate, momentum, decay, steps)
+        yield words, partial(_decay_case, answer, (rate,), momentum, decay, steps)
 
 
 def _decay_case(
-    answer: _Optimizer, rate: float, momentum: float, decay: float, steps: int, later_rate: float | None = None
+    answer: _Optimizer, rates: tuple[float, ...], momentum: float, decay: float, steps: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Train as many steps with each rate, one after another; return Keras's path and the answer's."""
+    rate, *later_rates = rates
     bowls = _Bowls()
     parameters = [torch.nn.Parameter(torch.tensor(start)) for start in bowls.starts]
     optimizer = answer(parameters, rate, momentum, decay)
@@ -139,7 +141,7 @@ def _decay_case(
         raise ParityError("answer", [f"it returns a {type(optimizer).__name__}, not an optimizer"])
     try:
         found = bowls.train_torch(optimizer, parameters, steps)
-        if later_rate is not None:
+        for later_rate in later_rates:
             for group in optimizer.param_groups:
                 group["lr"] = later_rate
             found = np.append(found, bowls.train_torch(optimizer, parameters, steps))
@@ -153,10 +155,10 @@ def _decay_case(
         variables = [keras.Variable(start, dtype="float64") for start in bowls.starts]
         keras_optimizer = keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay)
         path = bowls.train_keras(keras_optimizer, variables, steps)
-        if later_rate is None:
-            return path
-        keras_optimizer.learning_rate = later_rate
-        return np.append(path, bowls.train_keras(keras_optimizer, variables, steps))
+        for later_rate in later_rates:
+            keras_optimizer.learning_rate = later_rate
+            path = np.append(path, bowls.train_keras(keras_optimizer, variables, steps))
+        return path
 
     if decay and np.abs(found - by_keras(0.0)).max() < 1e-12:
         raise ParityError("answer", ["the decay has no effect: it trains as without"])
