@@ -8,7 +8,7 @@ differ in colour, mark and line, and each colour has a contrast of at least 3 to
 from collections.abc import Sequence
 from io import BytesIO
 
-from parity.tracing.plot import DARK, KERAS, LIGHT, MIDDLE, RIGHT, WRONG
+from parity.tracing.plot import KERAS, RIGHT, WRONG
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 __all__ = [
+    "DARK",
     "KERAS",
+    "LIGHT",
+    "MIDDLE",
     "NEUTRAL",
     "RIGHT",
     "WRONG",
@@ -29,10 +32,11 @@ __all__ = [
     "marks",
     "road",
     "show",
-    "squares",
     "windows",
 ]
 
+# Three steps of cividis, which people with any colour vision tell apart by lightness.
+DARK, MIDDLE, LIGHT = "#00224e", "#666970", "#d2be59"
 PALE_GREY = "#b0b0b0"
 
 NEUTRAL = {"color": "#555555", "marker": "D", "linestyle": "-."}
@@ -211,28 +215,3 @@ def marks(axes: Axes, table: pd.DataFrame, log: bool = False) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(table.columns))
-
-
-def squares(axes: Axes, filled: pd.DataFrame, groups: Sequence[str]) -> None:
-    """Draw a table of truth values as squares, filled where they are true, with the groups of rows side by side.
-
-    Args:
-        axes: Where to draw. A column of the table becomes a line of squares; its name is written at the left.
-        filled: Truth values.
-        groups: The group of each row of the table; the groups' names stand above, in sorted order.
-    """
-    order = np.argsort(np.asarray(groups), kind="stable")
-    values, sorted_groups = filled.to_numpy()[order].T, np.asarray(groups)[order]
-    for value, color in ((True, DARK), (False, "white")):
-        rows, columns = np.nonzero(values == value)
-        axes.plot(columns, rows, "s", color=color, markeredgecolor=MIDDLE, markersize=7)
-    for group in np.unique(sorted_groups):
-        places = np.flatnonzero(sorted_groups == group)
-        axes.axvline(places[-1] + 0.5, color="black", linewidth=0.8)
-        axes.text(places.mean(), -0.75, group, ha="center", fontsize=10)
-    axes.set_yticks(range(len(values)), filled.columns)
-    axes.set_xticks([])
-    axes.set_xlim(-0.6, len(order) - 0.4)
-    axes.set_ylim(len(values) - 0.4, -0.6)
-    axes.tick_params(length=0)
-    axes.spines[["top", "right"]].set_visible(False)

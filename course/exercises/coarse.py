@@ -1,5 +1,7 @@
 """An answer that is right but computed in float32, although the exercise is in float64."""
 
+from course.exercises.report import say
+
 import numpy as np
 
 
@@ -24,4 +26,9 @@ class Coarse:
     def say(self) -> None:
         """Print a line about it, if any case was computed in float32."""
         if self.found:
-            print("  It is right, but computed in float32; the tensors that it is given are float64.")
+            say("  It is right, but computed in float32; the tensors that it is given are float64.")
+
+
+def say_weight_is_float32() -> None:
+    """Print a line about a right weight that is in float32, although the kernel is in float64."""
+    say("  (the weight is in float32, rounded: the kernel is float64)")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from course.exercises.coarse import say_weight_is_float32
 from course.exercises.report import Case, report
 from parity import ParityError, largest_difference, run_torch
 
@@ -64,7 +65,7 @@ class _Recorder:
 
     def mention_precision(self) -> None:
         if self.saw_float32:
-            print("  (the weight is in float32, rounded: the kernel is float64)")
+            say_weight_is_float32()
 
 
 def _convolution_cases(answer: _Recorder, rank: int, kind: type[keras.Layer]) -> Iterator[Case]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from course.exercises.coarse import say_weight_is_float32
 from course.exercises.report import Case, report
 from parity import ParityError, largest_difference, run_torch
 
@@ -51,7 +52,7 @@ def check_pointwise_weight(answer: Callable[[Tensor], Tensor]) -> None:
         answer,
     )
     if torch.float32 in dtypes:
-        print("  (the weight is in float32, rounded: the kernel is float64)")
+        say_weight_is_float32()
 
 
 def _dense(inputs: int, outputs: int, dtype: str = "float64") -> tuple[keras.layers.Dense, np.ndarray, np.ndarray]:

@@ -1,11 +1,11 @@
-"""Run the cases of an exercise and print one line: not attempted yet, what is still wrong, or right."""
+"""Run the cases of an exercise and print what came out: not attempted yet, what is still wrong, or right."""
 
 import dis
 import linecache
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import Any
 
 from parity import ParityError, largest_difference
@@ -13,6 +13,9 @@ from parity import ParityError, largest_difference
 # A group of cases that share a trait ("even sizes"): for each, its arguments in words, and what runs it and returns
 # the outputs of Keras and of the answer, or None for an answer that returned None.
 Case = tuple[str, Callable[[], tuple[Any, Any] | None]]
+
+WIDTH = 76
+"""How many columns a line may have: more are out of sight on a projector, on a phone and on the site."""
 
 _NONE = "it returned None"
 # What a function consists of that only returns None, in every Python from 3.11 on.
@@ -52,17 +55,22 @@ def report(
 
 def is_right(exercise: str, why: str) -> None:
     """Print that an answer is right."""
-    print(f"✓ {exercise}: right; {why}")
+    say(f"✓ {exercise}: right; {why}")
 
 
 def wrong(exercise: str, what: str) -> None:
     """Print what is wrong with an answer."""
-    print(f"✗ {exercise}: {what}")
+    say(f"✗ {exercise}: {what}")
 
 
 def not_attempted(exercise: str) -> None:
     """Print that there is no answer yet."""
-    print(f"… {exercise}: not attempted yet")
+    say(f"… {exercise}: not attempted yet")
+
+
+def say(text: str) -> None:
+    """Print a text in lines of at most ``WIDTH`` columns; those after the first are indented."""
+    print(fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def is_empty(answer: Callable) -> bool:

@@ -8,9 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-# Four steps of cividis, which people with any colour vision tell apart by lightness.
-DARK, MIDDLE, LIGHT, PALE = "#00224e", "#666970", "#d2be59", "#fee838"
-
 # What a line or a mark stands for: arguments of ``Axes.plot``. The colours are three of Okabe and Ito's, which people
 # with any colour vision tell apart (https://jfly.uni-koeln.de/color/).
 KERAS = {"color": "#0072b2", "marker": "s", "linestyle": "-"}

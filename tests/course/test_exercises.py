@@ -3,7 +3,7 @@
 import linecache
 import re
 
-from course.exercises.report import in_words, is_empty, report
+from course.exercises.report import WIDTH, in_words, is_empty, report, wrong
 from course.pages.anatomy import OFFICIAL, ROOT, pages
 from parity import ParityError
 
@@ -51,6 +51,19 @@ def test_report_prints_one_line(runs, line, capsys):
 def test_report_never_calls_these_right(answer, capsys):
     report("Task", {"trait": [("case", lambda: (np.ones(2), answer))]})
     assert "✗ Task: wrong for trait (case): " in capsys.readouterr().out
+
+
+def test_a_long_message_is_wrapped(monkeypatch, capsys):
+    monkeypatch.undo()
+    told = "wrong for even sizes (6 x 8): " + "other numbers, " * 10 + "averages-that-count-the-padding " + 90 * "x"
+    wrong("Task", told)
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first.startswith("✗ Task: wrong for even sizes")
+    assert all(line.startswith("  ") for line in more)
+    assert [len(line) > WIDTH for line in (first, *more)] == [False] * len(more) + [True]  # a word is not torn
+    assert " ".join([first, *(line.strip() for line in more)]) == f"✗ Task: {told}"
+    wrong("Task", "short")
+    assert capsys.readouterr().out == "✗ Task: short\n"
 
 
 def test_a_forgotten_return_is_not_taken_for_no_attempt(capsys):
