@@ -81,8 +81,8 @@ def _compare_one(name: str, keras_output: Any, torch_output: Any, within: float)
         difference = f"< {within:.0e}" if agree else _rounded(distance, a, b)
         verdict = "agree" if agree else "DIFFERENT"
     print(_line(verdict, difference, name, a.shape if a.shape == b.shape else f"{a.shape} and {b.shape}"))
-    coarse = [framework for framework, array in (("Keras", a), ("PyTorch", b)) if array.dtype.itemsize < 8]
-    if verdict == "DIFFERENT" and within < _float32_noise(a, b) and any(x.dtype == np.float32 for x in (a, b)):
+    coarse = [framework for framework, array in (("Keras", a), ("PyTorch", b)) if array.dtype == np.float32]
+    if coarse and verdict == "DIFFERENT" and within < _float32_noise(a, b):
         print(f"{'':{_WIDTHS[0]}} ({' and '.join(coarse)} computed in float32, too coarse for a bound of {within:.0e})")
     return agree
 

@@ -152,9 +152,9 @@ def test_what_is_said_beside_the_activations_holds():
 
 # --- Keras call, PyTorch call ---------------------------------------------------------------------------------------
 
-CALLS = [row for row in rows("crib", "Layers") if row[0].startswith("`keras.layers.") and "([" not in row[0]]
-FORWARD = [row for row in rows("crib", "Layers") if "(a" in row[0] or "([a" in row[0]]
-CALLS = [row for row in CALLS if row not in FORWARD]
+PAIRS = [row for row in rows("crib", "Layers") if row[0].startswith("`keras.layers.")]
+FORWARD = [row for row in PAIRS if re.search(r"\((a|\[a, b\])\)`$", row[0])]  # a layer that is called at once
+CALLS = [row for row in PAIRS if row not in FORWARD]
 
 
 def expression(field):

@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import Any
 
 from course.exercises.report import Case, is_empty, report
+from course.small_models import TENSORS
 from keras_model import resnet8
 from parity import ParityError, channels_first, diagnose, largest_difference, transfer
 from parity.axes import torch_input
@@ -18,15 +19,6 @@ import pandas as pd
 import torch
 from keras import layers
 from torch import Tensor, nn
-
-_TENSOR_OF = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
 
 
 def keras_block() -> keras.Model:
@@ -145,7 +137,7 @@ def _mapping(model: keras.Model, port: nn.Module) -> pd.DataFrame:
     rows = []
     for weight in model.weights:
         layer, name = weight.path.split("/")
-        rows.append((weight.path, f"{layer}.{_TENSOR_OF[name]}"))
+        rows.append((weight.path, f"{layer}.{TENSORS[name]}"))
     due = {key for _, key in rows}
     missing = sorted({key.split(".")[0] for key in due - keys})
     if missing:

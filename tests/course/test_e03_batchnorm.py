@@ -23,22 +23,19 @@ def right(layer, names=NAMES, dtype=torch.float64):
     return module.eval()
 
 
-def without_affine(layer):
-    if layer.scale or layer.center:
-        return right(layer)
+def not_affine(layer):
     module = nn.BatchNorm2d(4, layer.epsilon, 1 - layer.momentum, affine=False, dtype=torch.float64)
     module.running_mean.copy_(torch.tensor(layer.moving_mean.numpy()))
     module.running_var.copy_(torch.tensor(layer.moving_variance.numpy()))
     return module.eval()
+
+
+def without_affine(layer):
+    return right(layer) if layer.scale or layer.center else not_affine(layer)
 
 
 def not_affine_if_one_is_missing(layer):
-    if layer.scale and layer.center:
-        return right(layer)
-    module = nn.BatchNorm2d(4, layer.epsilon, 1 - layer.momentum, affine=False, dtype=torch.float64)
-    module.running_mean.copy_(torch.tensor(layer.moving_mean.numpy()))
-    module.running_var.copy_(torch.tensor(layer.moving_variance.numpy()))
-    return module.eval()
+    return right(layer) if layer.scale and layer.center else not_affine(layer)
 
 
 def by_position(layer):

@@ -152,16 +152,3 @@ def test_marks_are_a_row_for_each_index_and_a_kind_for_each_column(axes, log):
         np.testing.assert_allclose(line(axes, name).get_ydata(), [2, 1, 0], atol=0.2)
     assert line(axes, "a").get_marker() != line(axes, "b").get_marker()
     assert axes.get_xscale() == ("log" if log else "linear")
-
-
-def test_squares_are_filled_where_true_with_groups_side_by_side(axes):
-    filled = pd.DataFrame({"check 1": [True, False, True], "check 2": [False, False, True]})
-    figures.squares(axes, filled, ["02", "01", "02"])
-    full, hollow = axes.lines[:2]
-    # In sorted order of the groups: row 1, then rows 0 and 2.
-    assert set(zip(*full.get_data(), strict=True)) == {(1, 0), (2, 0), (2, 1)}
-    assert set(zip(*hollow.get_data(), strict=True)) == {(0, 0), (0, 1), (1, 1)}
-    assert not same_color(full.get_color(), hollow.get_color())
-    assert [(text.get_text(), text.get_position()[0]) for text in axes.texts] == [("01", 0.0), ("02", 1.5)]
-    assert [edge.get_xdata()[0] for edge in axes.lines[2:]] == [0.5, 2.5]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["check 1", "check 2"]
