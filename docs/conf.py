@@ -43,9 +43,8 @@ copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
-html_js_files = [
-    (name, {"defer": "defer"}) for name in ("predict.js", "explorer_padding.js", "explorer_flatten.js", "tables.js")
-]
+_SCRIPTS = ("predict.js", "explorer.js", "explorer_padding.js", "explorer_flatten.js", "tables.js")
+html_js_files = [(name, {"defer": "defer"}) for name in _SCRIPTS]
 html_context = {"default_mode": "auto"}
 html_favicon = "_static/favicon.svg"
 html_last_updated_fmt = ""

@@ -23,25 +23,7 @@ function flattenKept(shape) { return flattenOrder(shape).filter((place, index) =
 window.flattenExplorer = { kerasPlace, torchPlace, flattenOrder, flattenKept };
 
 (() => {
-  const mount = document.getElementById("explorer-flatten");
-  if (!mount) return;
-  const settings = { height: [2, 1, 4], width: [2, 1, 4], channels: [3, 1, 4] };
-  mount.innerHTML = `
-    <div class="explorer-controls"></div>
-    <svg class="explorer-drawing" role="img" aria-labelledby="explorer-flatten-verdict"></svg>
-    <p class="explorer-verdict" id="explorer-flatten-verdict" role="status"></p>`;
-  const controls = mount.querySelector(".explorer-controls");
-  const inputs = Object.entries(settings).map(([name, [value, min, max]]) => {
-    const label = document.createElement("label");
-    label.innerHTML = `<span>${name} <output>${value}</output></span>
-      <input type="range" name="${name}" min="${min}" max="${max}" value="${value}">`;
-    controls.append(label);
-    return label.querySelector("input");
-  });
-
-  function draw() {
-    const shape = inputs.map((input) => Number(input.value));
-    inputs.forEach((input) => { input.parentElement.querySelector("output").textContent = input.value; });
+  function draw(shape, svg) {
     const [height, width, channels] = shape;
     const count = height * width * channels;
     const columns = Math.min(count, 16);
@@ -56,28 +38,25 @@ window.flattenExplorer = { kerasPlace, torchPlace, flattenOrder, flattenKept };
       }
     }
     const line = (features, y, title) => {
-      let svg = `<text class="explorer-title" x="0" y="${y - 12}">${title}</text>`;
+      let boxes = `<text class="explorer-title" x="0" y="${y - 12}">${title}</text>`;
       features.forEach(([h, w, c], index) => {
         const x = (index % columns) * 44;
         const top = y + Math.floor(index / columns) * 40;
         const same = names.keras[index].join() === names.torch[index].join();
-        svg += `<rect class="channel channel-${c}" x="${x}" y="${top}" width="44" height="34"/>` +
+        boxes += `<rect class="channel channel-${c}" x="${x}" y="${top}" width="44" height="34"/>` +
           `<text x="${x + 22}" y="${top + 17}"${same ? ' class="same"' : ""}>${h},${w},${c}</text>`;
       });
-      return svg;
+      return boxes;
     };
-    const svg = mount.querySelector("svg");
     const height2 = rows * 40 + 46;
     svg.setAttribute("viewBox", `-4 -30 ${Math.max(columns * 44, 330) + 8} ${2 * height2}`);
     svg.innerHTML = line(names.keras, 0, "Keras: h, w, c of each feature, channels last") +
       line(names.torch, height2, "PyTorch: the same features, channels first");
     const kept = flattenKept(shape);
-    const said = kept === count
+    return kept === count
       ? "✓ Both orders are the same: a test with this shape cannot see the mistake."
       : `✗ Silent. ${kept} of ${count} features stay in place; the Dense kernel meets the others in the wrong rows.`;
-    mount.querySelector(".explorer-verdict").textContent = said;
   }
 
-  controls.addEventListener("input", draw);
-  draw();
+  mountExplorer("flatten", { height: [2, 1, 4], width: [2, 1, 4], channels: [3, 1, 4] }, draw);
 })();

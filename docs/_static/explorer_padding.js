@@ -48,22 +48,6 @@ function paddingVerdict(size, kernel, stride, dilation) {
 window.paddingExplorer = { samePadding, halfPadding, paddingVerdict };
 
 (() => {
-  const place = document.getElementById("explorer-padding");
-  if (!place) return;
-  const settings = { size: [6, 1, 14], kernel: [3, 1, 7], stride: [2, 1, 4], dilation: [1, 1, 3] };
-  place.innerHTML = `
-    <div class="explorer-controls"></div>
-    <svg class="explorer-drawing" role="img" aria-labelledby="explorer-padding-verdict"></svg>
-    <p class="explorer-verdict" id="explorer-padding-verdict" role="status"></p>`;
-  const controls = place.querySelector(".explorer-controls");
-  const inputs = Object.entries(settings).map(([name, [value, min, max]]) => {
-    const label = document.createElement("label");
-    label.innerHTML = `<span>${name} <output>${value}</output></span>
-      <input type="range" name="${name}" min="${min}" max="${max}" value="${value}">`;
-    controls.append(label);
-    return label.querySelector("input");
-  });
-
   const box = (x, y, width, height, kind, text) =>
     `<rect class="${kind}" x="${x}" y="${y}" width="${width}" height="${height}"/>` +
     `<text x="${x + width / 2}" y="${y + height / 2}">${text}</text>`;
@@ -84,9 +68,7 @@ window.paddingExplorer = { samePadding, halfPadding, paddingVerdict };
     return svg;
   }
 
-  function draw() {
-    const values = inputs.map((input) => Number(input.value));
-    inputs.forEach((input) => { input.parentElement.querySelector("output").textContent = input.value; });
+  function draw(values, svg) {
     const [size, kernel, stride, dilation] = values;
     const [kind, sentence] = paddingVerdict(...values);
     const keras = samePadding(...values);
@@ -96,15 +78,14 @@ window.paddingExplorer = { samePadding, halfPadding, paddingVerdict };
     const height = 60 + rows * 20;
     const left = -Math.max(keras[0], half[0]) * 40 - 6;
     const width = (size + Math.max(keras[0], half[0]) + Math.max(keras[1], half[1])) * 40 + 12;
-    const svg = place.querySelector("svg");
     svg.setAttribute("viewBox", `${left} -34 ${Math.max(width, 330)} ${2 * height + 40}`);
     svg.innerHTML = drawing(0, `Keras: padding="same" adds (${keras})`, size, kernel, stride, dilation, keras, "keras") +
       drawing(height + 30, `PyTorch: padding=${half[0]}`, size, kernel, stride, dilation, half,
         kind === "right" ? "right" : "wrong");
     const sign = { right: "✓", silent: "✗ Silent.", loud: "✗ Loud." }[kind];
-    place.querySelector(".explorer-verdict").textContent = `${sign} ${sentence}`;
+    return `${sign} ${sentence}`;
   }
 
-  controls.addEventListener("input", draw);
-  draw();
+  const settings = { size: [6, 1, 14], kernel: [3, 1, 7], stride: [2, 1, 4], dilation: [1, 1, 3] };
+  mountExplorer("padding", settings, draw);
 })();
