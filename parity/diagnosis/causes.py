@@ -53,11 +53,13 @@ class Cause(NamedTuple):
         cause: One of ``CAUSES``.
         detail: What was found, in a few words.
         notebook: Number of the notebook that explains it, None if none does: then the cheat sheet has it.
+        takes_other: Whether it tells that the twin's layer takes another input although that input was not seen.
     """
 
     cause: str
     detail: str
     notebook: str | None
+    takes_other: bool = False
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""

@@ -12,7 +12,6 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, gather
 from parity.diagnosis.geometry import by_border, by_global_pooling, by_padding, by_pooling
 from parity.diagnosis.inputs import (
-    TAKES_ANOTHER,
     by_activation_before,
     by_another_tensor,
     by_dropping,
@@ -134,7 +133,7 @@ def diagnose(
         return Diagnosis(None, [], traced)
     causes = _causes(port, run, first)
     divergence = divergence_of(run, first)
-    if any(cause.detail.startswith(TAKES_ANOTHER) for cause in causes):
+    if any(cause.takes_other for cause in causes):
         # A function's input may not have been seen. Then the cause alone tells that it is another one.
         divergence = divergence._replace(verdict=str(Kind.TAKES_OTHER))
     return Diagnosis(divergence, causes, traced)

@@ -19,9 +19,6 @@ import keras
 import torch
 from torch import Tensor
 
-TAKES_ANOTHER = "it takes the output of "
-"""How the detail of a cause begins that says which other tensor is the twin's input."""
-
 
 def by_merging(evidence: Evidence) -> Iterator[Cause]:
     """Yield other inputs, or another order of them, with which a merging layer gives what the twin has."""
@@ -129,7 +126,7 @@ def by_other_input(evidence: Evidence) -> Iterator[Cause]:
         if other.shape != evidence.inputs[0].shape:
             continue
         if evidence.explains(_output_of(evidence.step, [other])):
-            yield known_cause("another skip", f"{TAKES_ANOTHER}{name}")
+            yield known_cause("another skip", f"it takes the output of {name}")._replace(takes_other=True)
             return
 
 
@@ -174,7 +171,7 @@ def by_another_tensor(evidence: Evidence) -> Iterator[Cause]:
     """Yield the other tensors of the Keras model that the twin's input may be."""
     names = [name for name, other in evidence.others.items() if evidence.explains(other)]
     if names:
-        yield known_cause("another skip", f"{TAKES_ANOTHER}{' or '.join(names)}")
+        yield known_cause("another skip", f"it takes the output of {' or '.join(names)}")
 
 
 def by_activation_before(evidence: Evidence) -> Iterator[Cause]:
