@@ -36,6 +36,8 @@ def check_graph(answer: Callable[[], keras.Model | None]) -> None:
             # Keras has something to say of keras.Model([inputs], ...), which is right, too.
             warnings.simplefilter("ignore")
             outputs = model(x)
+        if isinstance(outputs, dict):
+            raise ParityError("answer", ["a list of outputs is due, not a dict"])
         outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
         if len(outputs) != 3:
             raise ParityError("answer", [f"three outputs are due, not {len(outputs)}"])

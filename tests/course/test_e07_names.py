@@ -43,6 +43,11 @@ def as_keras_warns_of():
     return keras.Model([model.input], model.outputs)
 
 
+def with_named_outputs():
+    model = graph()
+    return keras.Model(model.input, {f"head_{number}": output for number, output in enumerate(model.outputs)})
+
+
 def in_float32():
     keras.config.set_dtype_policy("float32")
     keras.config.set_floatx("float32")
@@ -85,6 +90,7 @@ def test_a_model_is_taken_for_the_function_that_returns_it(capsys):
         (lambda: graph(order=(0, 1)), "no layer with weights is called dense_4"),
         (lambda: graph(names=(1, 2, 3, 5)), "no layer with weights is called dense_4; dense_5 has weights"),
         (lambda: graph(order=(0, 1, 2, 2)), "three outputs are due, not 4"),
+        (with_named_outputs, "a list of outputs is due, not a dict"),
         # The names make the file fit, but the wrong head has the softmax.
         (lambda: graph(names=(1, 2, 4, 3)), "what it computes (output 1, the sigmoid of dense_3): other numbers"),
         (lambda: graph(units=4), ": a kernel (3, 3) and a bias (3,) are due"),
