@@ -27,6 +27,7 @@ def report(
     groups: dict[str, Iterable[Case]],
     answer: Callable | None = None,
     finding: str = "it equals Keras",
+    within: float = 1e-12,
 ) -> None:
     """Run all cases; print what is right, and the first that is not.
 
@@ -35,11 +36,12 @@ def report(
         groups: The cases, by the trait that they share.
         answer: The reader's function. If it returns None, this tells whether there is nothing in it yet.
         finding: What holds of an answer that is right in all cases.
+        within: The largest difference that rounding explains.
     """
     right, count = [], 0
     for trait, cases in groups.items():
         for case, run in cases:
-            problem = _problem(run)
+            problem = _problem(run, within)
             if problem == _NONE and not count and (answer is None or is_empty(answer)):
                 not_attempted(exercise)
                 return
@@ -100,7 +102,7 @@ def in_words(error: Exception) -> str:
     return f"{said} (line {cells[-1].lineno}{f': {source}' if source else ''})"
 
 
-def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
+def _problem(run: Callable[[], tuple[Any, Any] | None], within: float) -> str:
     """Return what is wrong with one case, or nothing. A mistake of the reader must not stop the notebook."""
     try:
         outputs = run()
@@ -112,4 +114,4 @@ def _problem(run: Callable[[], tuple[Any, Any] | None]) -> str:
         return "; ".join(error.faults[:2]) + more
     except Exception as error:
         return in_words(error)
-    return "" if difference < 1e-12 else f"other numbers, by up to {difference:.2g}"
+    return "" if difference < within else f"other numbers, by up to {difference:.2g}"

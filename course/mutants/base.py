@@ -59,6 +59,8 @@ class Mutant(NamedTuple):
         cause: One of ``parity.case.CAUSES``.
         shows: Where it shows: "always", only at an "other size" than that of the first probe, only with "negative
             inputs", or only in "training".
+        in_forward: Whether the mistake is in a forward. The others are in a twin's modules, settings and tensors, where
+            whoever fixes the twin need not know its code.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Mutant(NamedTuple):
     layers: frozenset[str]
     cause: str
     shows: str
+    in_forward: bool = False
 
     def accepts(self, layer: str) -> bool:
         """Tell whether a layer is a right place: "conv", "nested/conv", or with words behind it, "conv (call 2)"."""
@@ -74,7 +77,14 @@ class Mutant(NamedTuple):
 
 
 def enter(
-    mutants: list[Mutant], network: str, name: str, layers: set[str], cause: str, shows: str = "always"
+    mutants: list[Mutant],
+    network: str,
+    name: str,
+    layers: set[str],
+    cause: str,
+    *,
+    shows: str = "always",
+    in_forward: bool = False,
 ) -> Callable:
     """Return a decorator that enters a function, which plants a mistake in the twin that it is given, as a mutant.
 
@@ -87,6 +97,7 @@ def enter(
         layers: The names of the Keras layers at which the mistake may rightly be located.
         cause: The cause that is to be named.
         shows: When the mistake shows.
+        in_forward: Whether the mistake is in a forward.
     """
 
     def decorate(change: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
@@ -97,7 +108,7 @@ def enter(
                 module.training = False  # a new module must not be a second mistake
             return twin
 
-        mutants.append(Mutant(name, network, plant, frozenset(layers), cause, shows))
+        mutants.append(Mutant(name, network, plant, frozenset(layers), cause, shows, in_forward))
         return change
 
     return decorate

@@ -95,7 +95,7 @@ def _(twin):
     put(twin[5].weight, 0.25)
 
 
-@mutant("5: slopes unused, a ReLU", {"slopes"}, "another activation")
+@mutant("5: slopes unused, a ReLU", {"slopes"}, "another activation", in_forward=True)
 def _(twin):
     another_forward(twin[5], lambda self, x: F.relu(x))
 

@@ -165,7 +165,7 @@ def _(twin):
     twin.block2.bn1.train()
 
 
-@mutant("dropout by F.dropout, which is always on", {"dropout_1"}, "train mode")
+@mutant("dropout by F.dropout, which is always on", {"dropout_1"}, "train mode", in_forward=True)
 def _(twin):
     another_forward(twin.dropout, lambda self, x: F.dropout(x, self.p))
 
@@ -211,7 +211,7 @@ def _(twin):
     twin.block2.conv2 = like(twin.block2.conv2, Conv2dSame, stride=2)
 
 
-@mutant("block3.downsample: average of 2 x 2, then stride 1", {"conv2d_10"}, "stride or dilation")
+@mutant("block3.downsample: average of 2 x 2, then stride 1", {"conv2d_10"}, "stride or dilation", in_forward=True)
 def _(twin):
     conv = twin.block3.downsample
     twin.block3.downsample = like(conv, nn.Conv2d, stride=1)
@@ -221,7 +221,12 @@ def _(twin):
 # --- Activations, skips, heads --------------------------------------------------------------------------------------
 
 
-@mutant("block1: ReLU in place on what the shortcut reads", {"conv2d_4", "activation_1"}, "overwritten in place")
+@mutant(
+    "block1: ReLU in place on what the shortcut reads",
+    {"conv2d_4", "activation_1"},
+    "overwritten in place",
+    in_forward=True,
+)
 def _(twin):
     def forward(self, x):
         main = self.bn1(x)
@@ -232,7 +237,7 @@ def _(twin):
     another_forward(twin.block1, forward)
 
 
-@mutant("block2: the shortcut reads the activation", {"conv2d_7"}, "another skip")
+@mutant("block2: the shortcut reads the activation", {"conv2d_7"}, "another skip", in_forward=True)
 def _(twin):
     def forward(self, x):
         x = torch.relu(self.bn1(x))
@@ -241,7 +246,7 @@ def _(twin):
     another_forward(twin.block2, forward)
 
 
-@mutant("block3: ReLU after bn1 missing", {"activation_5", "conv2d_8"}, "activation missing")
+@mutant("block3: ReLU after bn1 missing", {"activation_5", "conv2d_8"}, "activation missing", in_forward=True)
 def _(twin):
     def forward(self, x):
         return self.downsample(x) + self.conv2(torch.relu(self.bn2(self.conv1(self.bn1(x)))))
@@ -249,7 +254,7 @@ def _(twin):
     another_forward(twin.block3, forward)
 
 
-@mutant("block2: ELU in place of the first ReLU", {"activation_3", "conv2d_5"}, "another activation")
+@mutant("block2: ELU in place of the first ReLU", {"activation_3", "conv2d_5"}, "another activation", in_forward=True)
 def _(twin):
     def forward(self, x):
         return self.downsample(x) + self.conv2(torch.relu(self.bn2(self.conv1(F.elu(self.bn1(x))))))
@@ -273,7 +278,7 @@ def channels_last_relu(x: Tensor) -> Tensor:
 
 
 # The same numbers in another order: the first to read them by their place are the Dense layers.
-@mutant("flattened channels first", {"flatten_1", "dense_1", "dense_2"}, "flatten order")
+@mutant("flattened channels first", {"flatten_1", "dense_1", "dense_2"}, "flatten order", in_forward=True)
 def _(twin):
     dronet_forward(
         twin, lambda x: torch.relu(x.flatten(1)), lambda self, x: (self.steer(x), torch.sigmoid(self.coll(x)))
@@ -285,7 +290,7 @@ def _(twin):
     put(twin.steer.weight, twin.steer.weight.unflatten(1, (7, 7, 128)).permute(0, 3, 1, 2).contiguous())
 
 
-@mutant("ReLU before the heads missing", {"activation_7", "dropout_1"}, "activation missing")
+@mutant("ReLU before the heads missing", {"activation_7", "dropout_1"}, "activation missing", in_forward=True)
 def _(twin):
     dronet_forward(
         twin,
@@ -294,12 +299,12 @@ def _(twin):
     )
 
 
-@mutant("sigmoid missing", {"activation_8"}, "activation missing")
+@mutant("sigmoid missing", {"activation_8"}, "activation missing", in_forward=True)
 def _(twin):
     dronet_forward(twin, channels_last_relu, lambda self, x: (self.steer(x), self.coll(x)))
 
 
-@mutant("steering through tanh", {"dense_1"}, "another activation")
+@mutant("steering through tanh", {"dense_1"}, "another activation", in_forward=True)
 def _(twin):
     dronet_forward(twin, channels_last_relu, lambda self, x: (torch.tanh(self.steer(x)), torch.sigmoid(self.coll(x))))
 
@@ -309,7 +314,7 @@ def _(twin):
     twin.steer, twin.coll = twin.coll, twin.steer
 
 
-@mutant("outputs in the other order", {"dense_1", "dense_2", "activation_8"}, "heads exchanged")
+@mutant("outputs in the other order", {"dense_1", "dense_2", "activation_8"}, "heads exchanged", in_forward=True)
 def _(twin):
     dronet_forward(twin, channels_last_relu, lambda self, x: (torch.sigmoid(self.coll(x)), self.steer(x)))
 
@@ -317,17 +322,17 @@ def _(twin):
 # --- Input ----------------------------------------------------------------------------------------------------------
 
 
-@mutant("images divided by 255 twice", {"input_1", "conv2d_1"}, "input scaled")
+@mutant("images divided by 255 twice", {"input_1", "conv2d_1"}, "input scaled", in_forward=True)
 def _(twin):
     before(twin, lambda x: x / 255)
 
 
-@mutant("images in [-1, 1]", {"input_1", "conv2d_1"}, "input scaled")
+@mutant("images in [-1, 1]", {"input_1", "conv2d_1"}, "input scaled", in_forward=True)
 def _(twin):
     before(twin, lambda x: 2 * x - 1)
 
 
-@mutant("height and width of the images exchanged", {"input_1", "conv2d_1"}, "input axes exchanged")
+@mutant("height and width of the images exchanged", {"input_1", "conv2d_1"}, "input axes exchanged", in_forward=True)
 def _(twin):
     before(twin, lambda x: x.transpose(2, 3))
 
@@ -351,7 +356,9 @@ def _(twin):
     twin.dropout.p = 0.2
 
 
-@mutant("block2: the shortcut is detached", {"conv2d_7", "add_1"}, "gradient stopped", shows="training")
+@mutant(
+    "block2: the shortcut is detached", {"conv2d_7", "add_1"}, "gradient stopped", shows="training", in_forward=True
+)
 def _(twin):
     original = type(twin.block2.downsample).forward
     another_forward(twin.block2.downsample, lambda self, x: original(self, x.detach()))

@@ -102,7 +102,7 @@ def encoder_forward(
     another_forward(twin, forward)
 
 
-@mutant("colours in the order blue, green, red", {"input", "stem"}, "channels reversed")
+@mutant("colours in the order blue, green, red", {"input", "stem"}, "channels reversed", in_forward=True)
 def _(twin):
     before(twin, lambda x: x.flip(1))
 
@@ -159,7 +159,7 @@ def _(twin):
     put(twin.slopes.weight, 0.25)
 
 
-@mutant("slopes: one LeakyReLU for all channels", {"slopes"}, "another slope")
+@mutant("slopes: one LeakyReLU for all channels", {"slopes"}, "another slope", in_forward=True)
 def _(twin):
     slope = twin.slopes.weight.mean().item()
     another_forward(twin.slopes, lambda self, x: F.leaky_relu(x, slope))
@@ -180,12 +180,12 @@ def _(twin):
     twin.tanh = nn.Sigmoid()
 
 
-@mutant("skip: joined in the other order", {"skip", "classes"}, "another skip")
+@mutant("skip: joined in the other order", {"skip", "classes"}, "another skip", in_forward=True)
 def _(twin):
     encoder_forward(twin, join=lambda stem, x: [x, stem])
 
 
-@mutant("skip: taken before the ReLU", {"skip", "classes"}, "another skip")
+@mutant("skip: taken before the ReLU", {"skip", "classes"}, "another skip", in_forward=True)
 def _(twin):
     encoder_forward(twin, skip=lambda before, after: before)
 
@@ -200,6 +200,6 @@ def _(twin):
     twin.bn.momentum = 0.01
 
 
-@mutant("skip: detached", {"skip", "stem"}, "gradient stopped", shows="training")
+@mutant("skip: detached", {"skip", "stem"}, "gradient stopped", shows="training", in_forward=True)
 def _(twin):
     encoder_forward(twin, skip=lambda before, after: after.detach())

@@ -76,22 +76,24 @@ def flat_forward(
     another_forward(twin, forward)
 
 
-@mutant("the first LeakyReLU is missing", {"leaky", "conv"}, "activation missing", shows="negative inputs")
+@mutant(
+    "the first LeakyReLU is missing", {"leaky", "conv"}, "activation missing", shows="negative inputs", in_forward=True
+)
 def _(twin):
     flat_forward(twin, start=lambda x: x)
 
 
-@mutant("the first LeakyReLU: slope 0.01", {"leaky", "conv"}, "another slope", shows="negative inputs")
+@mutant("the first LeakyReLU: slope 0.01", {"leaky", "conv"}, "another slope", shows="negative inputs", in_forward=True)
 def _(twin):
     flat_forward(twin, start=F.leaky_relu)
 
 
-@mutant("ReLU in place of LeakyReLU", {"leaky", "conv"}, "another activation", shows="negative inputs")
+@mutant("ReLU in place of LeakyReLU", {"leaky", "conv"}, "another activation", shows="negative inputs", in_forward=True)
 def _(twin):
     flat_forward(twin, start=F.relu)
 
 
-@mutant("conv: padding=1", {"conv"}, "padding", shows="other size")
+@mutant("conv: padding=1", {"conv"}, "padding", shows="other size", in_forward=True)
 def _(twin):
     flat_forward(twin, pad=lambda x: F.pad(x, (1, 1, 1, 1)))
 
@@ -128,7 +130,7 @@ def _(twin):
     twin.bn.reset_running_stats()
 
 
-@mutant("hard sigmoid in place of sigmoid", {"sigmoid", "head"}, "another activation")
+@mutant("hard sigmoid in place of sigmoid", {"sigmoid", "head"}, "another activation", in_forward=True)
 def _(twin):
     flat_forward(twin, sigmoid=F.hardsigmoid)
 

@@ -90,7 +90,7 @@ def _(twin):
     exchange_tensors(twin.left, twin.right)
 
 
-@mutant("outputs in the other order", {"left", "right"}, "heads exchanged")
+@mutant("outputs in the other order", {"left", "right"}, "heads exchanged", in_forward=True)
 def _(twin):
     heads_forward(twin, heads=lambda left, right: (right, left))
 
@@ -100,17 +100,17 @@ def _(twin):
     twin.right.load_state_dict(twin.left.state_dict())
 
 
-@mutant("branches joined in the other order", {"both", "shared"}, "another skip")
+@mutant("branches joined in the other order", {"both", "shared"}, "another skip", in_forward=True)
 def _(twin):
     heads_forward(twin, join=lambda x, y: [y, x])
 
 
-@mutant("height and width of the image exchanged", {"image", "image_conv"}, "input axes exchanged")
+@mutant("height and width of the image exchanged", {"image", "image_conv"}, "input axes exchanged", in_forward=True)
 def _(twin):
     before(twin, lambda x: x.transpose(2, 3))
 
 
-@mutant("image: colours in the order blue, green, red", {"image", "image_conv"}, "channels reversed")
+@mutant("image: colours in the order blue, green, red", {"image", "image_conv"}, "channels reversed", in_forward=True)
 def _(twin):
     before(twin, lambda x: x.flip(1))
 
@@ -145,7 +145,13 @@ def _(twin):
     put(twin.shared.bias, 0.0)
 
 
-@mutant("the image branch is detached", {"both", "image_average", "image_conv_2"}, "gradient stopped", shows="training")
+@mutant(
+    "the image branch is detached",
+    {"both", "image_average", "image_conv_2"},
+    "gradient stopped",
+    shows="training",
+    in_forward=True,
+)
 def _(twin):
     heads_forward(twin, join=lambda x, y: [x.detach(), y])
 

@@ -107,7 +107,7 @@ def nested_forward(
     another_forward(twin, forward)
 
 
-@mutant("twice: another module for the second call", {"twice"}, "weights hold other numbers")
+@mutant("twice: another module for the second call", {"twice"}, "weights hold other numbers", in_forward=True)
 def _(twin):
     twin.again = like(twin.twice, nn.Conv2d, padding=1)
     reset(twin.again)
@@ -124,7 +124,7 @@ def _(twin):
     twin.swish = nn.ReLU()
 
 
-@mutant("subtracted the other way round", {"minus"}, "another skip")
+@mutant("subtracted the other way round", {"minus"}, "another skip", in_forward=True)
 def _(twin):
     nested_forward(twin, minus=lambda y, x: x - y)
 

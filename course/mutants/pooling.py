@@ -56,7 +56,7 @@ MUTANTS: list[Mutant] = []
 mutant = functools.partial(enter, MUTANTS, "pooling")
 
 
-@mutant("largest: padded with zeros", {"largest"}, "padding value", shows="negative inputs")
+@mutant("largest: padded with zeros", {"largest"}, "padding value", shows="negative inputs", in_forward=True)
 def _(twin):
     assert isinstance(twin.largest, MaxPool2dSame)
     another_forward(twin.largest, lambda self, x: F.max_pool2d(pad_same(x, (3, 3), (2, 2), (1, 1)), 3, 2))
@@ -67,7 +67,7 @@ def _(twin):
     twin.largest = nn.MaxPool2d(3, 2, padding=1)
 
 
-@mutant("conv: the odd element of padding before the data", {"conv"}, "padding")
+@mutant("conv: the odd element of padding before the data", {"conv"}, "padding", in_forward=True)
 def _(twin):
     twin.conv = like(twin.conv, nn.Conv2d)
     before(twin.conv, lambda x: F.pad(x, (1, 1, 1, 0)))
@@ -78,7 +78,7 @@ def _(twin):
     put(twin.conv.weight, twin.conv.weight.flip(2, 3))
 
 
-@mutant("mean: padding counted", {"mean"}, "padding counted")
+@mutant("mean: padding counted", {"mean"}, "padding counted", in_forward=True)
 def _(twin):
     another_forward(twin.mean, lambda self, x: F.avg_pool2d(pad_same(x, (3, 2), (2, 2), (1, 1)), (3, 2), 2))
 
@@ -93,12 +93,12 @@ def pooling_forward(twin: nn.Module, order: tuple[int, ...] = (0, 2, 3, 1), relu
     another_forward(twin, forward)
 
 
-@mutant("flattened channels first", {"flatten", "hidden"}, "flatten order")
+@mutant("flattened channels first", {"flatten", "hidden"}, "flatten order", in_forward=True)
 def _(twin):
     pooling_forward(twin, (0, 1, 2, 3))
 
 
-@mutant("flattened by columns", {"flatten", "hidden"}, "flatten order")
+@mutant("flattened by columns", {"flatten", "hidden"}, "flatten order", in_forward=True)
 def _(twin):
     pooling_forward(twin, (0, 3, 2, 1))
 
@@ -108,7 +108,7 @@ def _(twin):
     put(twin.hidden.weight, twin.hidden.weight.unflatten(1, (4, 3, 4)).transpose(1, 2).flatten(1))
 
 
-@mutant("hidden: ReLU missing", {"hidden", "head"}, "activation missing")
+@mutant("hidden: ReLU missing", {"hidden", "head"}, "activation missing", in_forward=True)
 def _(twin):
     pooling_forward(twin, relu=lambda x: x)
 
@@ -118,6 +118,6 @@ def _(twin):
     halves(twin.head, "weight", "bias")
 
 
-@mutant("height and width of the images exchanged", {"input", "largest"}, "input axes exchanged")
+@mutant("height and width of the images exchanged", {"input", "largest"}, "input axes exchanged", in_forward=True)
 def _(twin):
     before(twin, lambda x: x.transpose(2, 3))

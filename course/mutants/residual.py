@@ -108,7 +108,7 @@ def _(twin):
     twin.stem_bn.eps = 1e-3
 
 
-@mutant("pool: padded with minus infinity", {"pool_pad", "pool"}, "padding value")
+@mutant("pool: padded with minus infinity", {"pool_pad", "pool"}, "padding value", in_forward=True)
 def _(twin):
     residual_forward(twin, pad=lambda x: F.pad(x, (1, 1, 1, 1), value=float("-inf")))
 
@@ -138,17 +138,17 @@ def _(twin):
     halves(twin.conv2, "weight")
 
 
-@mutant("the skip is left out", {"add", "last"}, "another skip")
+@mutant("the skip is left out", {"add", "last"}, "another skip", in_forward=True)
 def _(twin):
     residual_forward(twin, add=lambda x, y: y)
 
 
-@mutant("the last activation is missing", {"last", "average"}, "activation missing")
+@mutant("the last activation is missing", {"last", "average"}, "activation missing", in_forward=True)
 def _(twin):
     residual_forward(twin, last=lambda x: x)
 
 
-@mutant("ReLU in place of the last SiLU", {"last", "average"}, "another activation")
+@mutant("ReLU in place of the last SiLU", {"last", "average"}, "another activation", in_forward=True)
 def _(twin):
     residual_forward(twin, last=F.relu)
 
@@ -158,7 +158,7 @@ def _(twin):
     put(twin.fc.bias, 0.0)
 
 
-@mutant("softmax over the batch", {"classes"}, "axis")
+@mutant("softmax over the batch", {"classes"}, "axis", in_forward=True)
 def _(twin):
     residual_forward(twin, classes=lambda x: F.softmax(x, dim=0))
 
@@ -168,6 +168,6 @@ def _(twin):
     twin.gn.requires_grad_(False)
 
 
-@mutant("the skip is detached", {"add", "pool"}, "gradient stopped", shows="training")
+@mutant("the skip is detached", {"add", "pool"}, "gradient stopped", shows="training", in_forward=True)
 def _(twin):
     residual_forward(twin, add=lambda x, y: x.detach() + y)

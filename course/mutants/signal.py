@@ -82,12 +82,12 @@ def _(twin):
     put(twin.causal.weight, twin.causal.weight.transpose(0, 1))
 
 
-@mutant("causal: padded on both sides", {"causal"}, "padding")
+@mutant("causal: padded on both sides", {"causal"}, "padding", in_forward=True)
 def _(twin):
     before(twin.causal, lambda x: F.pad(x[..., 4:], (2, 2)))
 
 
-@mutant("causal: dilation forgotten", {"causal"}, "stride or dilation")
+@mutant("causal: dilation forgotten", {"causal"}, "stride or dilation", in_forward=True)
 def _(twin):
     twin.causal = like(twin.causal, nn.Conv1d, dilation=1)
     before(twin.causal, lambda x: x[..., 2:])
@@ -108,7 +108,7 @@ def _(twin):
     twin.ln.eps = 1e-5
 
 
-@mutant("ln: normalized over time", {"layer_norm"}, "axis")
+@mutant("ln: normalized over time", {"layer_norm"}, "axis", in_forward=True)
 def _(twin):
     def forward(self, x):
         x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + self.eps).sqrt()
@@ -117,12 +117,12 @@ def _(twin):
     another_forward(twin.ln, forward)
 
 
-@mutant("grouped: groups take every second channel", {"grouped"}, "groups")
+@mutant("grouped: groups take every second channel", {"grouped"}, "groups", in_forward=True)
 def _(twin):
     before(twin.grouped, lambda x: x.unflatten(1, (3, 2)).transpose(1, 2).flatten(1, 2))
 
 
-@mutant("grouped: ELU missing", {"grouped", "up"}, "activation missing")
+@mutant("grouped: ELU missing", {"grouped", "up"}, "activation missing", in_forward=True)
 def _(twin):
     def forward(self, x):
         x = self.pool(self.causal(F.pad(F.relu(self.bn(self.conv(x))), (4, 0))))
@@ -132,7 +132,7 @@ def _(twin):
     another_forward(twin, forward)
 
 
-@mutant("slope of the LeakyReLU left at 0.01", {"leaky", "average"}, "another slope")
+@mutant("slope of the LeakyReLU left at 0.01", {"leaky", "average"}, "another slope", in_forward=True)
 def _(twin):
     def forward(self, x):
         x = self.pool(self.causal(F.pad(F.relu(self.bn(self.conv(x))), (4, 0))))

@@ -1,0 +1,224 @@
+"""A broken port for each learner: every seed can be found, each mistake has to be fixed, and nobody's work is lost."""
+
+import itertools
+import re
+import sys
+
+from course.hunt import CASES, broken_port, check_fixed, check_found, code_of, hint, keras_side
+from course.hunt.__main__ import key, main
+from course.hunt.answers import is_findable
+from course.hunt.drawing import mistakes
+from course.hunt.page import notebook
+from course.mutants import MUTANTS, load_network
+from parity import CAUSES, ParityError, compare, run_torch
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+SEEDS = st.integers(0, CASES - 1)
+
+
+def right_port(seed):
+    return load_network(mistakes(seed)[0].network).build()
+
+
+def said(capsys, check, *arguments):
+    """Return what a check prints, its lines joined."""
+    capsys.readouterr()
+    check(*arguments)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def found(seed):
+    """Return the right answer."""
+    return {min(mistake.layers): mistake.cause for mistake in mistakes(seed)}
+
+
+def first_seed(count):
+    return next(seed for seed in range(CASES) if len(mistakes(seed)) == count)
+
+
+def test_there_are_more_than_500_and_no_two_plant_the_same():
+    planted = [frozenset((m.network, m.name) for m in mistakes(seed)) for seed in range(CASES)]
+    assert len(set(planted)) == CASES > 500
+    assert {len(one) for one in planted} == {1, 2, 3}
+    for seed in range(CASES):
+        assert all(not a.layers & b.layers for a, b in itertools.combinations(mistakes(seed), 2))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.network} {mutant.name}")
+def test_a_mistake_is_said_to_be_in_a_forward_just_where_it_is(mutant):
+    """A forward that a mutant writes belongs to a class that no module holds."""
+    port = mutant.plant(load_network(mutant.network).build())
+    written = [
+        type(module)
+        for module in port.modules()
+        if getattr(sys.modules[type(module).__module__], type(module).__qualname__, None) is not type(module)
+    ]
+    assert mutant.in_forward == bool(written)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_diagnose_finds_all_mistakes_one_after_the_other(seed):
+    assert is_findable(seed)
+
+
+@settings(max_examples=12, deadline=None)
+@given(SEEDS)
+def test_a_port_with_any_mistake_left_is_not_fixed(seed):
+    for left in mistakes(seed):
+        rest = tuple(mistake for mistake in mistakes(seed) if mistake is not left)
+        broken = broken_port(seed, but=rest)
+        outputs = []
+        for size in range(len(load_network(left.network).probes)):
+            model, x, _ = keras_side(seed, size)
+            outputs.append(compare("port", model(x, training=False), run_torch(broken, x), within=2e-6))
+        assert not all(outputs), left
+
+
+@settings(max_examples=6, deadline=None)
+@given(SEEDS)
+@example(first_seed(3))
+def test_the_check_tells_a_fixed_port_from_one_with_a_mistake_left(seed):
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.setattr("course.exercises.report.print", lines.append, raising=False)
+        check_fixed(seed, lambda port: right_port(seed))
+        for left in mistakes(seed):
+            rest = tuple(mistake for mistake in mistakes(seed) if mistake is not left)
+            check_fixed(seed, lambda port, rest=rest: broken_port(seed, but=rest))
+    right, *others = lines
+    assert right.startswith("✓ Fixed: right"), right
+    assert len(others) == len(mistakes(seed))
+    for line, left in zip(others, mistakes(seed), strict=True):
+        assert line.startswith("✗ Fixed: "), line
+        assert any(layer in line for layer in left.layers), (line, left)
+
+
+def test_a_port_that_was_left_as_it_was_is_not_fixed(capsys):
+    assert said(capsys, check_fixed, 1, lambda port: None) == "… Fixed: not attempted yet"
+    assert said(capsys, check_fixed, 1, lambda port: port).startswith("✗ Fixed: ")
+    assert "it returned str, not the port" in said(capsys, check_fixed, 1, lambda port: "done")
+    assert "computes in float32" in said(capsys, check_fixed, 1, lambda port: right_port(1).float())
+
+
+def test_a_fix_in_place_counts(capsys):
+    seed = next(seed for seed in range(CASES) if [m.name for m in mistakes(seed)] == ["2: not transposed"])
+
+    def fix(port):
+        port[2].weight.data = port[2].weight.data.T
+
+    assert said(capsys, check_fixed, seed, fix).startswith("✓ Fixed: right")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_was_found_is_judged(capsys, count):
+    seed = first_seed(count)
+    right = found(seed)
+    answer = said(capsys, check_found, seed, right)
+    assert answer.startswith("✓ Found: right; these are all mistakes")
+    for mistake in mistakes(seed):
+        assert mistake.name in answer
+    assert said(capsys, check_found, seed, {}) == "… Found: not attempted yet"
+    layer, cause = next(iter(right.items()))
+    another = "heads exchanged" if cause != "heads exchanged" else "groups"
+    assert f"there is a mistake at {layer}, and it is not '{another}'" in said(
+        capsys, check_found, seed, right | {layer: another}
+    )
+    assert "is not in the list of causes" in said(capsys, check_found, seed, {layer: "wrong"})
+    assert "the Keras model has no layer 'convolution'" in said(
+        capsys, check_found, seed, right | {"convolution": cause}
+    )
+    if count > 1:
+        answer = said(capsys, check_found, seed, {layer: cause})
+        assert f"✗ Found: right so far, and there {'is 1' if count == 2 else 'are 2'} more mistake" in answer
+    layers = [layer.name for layer in keras_side(seed)[0].layers]
+    for name in layers:
+        if not any(mistake.accepts(name) for mistake in mistakes(seed)):
+            assert f"there is no mistake at {name}" in said(capsys, check_found, seed, right | {name: cause})
+
+
+def test_hints_say_more_and_more(capsys):
+    seed = first_seed(3)
+    one, two, three = (said(capsys, hint, seed, number) for number in (1, 2, 3))
+    assert "3 mistakes" in one
+    for mistake in mistakes(seed):
+        assert min(mistake.layers) not in one
+        assert min(mistake.layers) in two
+        assert mistake.cause not in two
+        assert f"{mistake.cause} (" in three
+    with pytest.raises(ParityError, match="there is no hint 4"):
+        hint(seed, 4)
+
+
+def test_no_right_setting_is_shown():
+    """The code of a port is its forward. Its ``__init__`` would say what is right."""
+    for network in {m.network for seed in range(CASES) for m in mistakes(seed)}:
+        seed = next(seed for seed in range(CASES) if mistakes(seed)[0].network == network)
+        code = code_of(broken_port(seed))
+        assert "__init__" not in code
+        assert ("def forward" in code) != isinstance(right_port(seed), nn.Sequential)
+
+
+@pytest.mark.parametrize("seed", [first_seed(1), first_seed(3)])
+def test_the_notebook_runs_and_checks_itself(seed, capsys):
+    cells = [cell.source for cell in notebook(seed).cells if cell.cell_type == "code"]
+    names = {}
+    for cell in cells:
+        exec(cell, names)
+    printed = capsys.readouterr().out
+    assert "… Found: not attempted yet" in printed
+    assert "… Fixed: not attempted yet" in printed
+    assert "Hint 1: there " in printed
+    answered = [cell for cell in cells if "check_found(SEED" in cell or "check_fixed(SEED" in cell]
+    names["right_port"] = lambda: right_port(seed)
+    for cell in answered:
+        cell = re.sub(r"(found = \{)", rf"\1{str(found(seed))[1:-1]},", cell)
+        exec(cell.replace("    pass", "    return right_port()"), names)
+    printed = capsys.readouterr().out
+    assert printed.count("✓") == 2
+    assert "✗" not in printed
+
+
+def test_a_class_gets_its_notebooks_and_the_teacher_the_key(tmp_path, capsys):
+    main(["3", "5-6", "--to", str(tmp_path / "class")])
+    written = sorted(path.name for path in (tmp_path / "class").iterdir())
+    assert written == ["hunt_3.ipynb", "hunt_5.ipynb", "hunt_6.ipynb"]
+    for path in (tmp_path / "class").iterdir():
+        text = path.read_text()
+        assert not any(mistake.name in text for seed in (3, 5, 6) for mistake in mistakes(seed))
+    capsys.readouterr()
+    main(["3", "5-6", "--key"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + sum(len(mistakes(seed)) for seed in (3, 5, 6))
+    table = key([3, 5, 6])
+    assert list(table.cause) == [mistake.cause for seed in (3, 5, 6) for mistake in mistakes(seed)]
+    assert set(table.page) <= set(CAUSES.values())
+
+
+def test_nobodys_work_is_overwritten(tmp_path, capsys):
+    (tmp_path / "hunt_2.ipynb").write_text("my work")
+    with pytest.raises(SystemExit):
+        main(["1-3", "--to", str(tmp_path)])
+    assert "hunt_2.ipynb exists already" in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["my work"]
+
+
+@pytest.mark.parametrize("words", [["x"], ["5-3"], [str(CASES)], ["1-"], ["-1"]])
+def test_a_seed_that_is_none_is_refused(words, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([*words, "--to", str(tmp_path)])
+    assert capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ParityError, match=f"take one from 0 to {CASES - 1}"):
+        broken_port(CASES)
+
+
+def test_a_port_is_the_same_at_every_call():
+    a, b = (broken_port(first_seed(3)).state_dict() for _ in range(2))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
