@@ -1,6 +1,6 @@
 """The order of axes: Keras has the channels last, PyTorch has them first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from parity.errors import ParityError
@@ -28,13 +28,13 @@ def torch_input(x: np.ndarray) -> Tensor:
     return torch.from_numpy(channels_first(x).copy())
 
 
-def run_torch(module: Callable[[Tensor], Any], x: np.ndarray) -> Any:
+def run_torch(module: Callable[..., Any], x: np.ndarray | Sequence[np.ndarray]) -> Any:
     """Run a PyTorch module on an array (batch, *spatial, channels) and return its output in the same order of axes.
 
     Args:
-        module: A module or function from (batch, channels, *spatial) to (batch, channels, *spatial). It may return
-            several such tensors, as a tuple, a list or a dictionary.
-        x: The input, in Keras's order of axes.
+        module: A module or function from (batch, channels, *spatial) to (batch, channels, *spatial). It may take
+            several such tensors, and return several, as a tuple, a list or a dictionary.
+        x: The input, in Keras's order of axes; a list or tuple of them for a module that takes several, in its order.
 
     Returns:
         The output (batch, *spatial, channels), an array; several as a list or a dictionary of arrays.
@@ -43,7 +43,8 @@ def run_torch(module: Callable[[Tensor], Any], x: np.ndarray) -> Any:
         ParityError: If the module returns something else than tensors.
     """
     with torch.no_grad():
-        return _as_arrays(module(torch_input(x)), type(module).__name__)
+        inputs = x if isinstance(x, list | tuple) else [x]
+        return _as_arrays(module(*map(torch_input, inputs)), type(module).__name__)
 
 
 def _as_arrays(output: Any, module: str) -> Any:

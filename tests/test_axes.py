@@ -9,6 +9,20 @@ import pytest
 import torch
 
 
+@pytest.mark.parametrize("several", [list, tuple])
+def test_run_torch_hands_over_several_inputs_in_their_order(several):
+    image, words = np.arange(24.0).reshape(1, 3, 2, 4), np.array([[5, 7]])
+
+    def module(image, words):
+        assert image.shape == (1, 4, 3, 2)
+        assert words.dtype == torch.int64
+        return 2 * image, words
+
+    doubled, same = run_torch(module, several([image, words]))
+    np.testing.assert_array_equal(doubled, 2 * image)
+    np.testing.assert_array_equal(same, words)
+
+
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 def test_the_channel_axis_moves_and_the_others_keep_their_order(kind):
     x = kind(draw(2, 3, 4, 5))
