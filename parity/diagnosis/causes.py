@@ -67,6 +67,16 @@ class Cause(NamedTuple):
         return f"{self.cause}{detail}: {where}"
 
 
+class Untried(NamedTuple):
+    """What was not tried, because there was too much of it.
+
+    Attributes:
+        what: How much there was, and how much of it was tried.
+    """
+
+    what: str
+
+
 def known_cause(cause: str, detail: str = "") -> Cause:
     """Return one of ``CAUSES`` with what was found and the number of its notebook, if it has one."""
     explained_in = CAUSES[cause]
