@@ -6,14 +6,12 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from course.pages.anatomy import ROOT, pages
+from course.pages.anatomy import ROOT
 from course.slides import SlideError
-from course.slides.deck import Deck, Slide, read_deck
-from course.slides.page import Page
+from course.slides.deck import SOURCE, Deck, Slide, decks
 
-SOURCE = ROOT / "docs" / "teaching" / "slides"
-REVEAL = SOURCE / "node_modules" / "reveal.js" / "dist"
-SCRIPTS = ("reset.css", "reveal.css", "reveal.js", "plugin/notes.js", "../LICENSE")
+REVEAL = SOURCE / "node_modules" / "reveal.js"
+NEEDED = ("dist/reset.css", "dist/reveal.css", "dist/reveal.js", "dist/plugin/notes.js", "LICENSE")
 
 _DECK = Template("""<!doctype html>
 <html lang="en">
@@ -21,20 +19,20 @@ _DECK = Template("""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
-<link rel="stylesheet" href="reveal/reset.css">
-<link rel="stylesheet" href="reveal/reveal.css">
+<link rel="stylesheet" href="reveal/dist/reset.css">
+<link rel="stylesheet" href="reveal/dist/reveal.css">
 <link rel="stylesheet" href="slides.css">
 </head>
 <body>
 <main class="deck"><div class="reveal"><div class="slides">
 $slides
 </div></div></main>
-<script src="reveal/reveal.js"></script>
-<script src="reveal/plugin/notes.js"></script>
+<script src="reveal/dist/reveal.js"></script>
+<script src="reveal/dist/plugin/notes.js"></script>
 <script>
 Reveal.initialize({
   width: 1280, height: 720, margin: 0, maxScale: 4, center: false, transition: "none",
-  hash: true, slideNumber: "c/t", pdfMaxPagesPerSlide: 1, plugins: [RevealNotes],
+  hash: true, slideNumber: "c/t", controlsLayout: "edges", pdfMaxPagesPerSlide: 1, plugins: [RevealNotes],
 });
 </script>
 </body>
@@ -76,27 +74,12 @@ _ROW = Template("""<tr><td><a href="$number.html">$title</a></td><td>$count</td>
 """)
 
 
-def decks() -> dict[str, Deck]:
-    """Return all decks by the numbers of their pages.
-
-    Raises:
-        SlideError: If a deck has no page, or asks for what its page does not have.
-    """
-    found = {path.name[:2]: path for path in pages()}
-    made = {}
-    for source in sorted(SOURCE.glob("[0-9]*.md")):
-        if source.stem not in found:
-            raise SlideError(f"{source.name}: there is no notebook with the number {source.stem}")
-        made[source.stem] = read_deck(source, Page(found[source.stem]))
-    return made
-
-
 def write(folder: Path, reveal: Path = REVEAL) -> dict[str, Deck]:
     """Write all decks into a folder, with what they are shown with; they open without a server.
 
     Args:
         folder: Where to write. What is there is removed.
-        reveal: The folder with reveal.js and its style.
+        reveal: The folder with the package reveal.js.
 
     Returns:
         The decks by the numbers of their pages.
@@ -104,12 +87,12 @@ def write(folder: Path, reveal: Path = REVEAL) -> dict[str, Deck]:
     Raises:
         SlideError: If reveal.js is not there, or a deck asks for what its page does not have.
     """
-    if not (reveal / "reveal.js").is_file():
+    if not (reveal / NEEDED[0]).is_file():
         raise SlideError(f"reveal.js is not installed: run npm ci in {SOURCE.relative_to(ROOT)}, or make slides")
     made = decks()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "pictures").mkdir(parents=True)
-    for name in SCRIPTS:
+    for name in NEEDED:
         target = folder / "reveal" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(reveal / name, target)

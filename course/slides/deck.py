@@ -8,6 +8,7 @@ the teacher sees. A line that begins with @ takes something from the page, or fr
 ``@question``                      the question under "Predict", with its options
 ``@answer``                        the right option
 ``@reasons``                       for the notes: what the page says of each option
+``@list cell``                     the list in a cell of text
 ``@picture cell``                  the figure of a cell, with its alternative text
 ``@code cell``                     the code of a cell
 ``@code cell name Class.method``   what the cell defines under these names
@@ -24,6 +25,7 @@ from html import escape
 from inspect import signature
 from pathlib import Path
 
+from course.pages.anatomy import ROOT, pages
 from course.slides import SlideError
 from course.slides.page import Page, Picture
 from course.verdicts import CAUGHT, PASSES
@@ -33,12 +35,16 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+SOURCE = ROOT / "docs" / "teaching" / "slides"
+
 _TAKE = re.compile(r"^@(\w+) ?(.*)$", re.MULTILINE)
 _NOTES = re.compile(r"^Notes, (\d+) minutes?:$", re.MULTILINE)
 _VERDICT = re.compile(r"^(DIFFERENT|agree)\b", re.MULTILINE)
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 TALL = 1.6
 """A picture whose width is less than so many heights stands beside the text, any other below it."""
+WIDE = 64
+"""How many columns of large letters fit on a slide. Of smaller ones there are 76."""
 
 
 @dataclass
@@ -65,6 +71,21 @@ class Deck:
     def minutes(self) -> int:
         """How long all slides take, exercises included."""
         return sum(slide.minutes for slide in self.slides)
+
+
+def decks() -> dict[str, Deck]:
+    """Return all decks by the numbers of their pages.
+
+    Raises:
+        SlideError: If a deck has no page, or asks for what its page does not have.
+    """
+    notebooks = {path.name[:2]: path for path in pages()}
+    made = {}
+    for source in sorted(SOURCE.glob("[0-9]*.md")):
+        if source.stem not in notebooks:
+            raise SlideError(f"{source.name}: there is no notebook with the number {source.stem}")
+        made[source.stem] = read_deck(source, Page(notebooks[source.stem]))
+    return made
 
 
 def read_deck(path: Path, page: Page) -> Deck:
@@ -94,6 +115,7 @@ class _Reader:
             "question": self._question,
             "answer": self._answer,
             "reasons": self._reasons,
+            "list": self.page.items,
             "picture": self._picture,
             "code": self._code,
             "output": self._output,
@@ -152,7 +174,7 @@ class _Reader:
     def _code(self, cell: str, *names: str) -> str:
         source = self.page.code(cell, list(names)).replace("\n\n\n", "\n\n")
         inner = highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))
-        return _block(f'<pre class="code"><code>{inner.rstrip()}</code></pre>')
+        return _preformatted("code", source, inner)
 
     def _output(self, cell: str) -> str:
         output = self.page.output(cell)
@@ -164,12 +186,18 @@ class _Reader:
             return _block(plain)
         text = (output["text"] if "text" in output else output.data["text/plain"]).rstrip()
         inner = _VERDICT.sub(r'<span class="\1">\1</span>', escape(text, quote=False))
-        return _block(f'<pre class="output"><code>{inner}</code></pre>')
+        return _preformatted("output", text, inner)
 
     def _exercise(self, number: str) -> str:
         exercise = self.page.exercise(int(number) if number.isdigit() else 0)
         self.minutes += exercise.minutes
         return f"**{exercise.title}** ({exercise.minutes} minutes)\n\n{exercise.text}"
+
+
+def _preformatted(kind: str, text: str, html: str) -> str:
+    """Return code or an output; its letters are smaller if it has more than ``WIDE`` columns."""
+    width = max(map(len, text.splitlines()))
+    return _block(f'<pre class="{kind}{" wide" if width > WIDE else ""}"><code>{html.rstrip()}</code></pre>')
 
 
 def _block(html: str) -> str:

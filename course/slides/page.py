@@ -15,7 +15,11 @@ import nbformat
 from nbformat import NotebookNode
 
 _LINK = re.compile(r"\[([^\]]*)\]\([^)\s]+\)")
-_EXERCISE = re.compile(r"^\*\*(?:\d\. )?(?P<title>.+?) \((?P<minutes>\d+) minutes\)\.\*\* (?P<text>.+)$", re.MULTILINE)
+# Up to the fold with its hint.
+_EXERCISE = re.compile(
+    r"^\*\*(?:\d\. )?(?P<title>[^*\n]+) \((?P<minutes>\d+) minutes\)\.\*\* (?P<text>.+?)(?=\n\n<details>|\n\n\*\*|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Exercise:
-    """The beginning of an exercise, in Markdown."""
+    """An exercise without its hints, in Markdown."""
 
     title: str
     minutes: int
@@ -92,6 +96,13 @@ class Page:
                 return output
         raise SlideError(f"cell {cell_id} of {self.name} prints nothing")
 
+    def items(self, cell_id: str) -> str:
+        """Return the list in a cell of text, in Markdown."""
+        found = re.findall(r"^(?:-|\d\.) .*$", self._cell(cell_id).source, flags=re.MULTILINE)
+        if not found:
+            raise SlideError(f"cell {cell_id} of {self.name} has no list")
+        return _unlinked("\n".join(found))
+
     def question(self) -> tuple[str, list[str]]:
         """Return the question under "Predict" and its options, in Markdown."""
         asked = re.search(r"^## Predict\n+(.*?)\n+1\. ", self._prose, flags=re.MULTILINE | re.DOTALL)
@@ -130,11 +141,17 @@ def _unlinked(markdown: str) -> str:
 
 
 def _definitions(source: str) -> Iterator[tuple[str, str]]:
-    """Yield the names that code defines at its top level, methods too, each with the source of its statement."""
+    """Yield the names that code defines at its top level, methods too, each with the source of its statement.
+
+    The docstring of a function is left out, because a slide has a heading that says what it does.
+    """
+    lines = source.splitlines()
 
     def text(node: ast.stmt) -> str:
-        first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
-        return dedent("\n".join(source.splitlines()[first - 1 : node.end_lineno]))
+        wanted = set(range(node.lineno, node.end_lineno + 1))
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+            wanted -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+        return dedent("\n".join(lines[number - 1] for number in sorted(wanted)))
 
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign):
