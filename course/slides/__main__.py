@@ -8,9 +8,10 @@ from string import Template
 
 from course.pages.anatomy import ROOT
 from course.slides import SlideError
-from course.slides.deck import SOURCE, Deck, Slide, decks
+from course.slides.deck import Deck, Slide, decks
 
-REVEAL = SOURCE / "node_modules" / "reveal.js"
+HERE = Path(__file__).parent
+REVEAL = HERE / "node_modules" / "reveal.js"
 NEEDED = ("dist/reset.css", "dist/reveal.css", "dist/reveal.js", "dist/plugin/notes.js", "LICENSE")
 
 _DECK = Template("""<!doctype html>
@@ -88,7 +89,7 @@ def write(folder: Path, reveal: Path = REVEAL) -> dict[str, Deck]:
         SlideError: If reveal.js is not there, or a deck asks for what its page does not have.
     """
     if not (reveal / NEEDED[0]).is_file():
-        raise SlideError(f"reveal.js is not installed: run npm ci in {SOURCE.relative_to(ROOT)}, or make slides")
+        raise SlideError(f"reveal.js is not installed: run npm ci in course/slides, or make slides")
     made = decks()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "pictures").mkdir(parents=True)
@@ -96,7 +97,7 @@ def write(folder: Path, reveal: Path = REVEAL) -> dict[str, Deck]:
         target = folder / "reveal" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(reveal / name, target)
-    shutil.copyfile(SOURCE / "slides.css", folder / "slides.css")
+    shutil.copyfile(HERE / "slides.css", folder / "slides.css")
     rows = []
     for number, deck in made.items():
         slides = "".join(_section(slide) for slide in deck.slides)
