@@ -89,7 +89,7 @@ def write(folder: Path, reveal: Path = REVEAL) -> dict[str, Deck]:
         SlideError: If reveal.js is not there, or a deck asks for what its page does not have.
     """
     if not (reveal / NEEDED[0]).is_file():
-        raise SlideError(f"reveal.js is not installed: run npm ci in course/slides, or make slides")
+        raise SlideError("reveal.js is not installed: run npm ci in course/slides, or make slides")
     made = decks()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "pictures").mkdir(parents=True)
