@@ -111,7 +111,8 @@ NAMED = {
     "input not scaled": (
         lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),
         lambda t, x: t.c(x),
-        "scale (not found in the twin): its inputs agree, its outputs do not\n  input scaled (2 times it plus 2)",
+        "scale (not found in the twin): all that was seen before it agrees, its outputs do not\n"
+        "  input scaled (2 times it plus 2)",
     ),
     "input reversed before it is scaled": (
         lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),
