@@ -208,15 +208,14 @@ def open_deck(tab, slides, number, query=""):
     tab.wait_for_function("Reveal.isReady()")
 
 
-# What reaches over the edges of the slide that is shown, and which of its pictures are not drawn, have no text, or are
-# drawn so small that their letters (25 pixels as they are stored) have less than 13.
+# What reaches over the edges of the slide, which fills the window, and which pictures are not drawn, have no text, or
+# are drawn so small that their letters (25 pixels as they are stored) have less than 13.
 FAULTS = """() => {
   const slide = Reveal.getCurrentSlide().querySelector(".slide");
-  const edge = slide.getBoundingClientRect();
   const found = [];
   for (const part of slide.querySelectorAll("*")) {
     const box = part.getBoundingClientRect();
-    if (box.right > edge.right - 40 || box.bottom > edge.bottom - 20 || part.scrollWidth > part.clientWidth + 1
+    if (box.right > innerWidth - 40 || box.bottom > innerHeight - 20 || part.scrollWidth > part.clientWidth + 1
         && getComputedStyle(part).display === "block") found.push(part.outerHTML.slice(0, 200));
   }
   for (const picture of slide.querySelectorAll("img")) {
