@@ -29,6 +29,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 exclude_patterns = [
     *(".*", "**/.*", "_site", "tests", "benchmarks", "course", "parity", "work"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "*.egg-info"),
+    "docs/teaching/slides",  # course.slides reads them
 ]
 nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
