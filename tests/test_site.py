@@ -107,9 +107,14 @@ def test_a_page_loads_without_error_and_nothing_from_outside(tab, site, page):
     assert missing == []
     alts = tab.evaluate("[...document.querySelectorAll('main img')].map(i => i.alt)")
     assert not any(re.search(r"\.(png|svg)$", alt) for alt in alts)
+    nothing = "[...document.querySelectorAll('.cell_output pre')].filter(pre => !pre.textContent.trim()).length"
+    assert tab.evaluate(nothing) == 0
     for width in (1200, 400):
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        # A name that is broken after each letter makes a narrow and high head of a row.
+        heads = "[...document.querySelectorAll('.dataframe tbody th')].filter(th => th.textContent.length > 3)"
+        assert tab.evaluate(f"{heads}.filter(th => th.offsetWidth < th.offsetHeight).map(th => th.textContent)") == []
     assert tab.faults == []
 
 
