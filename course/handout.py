@@ -1,0 +1,90 @@
+"""Print docs/cheat-sheet.md on one A4 page, to hand out in a class: ``make handout``.
+
+The page is made by Chromium. Where there is none, the same page is left as HTML, which any browser prints.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from course.pages.anatomy import ROOT
+
+from markdown_it import MarkdownIt
+
+SHEET = ROOT / "docs" / "cheat-sheet.md"
+STYLE = ROOT / "docs" / "teaching" / "handout.css"
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line says.
+
+    Raises:
+        SystemExit: The PDF could not be made, or the cheat sheet does not fit on one page.
+    """
+    parser = argparse.ArgumentParser(prog="python -m course.handout", description=__doc__.splitlines()[0])
+    parser.add_argument("--to", type=Path, default=Path("handout.pdf"), metavar="FILE", help="the PDF; handout.pdf")
+    to = parser.parse_args(arguments).to
+    browser = find_browser()
+    if browser is None:
+        page = to.with_suffix(".html")
+        page.write_text(as_html(), encoding="utf-8")
+        print(f"There is no Chromium here, so there is no PDF. Open {page} in a browser and print it: A4, landscape.")
+        return
+    print_page(browser, to)
+    count = count_pages(to.read_bytes())
+    if count != 1:
+        parser.error(f"{to} has {count} pages; shorten {SHEET.name}, or change {STYLE.name}")
+    print(to)
+
+
+def find_browser() -> str | None:
+    """Return the Chromium to print with: what the variable CHROMIUM names, or the first one on the path."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), *_BROWSERS))), None)
+
+
+def as_html() -> str:
+    """Return the cheat sheet as a page of its own. Links are left out, for paper has none; their words stay."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", SHEET.read_text(encoding="utf-8"))
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    body = body.replace("keras.layers.", "")  # the column is called Keras, and paper is narrow
+    # A long call may break behind a dot, a bracket or an underscore, and nowhere else.
+    body = re.sub(r"<code>(.*?)</code>", lambda code: re.sub(r"(?<=[._(])(?=[A-Za-z])", "<wbr>", code[0]), body)
+    title = re.search(r"^# (.*)$", text, flags=re.MULTILINE)[1]
+    style = STYLE.read_text(encoding="utf-8")
+    head = f'<meta charset="utf-8"><title>{title}</title><style>\n{style}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
+
+
+def print_page(browser: str, to: Path) -> None:
+    """Let Chromium print the cheat sheet into a PDF."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "handout.html")
+        page.write_text(as_html(), encoding="utf-8")
+        command = [
+            browser,
+            "--headless",
+            "--disable-gpu",
+            "--no-pdf-header-footer",
+            f"--user-data-dir={folder}/profile",
+        ]
+        if getattr(os, "geteuid", lambda: 1)() == 0:
+            command.append("--no-sandbox")  # root has no sandbox to run in, and the page is our own
+        command += [f"--print-to-pdf={to.resolve()}", page.as_uri()]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if result.returncode or not to.is_file():
+        sys.exit(f"{browser} made no PDF: {result.stderr.strip()}")
+
+
+def count_pages(pdf: bytes) -> int:
+    """Return how many pages a PDF of Chromium has."""
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
