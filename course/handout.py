@@ -1,6 +1,7 @@
-"""Print docs/cheat-sheet.md on one A4 page, to hand out in a class: ``make handout``.
+"""Print what a class gets on paper: ``make handout``.
 
-The page is made by Chromium. Where there is none, the same page is left as HTML, which any browser prints.
+``handout.pdf`` is docs/cheat-sheet.md on one A4 page, and ``exit-paper.pdf`` is docs/teaching/exit-paper.md without its
+answers. Both are printed by Chromium. Where there is none, the same pages are left as HTML, which any browser prints.
 """
 
 import argparse
@@ -16,31 +17,36 @@ from course.pages.anatomy import ROOT
 
 from markdown_it import MarkdownIt
 
-SHEET = ROOT / "docs" / "cheat-sheet.md"
+SHEETS = {"handout": ROOT / "docs" / "cheat-sheet.md", "exit-paper": ROOT / "docs" / "teaching" / "exit-paper.md"}
 STYLE = ROOT / "docs" / "teaching" / "handout.css"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+_ANSWERS = "\n## Answers\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says.
 
     Raises:
-        SystemExit: The PDF could not be made, or the cheat sheet does not fit on one page.
+        SystemExit: A PDF could not be made, or does not fit on one page.
     """
     parser = argparse.ArgumentParser(prog="python -m course.handout", description=__doc__.splitlines()[0])
-    parser.add_argument("--to", type=Path, default=Path("handout.pdf"), metavar="FILE", help="the PDF; handout.pdf")
-    to = parser.parse_args(arguments).to
+    parser.add_argument("--to", type=Path, default=Path(), metavar="FOLDER", help="where to write; the current folder")
+    folder = parser.parse_args(arguments).to
+    folder.mkdir(parents=True, exist_ok=True)
     browser = find_browser()
-    if browser is None:
-        page = to.with_suffix(".html")
-        page.write_text(as_html(), encoding="utf-8")
-        print(f"There is no Chromium here, so there is no PDF. Open {page} in a browser and print it: A4, landscape.")
-        return
-    print_page(browser, to)
-    count = count_pages(to.read_bytes())
-    if count != 1:
-        parser.error(f"{to} has {count} pages; shorten {SHEET.name}, or change {STYLE.name}")
-    print(to)
+    for name, source in SHEETS.items():
+        page = as_html(name)
+        if browser is None:
+            to = folder / f"{name}.html"
+            to.write_text(page, encoding="utf-8")
+            print(f"There is no Chromium here, so there is no PDF. Open {to} in a browser, and print it on one A4 page.")
+            continue
+        to = folder / f"{name}.pdf"
+        print_page(browser, page, to)
+        count = count_pages(to.read_bytes())
+        if count != 1:
+            parser.error(f"{to} has {count} pages; shorten {source.name}, or change {STYLE.name}")
+        print(to)
 
 
 def find_browser() -> str | None:
@@ -48,9 +54,14 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), *_BROWSERS))), None)
 
 
-def as_html() -> str:
-    """Return the cheat sheet as a page of its own. Links are left out, for paper has none; their words stay."""
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", SHEET.read_text(encoding="utf-8"))
+def as_html(name: str) -> str:
+    """Return a sheet as a page of its own. Links are left out, for paper has none; their words stay.
+
+    Args:
+        name: Its key in ``SHEETS``.
+    """
+    text = SHEETS[name].read_text(encoding="utf-8").split(_ANSWERS)[0]
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     body = MarkdownIt("commonmark").enable("table").render(text)
     body = body.replace("keras.layers.", "")  # the column is called Keras, and paper is narrow
     # A long call may break behind a dot, a bracket or an underscore, and nowhere else.
@@ -58,24 +69,18 @@ def as_html() -> str:
     title = re.search(r"^# (.*)$", text, flags=re.MULTILINE)[1]
     style = STYLE.read_text(encoding="utf-8")
     head = f'<meta charset="utf-8"><title>{title}</title><style>\n{style}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body class="{name}">\n{body}</body></html>\n'
 
 
-def print_page(browser: str, to: Path) -> None:
-    """Let Chromium print the cheat sheet into a PDF."""
+def print_page(browser: str, page: str, to: Path) -> None:
+    """Let Chromium print a page into a PDF."""
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder, "handout.html")
-        page.write_text(as_html(), encoding="utf-8")
-        command = [
-            browser,
-            "--headless",
-            "--disable-gpu",
-            "--no-pdf-header-footer",
-            f"--user-data-dir={folder}/profile",
-        ]
+        path = Path(folder, "page.html")
+        path.write_text(page, encoding="utf-8")
+        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={folder}/user"]
         if getattr(os, "geteuid", lambda: 1)() == 0:
             command.append("--no-sandbox")  # root has no sandbox to run in, and the page is our own
-        command += [f"--print-to-pdf={to.resolve()}", page.as_uri()]
+        command += [f"--print-to-pdf={to.resolve()}", path.as_uri()]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if result.returncode or not to.is_file():
         sys.exit(f"{browser} made no PDF: {result.stderr.strip()}")

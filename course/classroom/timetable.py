@@ -21,7 +21,7 @@ GUIDE = ROOT / "docs" / "teaching" / "index.md"
 TALK = 5
 """Minutes for the vote on a page and for what is said about it."""
 _EXERCISE = re.compile(r"^\*\*(?:\d\. )?[^*\n]*\((\d+) minutes?\)\.\*\*", flags=re.MULTILINE)
-_TABLE = "<!-- timetable: {} -->\n{}<!-- end -->"
+_TABLE = "<!-- timetable: {} -->\n\n{}\n<!-- end -->"
 
 
 @dataclass(frozen=True)
