@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         if browser is None:
             to = folder / f"{name}.html"
             to.write_text(page, encoding="utf-8")
-            print(f"There is no Chromium here, so there is no PDF. Open {to} in a browser, and print it on one A4 page.")
+            print(f"There is no Chromium here, so there is no PDF. Open {to} in a browser and print it: one page, A4.")
             continue
         to = folder / f"{name}.pdf"
         print_page(browser, page, to)

@@ -154,22 +154,29 @@ class Block(nn.Module):
         return torch.relu(self.sum(x))
 
     def sum(self, x):
+        """Return what the last ReLU takes."""
         x = torch.relu(self.norm(self.squeeze(x)))
         return self.wide(x) + self.pool(x)
 
 
 class NoSuper(nn.Module):
+    """Its first line is missing."""
+
     def __init__(self):
         self.squeeze = nn.Conv2d(4, 6, 1)
 
 
 class NoLastRelu(Block):
+    """It ends with the sum."""
+
     def forward(self, x):
         """Forget the ReLU."""
         return self.sum(x)
 
 
 class PoolPadded(Block):
+    """Its pooling pads on both sides."""
+
     def __init__(self):
         super().__init__()
         self.pool = nn.MaxPool2d(3, 2, padding=1)
@@ -275,7 +282,7 @@ TRIED = {
     ("03", "1", "`layer.gamma.numpy()`, always"): lambda: check_my_batchnorm(
         lambda layer: [batch_norm(layer).eval(), layer.gamma.numpy()][0]
     ),
-    ("03", "2", "all of `running_var` times (n − 1) ÷ n"): lambda: check_training_step(all_multiplied),
+    ("03", "2", "`module.running_var *= (n - 1) / n`"): lambda: check_training_step(all_multiplied),
     ("04", "1", "`pad_like_keras(x, kernel, stride)`"): lambda: check_average_pool_same(
         lambda x, kernel, stride: F.avg_pool2d(pad_like_keras(x, kernel, stride), kernel, stride)
     ),
@@ -331,7 +338,7 @@ TRIED = {
         twin_fixed(pool=lambda twin: nn.AvgPool2d(3, 2, padding=1, count_include_pad=False))
     ),
     ("10", "1", "a new layer that is never put in"): lambda: check_fixed_twin(never_put_in),
-    ("10", "1", "stops at 13 × 9"): lambda: check_fixed_twin(twin_fixed(pool=lambda twin: twin.pool)),
+    ("10", "1", "stops when the first size agrees"): lambda: check_fixed_twin(twin_fixed(pool=lambda twin: twin.pool)),
     ("11", "1", "the first size only"): lambda: check_my_check(lambda pair, port: agrees(pair, port, [0])),
     ("11", "1", "a check without `return True`"): lambda: check_my_check(check_without_return),
     ("11", "1", "`port.eval()` first"): lambda: check_my_check(lambda pair, port: agrees(pair, port.eval())),
