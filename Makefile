@@ -11,7 +11,7 @@ endif
 CONSTRAINTS ?= constraints.txt
 install = $(bin)/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: convert test lab site class handout record lint format constraints
+.PHONY: convert test lab site links class handout record lint format constraints
 
 # Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
 convert: .venv/convert-installed
@@ -30,6 +30,11 @@ lab: .venv/installed
 # Make the site from the notebooks as they are stored; it opens at _site/html/index.html.
 site: .venv/site-installed
 	$(bin)/python -m sphinx -W --keep-going -q -b html -c docs . _site/html
+
+# Do the links to other sites lead somewhere? The README is no page of the site; here it is read, too.
+links: .venv/site-installed
+	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,class*,tests,benchmarks,course,parity,work" \
+		. _site/links
 
 # Write the pages of a class into the folder class, without outputs and solutions. ROUTE=half-day (or 90min) takes only
 # the pages of that route, TO=class-b another folder.

@@ -29,14 +29,7 @@ class Lesson:
 NOT_IN_CLASS = ("Your turn", "In practice", "Beyond the lesson", "In this notebook you")
 """How the sections begin that no class reads. The exercises are in the first; their minutes are counted apart."""
 
-LEFT_OUT = {
-    "02": ("A third way to write a weight",),
-    "04": ("Two other ways to pad",),
-    "06": ("A memory format is no fix", "With `transfer`", "Two rarer layers"),
-    "08": ("Two silent slips in a first class", "Save the port, and use it", "What each mistake does to the driving"),
-    "09": ("Where this course comes from",),
-    "10": ("The measured tolerance",),
-}
+LEFT_OUT = {"02": ("A third way to write a weight",)}
 """By page, the headings of further sections that are left for reading at home."""
 
 

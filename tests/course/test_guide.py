@@ -17,7 +17,7 @@ from course.classroom.timetable import (
     with_tables,
 )
 from course.hunt.drawing import CASES, mistakes
-from course.pages.anatomy import MINUTES, ROOT, minutes_to_read, pages, prediction
+from course.pages.anatomy import MINUTES, ROOT, link_faults, minutes_to_read, pages, prediction
 
 import nbformat
 import pytest
@@ -189,3 +189,31 @@ def test_the_seeds_of_the_guide_have_two_mistakes_or_one():
     assert {len(mistakes(seed)) for seed in seeds} == {2}
     single = re.search(r"Seeds (\d+), (\d+) and (\d+) have a single one", HUNT).groups()
     assert {len(mistakes(int(seed))) for seed in single} == {1}
+
+
+# --- Numbers that the guide quotes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "quoted", "printed"),
+    [
+        ("00", "1.00000, six times", r"(?:(?s:.*?)passes   1\.00000){6}(?!(?s:.*)passes   1\.00000)"),
+        ("04", "672 of 672", "672 of 672 outputs differ"),
+        ("02", "741 and 321", r"(?s)741\..*321\."),
+        ("08", "2, 1.6, 2.3, 6.9", r"(?s)naive port +2 .*1\.6 .*2\.3 .*6\.9 "),
+        ("09", "a steering of 9", r"steering from 8\.9 to 10\.1"),
+        ("11", "12 of 61", "12 of 61 mutants pass"),
+    ],
+)
+def test_a_number_of_the_guide_is_in_the_outputs_of_the_page(number, quoted, printed):
+    assert quoted in PART[number]
+    outputs = [
+        output for cell in nbformat.read(page_of(number), as_version=4).cells for output in cell.get("outputs", [])
+    ]
+    text = "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert re.search(printed, text)
+
+
+@pytest.mark.parametrize("path", sorted(TEACHING.glob("*.md")), ids=lambda path: path.stem)
+def test_every_link_of_the_guide_leads_somewhere(path):
+    assert list(link_faults(path.read_text(encoding="utf-8"), path.parent)) == []
