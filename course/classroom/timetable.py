@@ -37,7 +37,7 @@ class Slot:
     minutes: int
 
 
-OPENING = "Opening: the drone's picture, the words *port* and *twin*, who had which bug"
+OPENING = "[Opening](#the-first-ten-minutes)"
 CLOSING = "Exit paper, cheat sheet, where to look things up"
 BREAK, LUNCH = "Break", "Lunch"
 
