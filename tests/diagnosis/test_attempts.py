@@ -438,7 +438,7 @@ EXPLAINED = {
                 lambda m: None,
             ),
             "padding",
-            "(1, 1) elements are cropped before the result",
+            "(1, 1) elements are cropped before the result, not (0, 0)",
         ),
     ],
     geometry.by_pooling: [
