@@ -11,7 +11,7 @@ endif
 CONSTRAINTS ?= constraints.txt
 install = $(bin)/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: convert test lab site links class handout record lint format constraints
+.PHONY: convert test lab site slides links class handout record lint format constraints
 
 # Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
 convert: .venv/convert-installed
@@ -31,9 +31,14 @@ lab: .venv/installed
 site: .venv/site-installed
 	$(bin)/python -m sphinx -W --keep-going -q -b html -c docs . _site/html
 
+# Make the slides for a class from docs/teaching/slides and from the notebooks, in _site/slides. Needs npm, which fetches
+# reveal.js.
+slides: .venv/site-installed course/slides/node_modules/.package-lock.json
+	$(bin)/python -m course.slides
+
 # Do the links to other sites lead somewhere? The README is no page of the site; here it is read, too.
 links: .venv/site-installed
-	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,class*,tests,benchmarks,course,parity,work" \
+	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,class*,tests,benchmarks,course,parity,work,docs/teaching/slides" \
 		. _site/links
 
 # Write the pages of a class into the folder class, without outputs and solutions. ROUTE=half-day (or 90min) takes only
@@ -75,6 +80,9 @@ constraints: .venv/pyvenv.cfg
 .venv/site-installed: .venv/convert-installed
 	$(install) --editable ".[site]"
 	touch $@
+
+course/slides/node_modules/.package-lock.json: course/slides/package-lock.json
+	cd course/slides && npm ci
 
 .venv/convert-installed: .venv/pyvenv.cfg pyproject.toml $(CONSTRAINTS)
 	$(install) --editable ".[convert]"

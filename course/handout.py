@@ -1,8 +1,8 @@
 """Print what a class gets on paper: ``make handout``.
 
 ``handout.pdf`` is docs/cheat-sheet.md on one A4 page, without the sections that a class does not need, and
-``exit-paper.pdf`` is docs/teaching/exit-paper.md without its answers. Both are printed by Chromium, in the largest letters
-that fit. Where there is none, the same pages are left as HTML, which any browser prints.
+``exit-paper.pdf`` is docs/teaching/exit-paper.md without its answers. Both are printed by Chromium, in the largest
+letters that fit. Where there is none, the same pages are left as HTML, which any browser prints.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LETTERS = {
     "handout": [(7.6, 1.16), (7.4, 1.16), (7.2, 1.14), (7.1, 1.12), (7, 1.1), (7, 1.06)],
     "exit-paper": [(10, 1.35)],
 }
-"""By sheet, the sizes of letters to try, in points, and the heights of lines in letters: the first that fits is taken."""
+"""By sheet, the sizes of letters to try, in points, and how high a line is, in letters. The first that fits is taken."""
 
 
 def main(arguments: list[str] | None = None) -> None:
