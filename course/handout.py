@@ -30,7 +30,7 @@ LETTERS = {
     "handout": [(7.6, 1.16), (7.4, 1.16), (7.2, 1.14), (7.1, 1.12), (7, 1.1), (7, 1.06)],
     "exit-paper": [(10, 1.35)],
 }
-"""By sheet, the sizes of letters to try, in points, and how high a line is, in letters. The first that fits is taken."""
+"""By sheet, the sizes of letters to try, in points, and how high a line is, in letters. The first that fits is used."""
 
 
 def main(arguments: list[str] | None = None) -> None:
