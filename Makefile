@@ -11,7 +11,7 @@ endif
 CONSTRAINTS ?= constraints.txt
 install = $(bin)/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: convert test lab site slides links record lint format constraints
+.PHONY: convert test lab site slides links class handout record lint format constraints
 
 # Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
 convert: .venv/convert-installed
@@ -38,12 +38,22 @@ slides: .venv/site-installed course/slides/node_modules/.package-lock.json
 
 # Do the links to other sites lead somewhere? The README is no page of the site; here it is read, too.
 links: .venv/site-installed
-	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,tests,benchmarks,course,parity,work,docs/teaching/slides" \
+	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,class*,tests,benchmarks,course,parity,work,docs/teaching/slides" \
 		. _site/links
 
-# Run every notebook and store its outputs.
+# Write the pages of a class into the folder class, without outputs and solutions. ROUTE=half-day (or 90min) takes only
+# the pages of that route, TO=class-b another folder.
+class: .venv/installed
+	$(bin)/python -m course.classroom $(if $(ROUTE),--route $(ROUTE)) $(if $(TO),--to $(TO))
+
+# Print the cheat sheet and the exit paper of a class, one A4 page each: handout.pdf, exit-paper.pdf.
+handout: .venv/site-installed
+	$(bin)/python -m course.handout
+
+# Run every notebook and store its outputs; reckon the timetables of docs/teaching anew.
 record: .venv/installed
 	$(bin)/python -m course.pages.record
+	$(bin)/python -m course.classroom.timetable
 
 lint: .venv/installed
 	$(bin)/ruff check

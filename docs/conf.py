@@ -27,6 +27,7 @@ root_doc = "docs/index"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
 exclude_patterns = [
+    "class*",  # the pages of a class: make class
     *(".*", "**/.*", "_site", "tests", "benchmarks", "course", "parity", "work"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "*.egg-info"),
     "docs/teaching/slides",  # course.slides reads them
@@ -139,6 +140,8 @@ def adapt_links(app, docname, source):
     }
     for folder, page in first.items():
         source[0] = source[0].replace(f"]({folder})", f"]({page})")
+        source[0] = source[0].replace(f"](../../notebooks/{folder})", f"](../../notebooks/{page})")
+    source[0] = _FOLD.sub(r"::::{dropdown} \1\n\2\n::::", source[0])
     source[0] = re.sub(r"\]\(\.\./README\.md(#[\w-]*)?\)", "](index.md)", source[0])
 
 

@@ -30,7 +30,11 @@ NOTEBOOK_PAGES = [path.relative_to(ROOT).with_suffix("").as_posix() for path in 
 SOLUTION_PAGES = [
     solution_of(path).relative_to(ROOT).with_suffix("").as_posix() for path in pages() if path.name != OFFICIAL
 ]
-TEXT_PAGES = [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")] + ["notebooks/README"]
+TEXT_PAGES = [
+    *(f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")),
+    *(f"docs/teaching/{path.stem}" for path in (ROOT / "docs" / "teaching").glob("*.md")),
+    "notebooks/README",
+]
 ALL_PAGES = [*TEXT_PAGES, *NOTEBOOK_PAGES, *SOLUTION_PAGES]
 PREDICTING = [page for page in NOTEBOOK_PAGES if not page.endswith(OFFICIAL.removesuffix(".ipynb"))]
 
@@ -308,3 +312,31 @@ def test_the_explorer_of_flatten_computes_what_numpy_does(tab, site):
     for _ in range(2):
         tab.keyboard.press("ArrowLeft")
     assert explorer.locator(".explorer-verdict").inner_text().startswith("✓")
+
+
+# --- The quiz -------------------------------------------------------------------------------------------------------
+
+
+def test_each_question_of_the_quiz_can_be_answered(tab, site):
+    tab.goto(address(site, "docs/teaching/quiz"))
+    questions = tab.locator("section[id^=quiz] > section")
+    assert questions.count() == 10
+    for question in questions.all():
+        options = question.locator(".prediction-option")
+        assert options.count() == 4
+        for option in options.all():
+            option.click()
+        said = question.locator(".prediction-why").all_inner_texts()
+        assert sorted(text.split(".")[0] for text in said) == ["✓ Right", "✗ No", "✗ No", "✗ No"]
+        assert min(map(len, said)) > 20
+    assert tab.locator(".prediction-cover").count() == 0
+    assert tab.faults == []
+
+
+def test_without_scripts_the_quiz_has_its_folds(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address(site, "docs/teaching/quiz"))
+    assert page.locator("section[id^=quiz] > section > details").count() == 10
+    assert page.locator("section[id^=quiz] > section > ol > li").count() == 40
+    context.close()
