@@ -32,49 +32,53 @@ import sys
 
 if "COLAB_RELEASE_TAG" in os.environ:
     if not os.path.exists("/content/course"):
-        !git clone --quiet --depth 1 https://github.com/{repository} /content/course
-    %pip install --quiet --no-deps --editable /content/course
-    %cd -q /content/course/{folder}
+        !git clone --quiet --depth 1 https://github.com/REPOSITORY /content/course
+    !{sys.executable} -m pip install --quiet --no-deps --editable /content/course
+    %cd -q /content/course/FOLDER
     if "/content/course" not in sys.path:
         sys.path.insert(0, "/content/course")
     from course.colab import say_ready
 
-    say_ready()
-"""
+    say_ready()"""
 
 _README = """\
-These are copies of the notebooks for Colab. A workflow makes them from the branch `main`, so change the notebooks there.
-Each copy begins with a cell that fetches the course.
+These are copies of the notebooks for Colab. Each begins with a cell that fetches the course. A workflow makes them from
+the branch `main`, so change the notebooks there.
 """
 
 
 def older() -> Iterator[str]:
-    """Yield each package that is needed to run a page and is missing here, or older than the course was tried with."""
+    """Yield each package that a page needs and that is missing here, or older than those that the tests ran with."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    for line in [*project["dependencies"], *extras["plot"], "tensorflow" + _floor(extras["tensorflow"])]:
-        needed = Requirement(line)
-        try:
-            there = version(needed.name)
-        except PackageNotFoundError:
-            yield f"{needed.name} is missing"
+    needed = [Requirement(line) for line in [*project["dependencies"], *extras["plot"], *extras["tensorflow"]]]
+    installed = {requirement.name: _version(requirement.name) for requirement in needed}
+    # TensorFlow has two names, of which one is enough: Colab has the one that pyproject.toml does not ask for on Linux.
+    either = installed["tensorflow"] or installed["tensorflow-cpu"]
+    installed |= {"tensorflow": either, "tensorflow-cpu": either}
+    for requirement in needed:
+        floor = min(Version(specifier.version) for specifier in requirement.specifier)
+        found = installed[requirement.name]
+        if requirement.name == "tensorflow-cpu":
             continue
-        floor = min(Version(specifier.version) for specifier in needed.specifier)
-        if Version(there) < floor:
-            yield f"{needed.name} is {there}, the oldest version tried is {floor}"
+        if found is None:
+            yield f"{requirement.name} is missing"
+        elif found < floor:
+            yield f"{requirement.name} is {found}, and the tests ran with {floor} and later"
 
 
-def _floor(lines: list[str]) -> str:
-    """Return the floor of TensorFlow; Colab has the package ``tensorflow``, whatever pyproject.toml asks for on Linux."""
-    [floor] = {str(Requirement(line).specifier) for line in lines}
-    return floor
+def _version(name: str) -> Version | None:
+    try:
+        return Version(version(name))
+    except PackageNotFoundError:
+        return None
 
 
 def say_ready() -> None:
-    """Print that the course is there, and which packages of Colab are older than those that it was tried with."""
+    """Print that the course is there, and which packages are missing or older than those that the tests ran with."""
     print("The course is there. Go on with the next cell.")
     for line in older():
-        print("Colab's", line)
+        print(f"  {line}")
 
 
 def copy_for_colab(notebook: dict, path: str, repository: str) -> None:
@@ -90,14 +94,13 @@ def copy_for_colab(notebook: dict, path: str, repository: str) -> None:
         if cell["cell_type"] == "markdown":
             text = "".join(cell["source"])
             cell["source"] = _LINK.sub(lambda link: link[1] + _address(link[2], folder, repository) + link[3], text)
-    source = _CELL.format(repository=repository, folder=folder)
     first = {
         "cell_type": "code",
         "execution_count": None,
         "id": "on-colab",
         "metadata": {"cellView": "form"},  # Colab shows the title and hides the code
         "outputs": [],
-        "source": source.rstrip("\n"),
+        "source": _CELL.replace("REPOSITORY", repository).replace("FOLDER", folder),
     }
     notebook["cells"].insert(0, first)
 

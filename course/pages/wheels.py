@@ -1,8 +1,8 @@
 """Collect the packages of the course for another system than this one: ``python -m course.pages.wheels windows``.
 
 For the own system ``make wheels`` is enough, which is one call of pip. For another system that call fails: pip chooses
-files for the system it is told, but decides by its own system what a package needs. So this module walks from package to
-package itself. It reads in each wheel what that needs on the other system, and lets pip fetch the version that
+files for the system it is told, but decides by its own system what a package needs. So this module walks from package
+to package itself. It reads in each wheel what that needs on the other system, and lets pip fetch the version that
 constraints.txt pins.
 """
 
@@ -132,8 +132,8 @@ def collect(system: str, python: str, folder: Path) -> list[Path]:
         missing = {name: line for name, line in named.items() if name not in found}
         if gpu := sorted(name for name in missing if name.startswith("nvidia-")):
             raise CollectError(
-                f"PyTorch asks for {gpu[0]}: this is its build for GPUs, of several gigabytes. Name the index of the small"
-                " one in the variable PIP_EXTRA_INDEX_URL; docs/teaching/offline.md says where it is shown."
+                f"PyTorch asks for {gpu[0]}: this is its build for GPUs, of several gigabytes. Name the index of the"
+                " small one in the variable PIP_EXTRA_INDEX_URL; docs/teaching/offline.md says where it is shown."
             )
         if missing:
             lines = [f"{name}{pinned.get(name, line.specifier)}" for name, line in missing.items()]
