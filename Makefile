@@ -11,7 +11,7 @@ endif
 CONSTRAINTS ?= constraints.txt
 install = $(bin)/python -m pip install $(from) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: convert test lab site record wheels offline lint format constraints
+.PHONY: convert test lab site links record wheels offline lint format constraints
 
 # Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
 convert: .venv/convert-installed
@@ -31,6 +31,15 @@ lab: .venv/installed
 site: .venv/site-installed
 	$(bin)/python -m sphinx -W --keep-going -q -b html -c docs . _site/html
 
+# Do the links to other sites lead somewhere? The README is no page of the site; here it is read, too.
+links: .venv/site-installed
+	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,tests,benchmarks,course,parity,work" \
+		. _site/links
+
+# Run every notebook and store its outputs.
+record: .venv/installed
+	$(bin)/python -m course.pages.record
+
 # Collect the packages of the course in the folder wheels, with what builds the project, for laptops like this one.
 wheels: .venv/pyvenv.cfg
 	mkdir -p wheels
@@ -40,10 +49,6 @@ wheels: .venv/pyvenv.cfg
 # Install from the folder wheels, without a network. Then make lab and make test install nothing more.
 offline: from = --no-index --find-links wheels
 offline: .venv/installed
-
-# Run every notebook and store its outputs.
-record: .venv/installed
-	$(bin)/python -m course.pages.record
 
 lint: .venv/installed
 	$(bin)/ruff check

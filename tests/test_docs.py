@@ -4,13 +4,14 @@ import inspect
 import re
 import types
 
-from course.pages.anatomy import ROOT
-from parity import ParityError, compare, load_keras_weights, propose_mapping, run_torch, trace, transfer
+from course.pages.anatomy import ROOT, pages
+from parity import CAUSES, ParityError, compare, load_keras_weights, propose_mapping, run_torch, trace, transfer
 from parity.padding import AvgPool2dSame, Conv2dSame, ConvTranspose2dSame, MaxPool2dSame
 from parity.weights.layouts import covered_layers, find_layout
 from tests.helpers.models import fill
 
 import keras
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -284,7 +285,14 @@ def a_file_with_a_lambda(folder):
     keras.saving.load_model(folder / "lambda.keras")
 
 
+def an_lstm():
+    sequence = keras.Input((3, 2))
+    model = keras.Model(sequence, keras.layers.LSTM(2)(sequence))
+    transfer(model, nn.LSTM(2, 2), pd.DataFrame([(model.weights[0].path, "weight_ih_l0")], columns=["keras", "torch"]))
+
+
 ERRORS = {
+    "is not covered": an_lstm,
     "cannot assign module before Module.__init__() call": Forgetful,
     "missing 1 required positional argument: 'kernel_size'": lambda: nn.Conv2d(32, 5),
     "optimizer got an empty parameter list": lambda: torch.optim.SGD(InForward().parameters(), 0.1),
@@ -472,6 +480,60 @@ def test_recurrent_layers_are_filled_as_the_cheat_sheet_says(kind, module):
     with torch.no_grad():
         found = eval(f"output{last}", {"output": port(torch.from_numpy(x))})
     assert compare(kind, model(x), found, within=1e-5)
+
+
+def test_attention_is_filled_as_the_cheat_sheet_says():
+    x = np.random.default_rng(0).normal(size=(3, 7, 12)).astype("float32")
+    sequence = keras.Input((7, 12))
+    layer = keras.layers.MultiHeadAttention(3, 4)
+    model = fill(keras.Model(sequence, layer(sequence, sequence)))
+    parts = (("q", layer._query_dense), ("k", layer._key_dense), ("v", layer._value_dense), ("o", layer._output_dense))
+    names = {"torch": torch}
+    for name, part in parts:
+        kernel, bias = (torch.tensor(weight.numpy()) for weight in part.weights)
+        names |= {name: kernel, f"{name}b": bias}
+    state = {row[0].strip("`"): eval(expression(row[1]), names) for row in rows("cheat-sheet", "Attention, by hand")}
+    port = nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    port.load_state_dict(state)
+    with torch.no_grad():
+        found, _ = port(*3 * [torch.from_numpy(x)])
+    assert compare("attention", model(x), found, within=1e-4)
+    port.in_proj_weight.data = port.in_proj_weight.data.unflatten(0, (3, 3, 4)).transpose(1, 2).flatten(0, 2)
+    assert not compare("heads in another order", model(x), port(*3 * [torch.from_numpy(x)])[0].detach(), within=1e-2)
+
+
+# What a page says of a cause that it explains. The exercises of a page explain nothing.
+EXPLAINED = {
+    "kernel axes permuted": "order of",
+    "height and width exchanged": "height and width change places",
+    "weights in another order": "reshape",
+    "kernel not transposed": "transpos",
+    "epsilon": "epsilon",
+    "BatchNormalization vectors exchanged": "Exchanged vectors",
+    "train mode": "eval()",
+    "momentum": "momentum",
+    "padding": "padding",
+    "padding value": "minus infinity",
+    "padding counted": "count_include_pad",
+    "overwritten in place": "in place",
+    "flatten order": "flatten",
+    "weights of another layer": "another layer",
+    "heads exchanged": "heads exchanged",
+    "dropout rate": "Dropout",
+    "layer frozen": "frozen",
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_what_diagnose_names_is_explained_where_it_says(cause):
+    where = CAUSES[cause]
+    if where == "cheat sheet":
+        assert f'"{cause}"' in DOCS["cheat-sheet"]
+        return
+    (page,) = (path for path in pages() if path.name.startswith(where))
+    cells = [cell.source for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "markdown"]
+    text = re.sub(r"^## Your turn.*?(?=^## |\Z)", "", "\n".join(cells), flags=re.DOTALL | re.MULTILINE)
+    assert EXPLAINED[cause] in text
 
 
 def test_a_group_norm_of_one_group_is_no_layer_normalization():

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
-from course.exercises.coarse import say_weight_is_float32
-from course.exercises.report import Case, report
+from course.exercises.coarse import Coarse, say_weight_is_float32
+from course.exercises.report import Case, report, say
 from parity import ParityError, largest_difference, run_torch
 
 import keras
@@ -26,18 +26,21 @@ def check_fill_linear(answer: Fill) -> None:
 
     It must do so without ``load_state_dict``, and raise an error if the kernel or the bias has a wrong shape.
     """
+    coarse = Coarse()
     report(
         "Fill a Linear",
         {
-            "layers that are not square": _filled(answer, _RECTANGULAR),
-            "square layers": _filled(answer, _SQUARE),
-            "float32 arrays": _filled(answer, [(3, 5)], dtype="float32"),
-            "arrays that change afterwards": _filled(answer, [(3, 5)], change=True),
-            "a bias of the wrong shape": _filled(answer, [(3, 5)], refuse="bias"),
-            "a kernel of the wrong shape": _filled(answer, [(3, 5)], refuse="kernel"),
+            "layers that are not square": _filled(answer, coarse, _RECTANGULAR),
+            "square layers": _filled(answer, coarse, _SQUARE),
+            "float32 arrays": _filled(answer, coarse, [(3, 5)], dtype="float32"),
+            "arrays that change afterwards": _filled(answer, coarse, [(3, 5)], change=True),
+            "a bias of the wrong shape": _filled(answer, coarse, [(3, 5)], refuse="bias"),
+            "a kernel of the wrong shape": _filled(answer, coarse, [(3, 5)], refuse="kernel"),
         },
         answer,
     )
+    if coarse.found:
+        say("  (the numbers of the Linear are rounded to float32: the arrays are float64)")
 
 
 def check_pointwise_weight(answer: Callable[[Tensor], Tensor]) -> None:
@@ -66,7 +69,12 @@ def _dense(inputs: int, outputs: int, dtype: str = "float64") -> tuple[keras.lay
 
 
 def _filled(
-    answer: Fill, sizes: Sequence[tuple[int, int]], dtype: str = "float64", change: bool = False, refuse: str = ""
+    answer: Fill,
+    coarse: Coarse,
+    sizes: Sequence[tuple[int, int]],
+    dtype: str = "float64",
+    change: bool = False,
+    refuse: str = "",
 ) -> Iterator[Case]:
     for inputs, outputs in sizes:
 
@@ -88,7 +96,7 @@ def _filled(
                 raise ParityError("answer", ["the Linear still has the weight that it had before"])
             if change:
                 _expect_own_memory(filled, kernel, bias)
-            return np.asarray(layer(x)), run_torch(filled, x)
+            return coarse.outputs(np.asarray(layer(x)), run_torch(filled, x))
 
         yield f"{inputs} -> {outputs}", run
 

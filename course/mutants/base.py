@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
         network: The name of the network.
         plant: Takes a correct twin, which it may change, and returns the twin with the mistake.
         layers: The names of the Keras layers at which the mistake may rightly be located.
-        cause: One of ``parity.case.CAUSES``.
+        cause: One of ``parity.CAUSES``.
         shows: Where it shows: "always", only at an "other size" than that of the first probe, only with "negative
             inputs", or only in "training".
         in_forward: Whether the mistake is in a forward. The others are in a twin's modules, settings and tensors, where

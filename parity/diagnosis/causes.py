@@ -7,30 +7,30 @@ CHEAT_SHEET = "cheat sheet"
 
 CAUSES = {
     "kernel axes permuted": "01",
-    "kernel flipped": "01",
+    "kernel flipped": CHEAT_SHEET,
     "height and width exchanged": "01",
-    "depthwise order": "01",
-    "groups": "01",
+    "depthwise order": CHEAT_SHEET,
+    "groups": CHEAT_SHEET,
     "weights in another order": "01",
-    "input axes exchanged": "01",
+    "input axes exchanged": CHEAT_SHEET,
     "kernel not transposed": "02",
     "epsilon": "03",
     "BatchNormalization vectors exchanged": "03",
-    "statistics left at 0 and 1": "03",
+    "statistics left at 0 and 1": CHEAT_SHEET,
     "train mode": "03",
     "momentum": "03",
     "padding": "04",
     "padding value": "04",
     "padding counted": "04",
-    "stride or dilation": "04",
-    "another pooling": "04",
+    "stride or dilation": CHEAT_SHEET,
+    "another pooling": CHEAT_SHEET,
     "overwritten in place": "05",
     "flatten order": "06",
     "weights of another layer": "07",
     "heads exchanged": "07",
-    "weights hold other numbers": "07",
-    "bias missing": "07",
-    "bias added twice": "07",
+    "weights hold other numbers": CHEAT_SHEET,
+    "bias missing": CHEAT_SHEET,
+    "bias added twice": CHEAT_SHEET,
     "activation missing": CHEAT_SHEET,
     "another activation": CHEAT_SHEET,
     "another slope": CHEAT_SHEET,
@@ -40,7 +40,7 @@ CAUSES = {
     "channels reversed": CHEAT_SHEET,
     "precision": CHEAT_SHEET,
     "dropout rate": "12",
-    "gradient stopped": "12",
+    "gradient stopped": CHEAT_SHEET,
     "layer frozen": "12",
 }
 """Each known cause, and the number of the notebook that explains it, or ``CHEAT_SHEET``."""
@@ -65,6 +65,16 @@ class Cause(NamedTuple):
         detail = f" ({self.detail})" if self.detail else ""
         where = f"see the {CHEAT_SHEET}" if self.notebook is None else f"notebook {self.notebook}"
         return f"{self.cause}{detail}: {where}"
+
+
+class Untried(NamedTuple):
+    """What was not tried, because there was too much of it.
+
+    Attributes:
+        what: How much there was, and how much of it was tried.
+    """
+
+    what: str
 
 
 def known_cause(cause: str, detail: str = "") -> Cause:

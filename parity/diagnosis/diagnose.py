@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from parity.diagnosis.activations import by_axis, by_function
-from parity.diagnosis.causes import Cause, known_cause
+from parity.diagnosis.causes import Cause, Untried, known_cause
 from parity.diagnosis.evidence import Evidence, gather
 from parity.diagnosis.geometry import by_border, by_global_pooling, by_padding, by_pooling
 from parity.diagnosis.inputs import (
     by_activation_before,
     by_another_tensor,
     by_dropping,
-    by_merging,
     by_numbers,
     by_other_input,
     by_overwriting,
     by_precision,
     by_scaled_input,
 )
+from parity.diagnosis.merging import by_merging
 from parity.diagnosis.order import (
     by_channels,
     by_exchanged_axes,
@@ -44,7 +44,7 @@ import keras
 import pandas as pd
 from torch import nn
 
-Attempt = Callable[[Evidence], Iterator[Cause]]
+Attempt = Callable[[Evidence], Iterator[Cause | Untried]]
 
 WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_mode,
@@ -94,17 +94,19 @@ class Diagnosis(NamedTuple):
             cause is another input that could not be seen: then it is "TAKES OTHER INPUT".
         causes: The known causes that explain it; empty if none does.
         traced: What ``parity.trace`` returns.
+        untried: Where a search met its bound before it found anything, what it left out.
     """
 
     divergence: Divergence | None
     causes: list[Cause]
     traced: pd.DataFrame
+    untried: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.divergence is None:
             return "no layer diverges"
-        lines = [str(cause) for cause in self.causes]
-        return "\n  ".join([str(self.divergence), *(lines or ["none of the known causes explains it"])])
+        lines = [str(cause) for cause in self.causes] or ["none of the known causes explains it"]
+        return "\n  ".join([str(self.divergence), *lines, *(f"not all was tried: {what}" for what in self.untried)])
 
 
 def diagnose(
@@ -131,37 +133,43 @@ def diagnose(
     first = next((verdict for verdict in verdicts if verdict.kind in STARTS), None)
     if first is None:
         return Diagnosis(None, [], traced)
-    causes = _causes(port, run, first)
+    causes, untried = _causes(port, run, first)
     divergence = divergence_of(run, first)
     if any(cause.takes_other for cause in causes):
         # A function's input may not have been seen. Then the cause alone tells that it is another one.
         divergence = divergence._replace(verdict=str(Kind.TAKES_OTHER))
-    return Diagnosis(divergence, causes, traced)
+    return Diagnosis(divergence, causes, traced, untried)
 
 
-def _causes(port: Port, run: Run, verdict: Verdict) -> list[Cause]:
-    """Return what explains the first divergence."""
+def _causes(port: Port, run: Run, verdict: Verdict) -> tuple[list[Cause], tuple[str, ...]]:
+    """Return what explains the first divergence, and what was not tried."""
     if verdict.exchanged_with:
-        return [_exchange(run, verdict)]
+        return [_exchange(run, verdict)], ()
     fault = verdict.training
     if fault is not None and fault.kind in _CAUSES_IN_TRAINING:
-        return [known_cause(_CAUSES_IN_TRAINING[fault.kind], fault.detail)]
+        return [known_cause(_CAUSES_IN_TRAINING[fault.kind], fault.detail)], ()
     evidence = gather(port, run, verdict)
     if fault is not None:
         settings = other_settings(evidence)
         if "momentum" not in settings:
-            return []
+            return [], ()
         expected, actual = settings["momentum"]
         # In PyTorch, no momentum means a cumulative average.
         found = "None" if actual is None else f"{actual:g}"
-        return [known_cause("momentum", f"momentum is {found}, not {expected:g}")]
+        return [known_cause("momentum", f"momentum is {found}, not {expected:g}")], ()
     return explained_by(WRONG_OUTPUT if verdict.kind == Kind.DIVERGES else WRONG_INPUT, evidence)
 
 
-def explained_by(attempts: Sequence[Attempt], evidence: Evidence) -> list[Cause]:
-    """Return the causes that are found by the first attempt that finds any."""
-    found = (list(attempt(evidence)) for attempt in attempts)
-    return next(filter(None, found), [])
+def explained_by(attempts: Sequence[Attempt], evidence: Evidence) -> tuple[list[Cause], tuple[str, ...]]:
+    """Return the causes that the first attempt finds that finds any; if none does, what was left untried."""
+    untried: list[str] = []
+    for attempt in attempts:
+        found = list(attempt(evidence))
+        causes = [one for one in found if isinstance(one, Cause)]
+        if causes:
+            return causes, ()
+        untried += [one.what for one in found if isinstance(one, Untried)]
+    return [], tuple(untried)
 
 
 def _exchange(run: Run, verdict: Verdict) -> Cause:

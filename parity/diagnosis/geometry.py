@@ -64,22 +64,56 @@ def _right_pads(geometry: Geometry, sizes: Sequence[int]) -> Pads:
     return [(0, 0)] * len(kernel)
 
 
-def _other_pads(evidence: Evidence, geometry: Geometry) -> Iterator[Pads]:
-    """Yield every other padding with which the output has the shape of the twin's."""
+def _other_pads(evidence: Evidence, geometry: Geometry, border: Pads | None = None) -> Iterator[Pads]:
+    """Yield every other padding with which the output has the shape of the twin's.
+
+    Args:
+        evidence: The layer that diverges.
+        geometry: How its window moves.
+        border: What a ZeroPadding layer before it has added already, and the twin adds here.
+    """
     kernel, stride, dilation, _ = geometry
-    sizes = _spatial_sizes(evidence)
+    border = border or [(0, 0)] * len(kernel)
+    sizes = [size - sum(pair) for size, pair in zip(_spatial_sizes(evidence), border, strict=True)]
     outputs = evidence.twin.shape[2:]
-    right = _right_pads(geometry, sizes)
+    right = _with_border(_right_pads(geometry, _spatial_sizes(evidence)), border)
     pairs_of_axes = []
     for n, k, s, d, o in zip(sizes, kernel, stride, dilation, outputs, strict=True):
         reach = (k - 1) * d + 1
         pairs = [(b, a) for b in range(reach + 1) for a in range(reach + 1) if (n + b + a - reach) // s + 1 == o]
+        # Where the last element is not read, several pairs give the same. PyTorch's own padding is alike on both sides.
+        pairs.sort(key=lambda pair: pair[0] != pair[1])
         pairs_of_axes.append(pairs)
     if max(map(len, pairs_of_axes), default=0) > 40:
         pairs_of_axes = [[pair for pair in pairs if abs(pair[0] - pair[1]) <= 2] for pairs in pairs_of_axes]
     for pads in product(*pairs_of_axes):
         if list(pads) != right:
             yield list(pads)
+
+
+def _with_border(pads: Pads, border: Pads) -> Pads:
+    """Return how many elements a layer adds together with what a ZeroPadding layer before it has added."""
+    both = zip(pads, border, strict=True)
+    return [(before + first, after + last) for (before, after), (first, last) in both]
+
+
+def _border_before(evidence: Evidence) -> tuple[str, Pads]:
+    """Return the ZeroPadding layer whose output the layer takes, and what it adds, if nothing in the twin does this."""
+    run, step = evidence.run, evidence.step
+    producer = run.graph.producers().get(step.inputs[0]) if step is not None else None
+    if producer is None or not _is_zero_padding(run.graph.steps[producer].layer) or producer in run.pairing.twins:
+        return "", [(0, 0)] * (evidence.value.ndim - 2)
+    return run.graph.steps[producer].name, _pads_of(run.graph.steps[producer].layer)
+
+
+def _is_zero_padding(layer: Any) -> bool:
+    return type(layer).__name__.startswith("ZeroPadding")
+
+
+def _pads_of(layer: Any) -> Pads:
+    """Return how many elements a ZeroPadding layer adds. ZeroPadding1D has one pair, the others one for each axis."""
+    pairs = [layer.padding] if isinstance(layer.padding[0], int) else layer.padding
+    return [(pair[0], pair[1]) for pair in pairs]
 
 
 def _spatial_sizes(evidence: Evidence) -> Sequence[int]:
@@ -136,9 +170,12 @@ def by_padding(evidence: Evidence) -> Iterator[Cause]:
         return
     sizes = _spatial_sizes(evidence)
     right = _right_pads(geometry, sizes)
-    for pads in _other_pads(evidence, geometry):
-        if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, pads))):
-            yield known_cause("padding", f"padding is {pads}, not {right}")
+    border_layer, border = _border_before(evidence)
+    due, by = _with_border(right, border), f", as {border_layer} has it" if border_layer else ""
+    inner = [(-before, -after) for before, after in border]  # takes the border away again
+    for pads in _other_pads(evidence, geometry, border):
+        if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, _with_border(pads, inner)))):
+            yield known_cause("padding", f"padding is {pads}, not {due}{by}")
             return
     for mode in ("reflect", "replicate", "circular"):
         if any(max(pair) >= size for pair, size in zip(right, sizes, strict=True)):
@@ -160,13 +197,19 @@ def _by_cropping(evidence: Evidence, geometry: Geometry, kernel: Kernel) -> Iter
     whole = padded(whole - beyond, [(0, room)] * len(stride)) + beyond
     sizes = evidence.twin.shape[2:]
     ranges = [range(min(room, have - want) + 1) for have, want in zip(whole.shape[2:], sizes, strict=True)]
+    found = {"in the twin": evidence.twin, "in Keras": evidence.value}
+    starts_of = {}
     for starts in product(*ranges):
         part = whole
         for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), 2):
             part = part.narrow(axis, start, size)
-        if evidence.explains(_channels_last(part)):
-            yield known_cause("padding", f"{starts} elements are cropped before the result")
-            return
+        for where, y in found.items():
+            if where not in starts_of and agree_within(_channels_last(part), y, evidence.tolerance):
+                starts_of[where] = starts
+    if "in the twin" in starts_of:
+        due = starts_of.get("in Keras")
+        elements = f"{starts_of['in the twin']} elements are cropped before the result"
+        yield known_cause("padding", elements + (f", not {due}" if due else ""))
 
 
 def by_pooling(evidence: Evidence) -> Iterator[Cause]:
@@ -291,13 +334,12 @@ def by_border(evidence: Evidence) -> Iterator[Cause]:
     if evidence.step is None or evidence.step.is_activation or len(evidence.inputs) != 1:
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
-    if not type(layer).__name__.startswith("ZeroPadding") or evidence.twin.ndim != evidence.value.ndim:
+    if not _is_zero_padding(layer) or evidence.twin.ndim != evidence.value.ndim:
         return
     surplus = [total - size for total, size in zip(evidence.twin.shape[2:], x.shape[1:-1], strict=True)]
     if min(surplus) < 0:
         return
-    # A ZeroPadding1D has one pair, the others a pair for each axis.
-    right = [layer.padding] if len(surplus) == 1 else [tuple(pair) for pair in layer.padding]
+    right = _pads_of(layer)
     for starts in product(*(range(size + 1) for size in surplus)):
         pads = [(start, size - start) for start, size in zip(starts, surplus, strict=True)]
         for content, y in _bordered(x.movedim(-1, 1), pads, evidence.twin):

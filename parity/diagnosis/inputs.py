@@ -1,63 +1,20 @@
 """Causes in the inputs of a layer's twin: another tensor, another scale, fewer digits, overwritten numbers."""
 
 from collections.abc import Iterator, Sequence
-from itertools import permutations
 from math import prod
 
 from parity.diagnosis.activations import activations
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence
+from parity.diagnosis.merging import output_of
 from parity.diagnosis.order import other_channels
 from parity.diagnosis.settings import dropped
 from parity.models.alignment import alignments, largest
-from parity.models.keras_graph import Step, run_step
 from parity.models.torch_calls import Call
-from parity.tensors import as_tensor
 from parity.tracing.pairing import Spot
 
 import keras
-import torch
 from torch import Tensor
-
-
-def by_merging(evidence: Evidence) -> Iterator[Cause]:
-    """Yield other inputs, or another order of them, with which a merging layer gives what the twin has."""
-    step, inputs = evidence.step, evidence.inputs
-    if step is None or len(inputs) < 2:
-        return
-    for order in permutations(range(len(inputs))):
-        if list(order) != sorted(order) and evidence.explains(_merged(step, [inputs[slot] for slot in order])):
-            yield known_cause("another skip", f"its inputs are in the order {tuple(slot + 1 for slot in order)}")
-            return
-    for slot, x in enumerate(inputs):
-        if evidence.explains(x):
-            yield known_cause("another skip", f"only its input {slot + 1} is used")
-            return
-        for name, other in evidence.others.items():
-            changed = [*inputs[:slot], other, *inputs[slot + 1 :]]
-            if other.shape == x.shape and evidence.explains(_merged(step, changed)):
-                yield known_cause("another skip", f"its input {slot + 1} is the output of {name}")
-                return
-    for axis in range(1, evidence.value.ndim):
-        if all(x.shape == inputs[0].shape for x in inputs):
-            y = torch.cat(inputs, axis)
-            if y.shape == evidence.value.shape and evidence.explains(y):
-                due = getattr(step.layer, "axis", -1) % evidence.value.ndim
-                yield known_cause("axis", f"joined along axis {axis}, not {due}")
-                return
-
-
-def _merged(step: Step, inputs: Sequence[Tensor]) -> Tensor | None:
-    """Return what a step of the Keras model makes of other inputs, None if it does not take them."""
-    try:
-        return _output_of(step, inputs)
-    except (ValueError, TypeError):
-        return None
-
-
-def _output_of(step: Step, inputs: Sequence[Tensor]) -> Tensor:
-    """Return the first output of a step of the Keras model with other inputs."""
-    return as_tensor(run_step(step, [keras.ops.convert_to_tensor(x.numpy()) for x in inputs])[0])
 
 
 def by_scaling(evidence: Evidence, by_channel: bool) -> Iterator[Cause]:
@@ -125,7 +82,7 @@ def by_other_input(evidence: Evidence) -> Iterator[Cause]:
     for name, other in evidence.others.items():
         if other.shape != evidence.inputs[0].shape:
             continue
-        if evidence.explains(_output_of(evidence.step, [other])):
+        if evidence.explains(output_of(evidence.step, [other])):
             yield known_cause("another skip", f"it takes the output of {name}")._replace(takes_other=True)
             return
 

@@ -18,6 +18,10 @@ _CHANNELS_FIRST = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.PReLU),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )
+# At how many places of a border a tensor is compared whole. If there are more, a few of its elements are compared
+# first: how far along each axis these lie, and within which share of the largest they fit.
+_MOST_PLACES, _PROBED, _FITS = 300, (0.5, 0.2, 0.8, 0.0, 1.0), 1e-3
+
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
@@ -128,19 +132,44 @@ def _windows(value: Tensor, twin: Tensor) -> Iterator[Aligned]:
     axes = range(1, value.ndim - 1)
     surplus = [twin.shape[axis] - value.shape[axis] for axis in axes]
     one_is_larger = all(size >= 0 for size in surplus) or all(size <= 0 for size in surplus)
-    if not one_is_larger or max(map(abs, surplus)) > 16:
+    if not one_is_larger or not value.numel() or not twin.numel():
         return
     twin_is_larger = max(surplus) > 0
     large, small = (twin, value) if twin_is_larger else (value, twin)
-    for starts in product(*(_middle_first(abs(size)) for size in surplus)):
+    for starts in _likeliest(large, small):
         part = large
         for axis, start in zip(axes, starts, strict=True):
             part = part.narrow(axis, start, small.shape[axis])
         yield Aligned(value, part, BORDERS[0]) if twin_is_larger else Aligned(part, twin, BORDERS[1])
 
 
+def _likeliest(large: Tensor, small: Tensor) -> list[tuple[int, ...]]:
+    """Return where in a tensor (batch, *spatial, channels) a smaller one may begin, the likeliest places first.
+
+    These are the places in the middle: that is where padding leaves the data. If there are many places, a few elements
+    of the smaller tensor are compared at each, and those come first, or alone, at which they fit.
+    """
+    sizes, surplus = small.shape[1:-1], [a - b for a, b in zip(large.shape[1:-1], small.shape[1:-1], strict=True)]
+    if prod(last + 1 for last in surplus) <= _MOST_PLACES:
+        return list(product(*map(_middle_first, surplus)))
+    apart = np.zeros([last + 1 for last in surplus])
+    for share in _PROBED:
+        element = tuple(int(share * (size - 1)) for size in sizes)
+        there = large[0].double()
+        for axis, (start, last) in enumerate(zip(element, surplus, strict=True)):
+            there = there.narrow(axis, start, last + 1)
+        difference = (there - small[(0, *element)].double()).abs().amax(-1)
+        apart = np.maximum(apart, difference.nan_to_num(nan=inf, posinf=inf).numpy())
+    fits = apart <= max(_FITS * largest(small[0]), float(apart.min()))
+    apart[apart <= _FITS * largest(small[0])] = 0  # between these, rounding would decide
+    places = np.argwhere(fits)
+    off_middle = np.abs(places - np.array(surplus) // 2)
+    order = np.lexsort((*off_middle.T[::-1], apart[fits]))[:_MOST_PLACES]
+    return [tuple(int(start) for start in place) for place in places[order]]
+
+
 def _middle_first(last: int) -> list[int]:
-    """Return the numbers 0 to ``last``, the middle first: that is where padding leaves the data."""
+    """Return the numbers 0 to ``last``, the middle first."""
     return sorted(range(last + 1), key=lambda start: abs(start - last // 2))
 
 

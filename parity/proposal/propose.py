@@ -45,6 +45,10 @@ class Proposal(NamedTuple):
         lines += [f"{layer}: {module}, by its name" for layer, module in self.by_name.items()]
         lines += [f"{layer}: undecided: {' or '.join(modules)}" for layer, modules in self.undecided.items()]
         lines += [f"{layer}: {why}" for layer, why in self.unmatched.items()]
+        lines += [
+            f"{layer}: the twin flattens {shape} channels first; give transfer the flatten of this proposal"
+            for layer, shape in self.flatten.items()
+        ]
         return "\n  ".join(lines)
 
 

@@ -8,7 +8,19 @@ from parity.tracing.port import Port, make_port
 from parity.tracing.runs import Run
 from parity.tracing.side_by_side import run
 from parity.tracing.training import Fault, training_faults
-from parity.tracing.verdicts import EXCHANGED, STARTS, Kind, Verdict, layer_name, note_of, table, twin_name, verdicts_of
+from parity.tracing.verdicts import (
+    EXCHANGED,
+    NOT_SEEN,
+    OR_AT,
+    STARTS,
+    Kind,
+    Verdict,
+    layer_name,
+    note_of,
+    table,
+    twin_name,
+    verdicts_of,
+)
 
 import keras
 import numpy as np
@@ -36,11 +48,16 @@ class Divergence(NamedTuple):
         if self.note.startswith(EXCHANGED):
             partners = self.note.removeprefix(EXCHANGED)
             return f"{self.layer} and {partners} are each other's: each has the output of the other"
-        if self.verdict == Kind.TAKES_OTHER:
-            return f"{self.layer} ({self.twin}) does not take what the layers before it return"
-        in_training = next((str(fault) for fault in Fault if self.note.startswith(fault)), "")
         twin = self.twin if self.twin != "-" else "not found in the twin"
-        return f"{self.layer} ({twin}): {in_training or 'its inputs agree, its outputs do not'}"
+        where = f"{self.layer} ({twin})"
+        if self.note.startswith(OR_AT):
+            where += f", {self.note}"
+        if self.verdict == Kind.TAKES_OTHER:
+            return f"{where}{',' * self.note.startswith(OR_AT)} does not take what the layers before it return"
+        in_training = next((str(fault) for fault in Fault if self.note.startswith(fault)), "")
+        seen = not self.note.startswith((OR_AT, NOT_SEEN))
+        before = "its inputs agree" if seen else "all that was seen before it agrees"
+        return f"{where}: {in_training or f'{before}, its outputs do not'}"
 
 
 def trace(
@@ -74,6 +91,7 @@ def trace(
 
         - "agree": the outputs agree.
         - "DIVERGES HERE": the inputs agree, the outputs do not; or, with ``training``, only the training step differs.
+          If the inputs were not seen, ``note`` says so, or at which layers before it the twin may diverge as well.
         - "TAKES OTHER INPUT": the layers before agree, and the twin takes something else than their output.
         - "different before": the inputs do not agree, because a layer before diverges.
         - "not paired": nothing in the twin was found for it.

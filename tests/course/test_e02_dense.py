@@ -123,6 +123,18 @@ def test_right_ways_to_fill_are_right(answer, capsys):
     assert capsys.readouterr().out == "✓ Fill a Linear: right; it equals Keras in all 10 cases\n"
 
 
+def test_a_fill_through_float32_is_right_and_called_rounded(capsys):
+    """The right numbers, rounded on the way."""
+
+    def rounded(linear, kernel, bias):
+        return copied_and_compared(linear, kernel.astype("float32"), bias.astype("float32"))
+
+    check_fill_linear(rounded)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "✓ Fill a Linear: right; it equals Keras in all 10 cases"
+    assert "rounded to float32" in second
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

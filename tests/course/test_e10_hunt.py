@@ -180,7 +180,7 @@ def test_the_diagnosis_names_each_mistake_with_the_number_that_is_due():
     assert messages == [
         "BatchNormalization vectors exchanged (gamma holds beta): notebook 03",
         "another slope (slope is 0.01, not 0.25): see the cheat sheet",
-        "depthwise order (channels and multiplier are in the other order): notebook 01",
+        "depthwise order (channels and multiplier are in the other order): see the cheat sheet",
         "padding (padding is [(1, 0), (1, 0)], not [(0, 1), (0, 1)]; average): notebook 04",
         "kernel not transposed ((8, 8) either way): notebook 02",
     ]

@@ -27,8 +27,8 @@ def scaled(t, x):
         (
             lambda t: [t.second.weight.data.copy_(t.second.weight.flip(2)), t.second.bias.data.zero_()],
             "second (second): its inputs agree, its outputs do not\n"
-            "  kernel flipped (along its axes (2,), in 4 of its 4 channels): notebook 01\n"
-            "  bias missing (bias is 0 in 4 of its 4 channels): notebook 07",
+            "  kernel flipped (along its axes (2,), in 4 of its 4 channels): see the cheat sheet\n"
+            "  bias missing (bias is 0 in 4 of its 4 channels): see the cheat sheet",
         ),
         (
             lambda t: [setattr(t.norm, "eps", 1.0), t.norm.running_var.fill_(9), t.norm.running_mean.fill_(9)],
@@ -111,7 +111,8 @@ NAMED = {
     "input not scaled": (
         lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),
         lambda t, x: t.c(x),
-        "scale (not found in the twin): its inputs agree, its outputs do not\n  input scaled (2 times it plus 2)",
+        "scale (not found in the twin): all that was seen before it agrees, its outputs do not\n"
+        "  input scaled (2 times it plus 2)",
     ),
     "input reversed before it is scaled": (
         lambda x: conv("c")(L.Rescaling(0.5, -1.0, name="scale")(x)),

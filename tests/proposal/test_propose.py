@@ -639,3 +639,15 @@ def test_what_cannot_be_run():
     twice = [keras.Model(start, L.Dense(4, name="d")(start), name=name) for name in "ab"]
     same = keras.Model(start, twice[1](twice[0](start)))
     assert "d: two layers of the Keras model have this path; rename one" in refuse(same, nn.Linear(4, 4), draw(2, 4))
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(17, 1), (18, 1), (64, 1), (3, 128)])
+def test_a_convolution_may_be_padded_by_any_number_of_elements(kernel, dilation):
+    surplus = (kernel - 1) * dilation
+    model, x = model_of(
+        (40, 3), lambda a: layer("Conv1D", 2, kernel, dilation_rate=dilation, padding="causal", name="c")(a)
+    )
+    twin = Twin(lambda t, a: t.c(nn.functional.pad(a, (surplus, 0))), c=nn.Conv1d(3, 2, kernel, dilation=dilation))
+    proposal = propose_mapping(model, twin, x)
+    assert rows(proposal.mapping) == {("c/kernel", "c.weight"), ("c/bias", "c.bias")}
+    assert passes(model, twin, x, proposal)

@@ -89,9 +89,19 @@ def test_it_reads_two_columns_and_no_name_or_note():
     [
         (("a", "t", "DIVERGES HERE"), "a (t): its inputs agree, its outputs do not"),
         (("a", "-", "DIVERGES HERE"), "a (not found in the twin): its inputs agree, its outputs do not"),
-        (("a", "t", "DIVERGES HERE", "or at b"), "a (t): its inputs agree, its outputs do not"),
+        (
+            ("a", "t", "DIVERGES HERE", "or at b"),
+            "a (t), or at b: all that was seen before it agrees, its outputs do not",
+        ),
+        (
+            ("a", "t", "DIVERGES HERE", "its inputs were not seen"),
+            "a (t): all that was seen before it agrees, its outputs do not",
+        ),
+        (
+            ("a", "t", "TAKES OTHER INPUT", "or at b or before"),
+            "a (t), or at b or before, does not take what the layers before it return",
+        ),
         (("a", "t", "TAKES OTHER INPUT"), "a (t) does not take what the layers before it return"),
-        (("a", "t", "TAKES OTHER INPUT", "or at b"), "a (t) does not take what the layers before it return"),
         (("a", "t", "DIVERGES HERE", "other running statistics"), "a (t): other running statistics"),
         (
             ("a", "-", "DIVERGES HERE", "another dropout rate: rate is 0.2, not 0.5"),

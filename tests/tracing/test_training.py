@@ -41,7 +41,7 @@ class OwnDropout(nn.Module):
         (lambda t: setattr(t.norm, "momentum", 0.5), "norm", "momentum (momentum is 0.5, not 0.01): notebook 03"),
         (lambda t: setattr(t.drop, "p", 0.25), "drop", "dropout rate (rate is 0.25, not 0.5): notebook 12"),
         (lambda t: t.second.requires_grad_(False), "second", "layer frozen (kernel and bias not trained in the twin)"),
-        (lambda t: setattr(t, "run", detached), "first activation", "gradient stopped: notebook 12"),
+        (lambda t: setattr(t, "run", detached), "first activation", "gradient stopped: see the cheat sheet"),
     ],
     ids=["right", "own dropout", "rate of own dropout", "momentum", "rate", "frozen", "detached"],
 )

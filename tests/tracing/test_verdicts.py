@@ -114,8 +114,19 @@ def test_what_was_not_seen_is_not_paired_and_what_is_behind_it_may_be_its_fault(
         Verdict(Kind.TAKES_OTHER, 2, perhaps_at=(1,)),
     ]
     run = run_of(CHAIN, {}, {3: WRONG})
-    assert verdicts_of(run, {})[2] == Verdict(Kind.DIVERGES, 2, perhaps_at=(0, 1))
+    assert verdicts_of(run, {})[2] == Verdict(Kind.DIVERGES, 2, perhaps_at=(0, 1), inputs_seen=False)
     assert note_of(run, verdicts_of(run, {})[2]) == "or at a, b"
+
+
+def test_of_two_inputs_both_have_to_be_seen():
+    steps = [("product", (0, 0), 1)]
+    for inputs, note in (
+        ({}, "its inputs were not seen"),
+        ({(0, 0): RIGHT}, "its inputs were not seen"),
+        ({(0, 0): RIGHT, (0, 1): RIGHT}, ""),
+    ):
+        run = run_of(steps, inputs, {1: WRONG})
+        assert note_of(run, verdicts_of(run, {})[0]) == note
 
 
 def test_of_many_that_were_not_seen_the_five_nearest_are_named():
@@ -126,7 +137,7 @@ def test_of_many_that_were_not_seen_the_five_nearest_are_named():
 
     assert chain(5) == "or at s0, s1, s2, s3, s4"
     assert chain(6) == "or at s1, s2, s3, s4, s5 or before"
-    assert chain(0) == ""
+    assert chain(0) == "its inputs were not seen"
 
 
 def test_steps_that_were_not_seen_in_two_branches_are_named_once():
