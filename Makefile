@@ -9,6 +9,7 @@ endif
 
 # The versions to install. None, and pip takes the newest: make test CONSTRAINTS=
 CONSTRAINTS ?= constraints.txt
+from =
 install = $(bin)/python -m pip install $(from) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .PHONY: convert test lab site links record wheels offline lint format constraints

@@ -30,7 +30,11 @@ NOTEBOOK_PAGES = [path.relative_to(ROOT).with_suffix("").as_posix() for path in 
 SOLUTION_PAGES = [
     solution_of(path).relative_to(ROOT).with_suffix("").as_posix() for path in pages() if path.name != OFFICIAL
 ]
-TEXT_PAGES = [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")] + ["notebooks/README"]
+TEXT_PAGES = [
+    *(f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")),
+    *(f"docs/teaching/{path.stem}" for path in (ROOT / "docs" / "teaching").glob("*.md")),
+    "notebooks/README",
+]
 ALL_PAGES = [*TEXT_PAGES, *NOTEBOOK_PAGES, *SOLUTION_PAGES]
 PREDICTING = [page for page in NOTEBOOK_PAGES if not page.endswith(OFFICIAL.removesuffix(".ipynb"))]
 
