@@ -12,7 +12,7 @@ CONSTRAINTS ?= constraints.txt
 from =
 install = $(bin)/python -m pip install $(from) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: convert test lab site links record wheels offline lint format constraints
+.PHONY: convert test lab site slides links class handout record wheels offline lint format constraints
 
 # Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
 convert: .venv/convert-installed
@@ -32,14 +32,29 @@ lab: .venv/installed
 site: .venv/site-installed
 	$(bin)/python -m sphinx -W --keep-going -q -b html -c docs . _site/html
 
+# Make the slides for a class from docs/teaching/slides and from the notebooks, in _site/slides. Needs npm, which fetches
+# reveal.js.
+slides: .venv/site-installed course/slides/node_modules/.package-lock.json
+	$(bin)/python -m course.slides
+
 # Do the links to other sites lead somewhere? The README is no page of the site; here it is read, too.
 links: .venv/site-installed
-	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,tests,benchmarks,course,parity,work" \
+	$(bin)/python -m sphinx -q -b linkcheck -c docs -D exclude_patterns=".*,**/.*,_site,class*,tests,benchmarks,course,parity,work,docs/teaching/slides" \
 		. _site/links
 
-# Run every notebook and store its outputs.
+# Write the pages of a class into the folder class, without outputs and solutions. ROUTE=half-day (or 90min) takes only
+# the pages of that route, TO=class-b another folder.
+class: .venv/installed
+	$(bin)/python -m course.classroom $(if $(ROUTE),--route $(ROUTE)) $(if $(TO),--to $(TO))
+
+# Print the cheat sheet and the exit paper of a class, one A4 page each: handout.pdf, exit-paper.pdf.
+handout: .venv/site-installed
+	$(bin)/python -m course.handout
+
+# Run every notebook and store its outputs; reckon the timetables of docs/teaching anew.
 record: .venv/installed
 	$(bin)/python -m course.pages.record
+	$(bin)/python -m course.classroom.timetable
 
 # Collect the packages of the course in the folder wheels, with what builds the project, for laptops like this one.
 wheels: .venv/pyvenv.cfg
@@ -76,6 +91,9 @@ constraints: .venv/pyvenv.cfg
 .venv/site-installed: .venv/convert-installed
 	$(install) --editable ".[site]"
 	touch $@
+
+course/slides/node_modules/.package-lock.json: course/slides/package-lock.json
+	cd course/slides && npm ci
 
 .venv/convert-installed: .venv/pyvenv.cfg pyproject.toml $(CONSTRAINTS)
 	$(install) --editable ".[convert]"

@@ -27,8 +27,10 @@ root_doc = "docs/index"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
 exclude_patterns = [
+    "class*",  # the pages of a class: make class
     *(".*", "**/.*", "_site", "tests", "benchmarks", "course", "parity", "work"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "*.egg-info"),
+    "docs/teaching/slides",  # course.slides reads them
 ]
 nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
@@ -103,11 +105,20 @@ def adapt_notebook(app, docname, source):
         if cell["cell_type"] == "markdown":
             text = _README.sub(r"](\1docs/index.md)", "".join(cell["source"]))
             cell["source"] = _with_explorer(docname, _FOLD.sub(r"::::{dropdown} \1\n\2\n::::", text))
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if not _is_empty(output)]
         for output in cell.get("outputs", []):
             alt = output.get("metadata", {}).get("image/png", {}).get("alt")
             if alt:
                 cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
     source[0] = json.dumps(notebook)
+
+
+def _is_empty(output):
+    """Tell whether an output shows nothing, such as what Keras's summary displays before its table."""
+    data = output.get("data", {})
+    texts = [re.sub(r"<[^>]*>", "", "".join(text)) for kind, text in data.items() if kind.startswith("text/")]
+    return bool(data) and len(texts) == len(data) and not any(text.strip() for text in texts)
 
 
 def _with_explorer(docname, text):
@@ -130,6 +141,8 @@ def adapt_links(app, docname, source):
     }
     for folder, page in first.items():
         source[0] = source[0].replace(f"]({folder})", f"]({page})")
+        source[0] = source[0].replace(f"](../../notebooks/{folder})", f"](../../notebooks/{page})")
+    source[0] = _FOLD.sub(r"::::{dropdown} \1\n\2\n::::", source[0])
     source[0] = re.sub(r"\]\(\.\./README\.md(#[\w-]*)?\)", "](index.md)", source[0])
 
 

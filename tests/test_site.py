@@ -111,9 +111,14 @@ def test_a_page_loads_without_error_and_nothing_from_outside(tab, site, page):
     assert missing == []
     alts = tab.evaluate("[...document.querySelectorAll('main img')].map(i => i.alt)")
     assert not any(re.search(r"\.(png|svg)$", alt) for alt in alts)
+    nothing = "[...document.querySelectorAll('.cell_output pre')].filter(pre => !pre.textContent.trim()).length"
+    assert tab.evaluate(nothing) == 0
     for width in (1200, 400):
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        # A name that is broken after each letter makes a narrow and high head of a row.
+        heads = "[...document.querySelectorAll('.dataframe tbody th')].filter(th => th.textContent.length > 3)"
+        assert tab.evaluate(f"{heads}.filter(th => th.offsetWidth < th.offsetHeight).map(th => th.textContent)") == []
     assert tab.faults == []
 
 
@@ -307,3 +312,31 @@ def test_the_explorer_of_flatten_computes_what_numpy_does(tab, site):
     for _ in range(2):
         tab.keyboard.press("ArrowLeft")
     assert explorer.locator(".explorer-verdict").inner_text().startswith("✓")
+
+
+# --- The quiz -------------------------------------------------------------------------------------------------------
+
+
+def test_each_question_of_the_quiz_can_be_answered(tab, site):
+    tab.goto(address(site, "docs/teaching/quiz"))
+    questions = tab.locator("section[id^=quiz] > section")
+    assert questions.count() == 10
+    for question in questions.all():
+        options = question.locator(".prediction-option")
+        assert options.count() == 4
+        for option in options.all():
+            option.click()
+        said = question.locator(".prediction-why").all_inner_texts()
+        assert sorted(text.split(".")[0] for text in said) == ["✓ Right", "✗ No", "✗ No", "✗ No"]
+        assert min(map(len, said)) > 20
+    assert tab.locator(".prediction-cover").count() == 0
+    assert tab.faults == []
+
+
+def test_without_scripts_the_quiz_has_its_folds(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address(site, "docs/teaching/quiz"))
+    assert page.locator("section[id^=quiz] > section > details").count() == 10
+    assert page.locator("section[id^=quiz] > section > ol > li").count() == 40
+    context.close()

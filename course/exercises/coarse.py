@@ -26,7 +26,7 @@ class Coarse:
     def say(self) -> None:
         """Print a line about it, if any case was computed in float32."""
         if self.found:
-            say("  It is right, but computed in float32; the tensors that it is given are float64.")
+            say("  (computed in float32, and rounded: the tensors that it is given are float64)")
 
 
 def say_weight_is_float32() -> None:

@@ -33,9 +33,9 @@ def check_fill_linear(answer: Fill) -> None:
             "layers that are not square": _filled(answer, coarse, _RECTANGULAR),
             "square layers": _filled(answer, coarse, _SQUARE),
             "float32 arrays": _filled(answer, coarse, [(3, 5)], dtype="float32"),
-            "arrays that change afterwards": _filled(answer, coarse, [(3, 5)], change=True),
-            "a bias of the wrong shape": _filled(answer, coarse, [(3, 5)], refuse="bias"),
-            "a kernel of the wrong shape": _filled(answer, coarse, [(3, 5)], refuse="kernel"),
+            "arrays that change afterwards": _filled(answer, coarse, [(3, 5)], trial="change"),
+            "a bias of the wrong shape": _filled(answer, coarse, [(3, 5)], trial="bias"),
+            "a kernel of the wrong shape": _filled(answer, coarse, [(3, 5)], trial="kernel"),
         },
         answer,
     )
@@ -73,16 +73,16 @@ def _filled(
     coarse: Coarse,
     sizes: Sequence[tuple[int, int]],
     dtype: str = "float64",
-    change: bool = False,
-    refuse: str = "",
+    trial: str = "",
 ) -> Iterator[Case]:
+    """Yield a case for each size; it may change the arrays afterwards, or give a kernel or bias that does not fit."""
     for inputs, outputs in sizes:
 
         def run(inputs=inputs, outputs=outputs):
             layer, kernel, bias = _dense(inputs, outputs, dtype)
             x = np.random.default_rng(0).normal(size=(2, inputs))
-            if refuse:
-                _expect_refusal(answer, refuse, kernel, bias)
+            if trial in ("kernel", "bias"):
+                _expect_refusal(answer, trial, kernel, bias)
             linear = nn.Linear(inputs, outputs, dtype=torch.float64)
             before = linear.weight.detach().numpy().copy()
             filled = _fill(answer, linear, kernel, bias)
@@ -94,7 +94,7 @@ def _filled(
                 raise ParityError("answer", [f"it returns {_kind(filled)}, not the Linear that it was given{missing}"])
             if is_as_before:
                 raise ParityError("answer", ["the Linear still has the weight that it had before"])
-            if change:
+            if trial == "change":
                 _expect_own_memory(filled, kernel, bias)
             return coarse.outputs(np.asarray(layer(x)), run_torch(filled, x))
 

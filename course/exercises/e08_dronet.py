@@ -90,7 +90,7 @@ def _settings_case(answer: Any, model: keras.Model) -> Case:
         port = _module(answer)
         if not port.state_dict() and is_empty(type(port).forward):
             return None
-        transfer(model, port, _mapping(model, port))
+        transfer(model, port, _mapping(model, port), training=True)
         return np.zeros(1), np.zeros(1)
 
     return "as the weights are moved", run
@@ -103,7 +103,7 @@ def _block_cases(answer: Any, model: keras.Model, sizes: Iterable[tuple[int, int
         def run(x=x):
             port = _module(answer)
             mapping = _mapping(model, port)
-            transfer(model, port, mapping)
+            transfer(model, port, mapping, training=True)
             with torch.no_grad():
                 output = port(torch_input(x))
             if output is None:

@@ -1,11 +1,10 @@
-// Predictions: choose an option, read why it is right or wrong, then see the output.
-// Everything comes from the page: the list under "Predict", and the fold that says of each option why.
+// Predictions, and the questions of the quiz: choose an option, read why it is right or wrong, then see the output.
+// Everything comes from the page: the list under the question, and the fold that says of each option why.
 // Without this script the page is as it is: the fold opens by hand, and the outputs are in sight.
 
-(() => {
-  const predict = document.querySelector("section#predict");
-  const list = predict?.querySelector("ol");
-  const fold = predict?.querySelector("details");
+document.querySelectorAll("section#predict, section[id^=quiz] > section").forEach((question) => {
+  const list = question.querySelector("ol");
+  const fold = question.querySelector("details");
   if (!list || !fold) return;
 
   // What the fold says of each option, by number. Right is the one whose number is bold.
@@ -31,8 +30,9 @@
   const items = [...list.children];
   if (!right || items.some((_, index) => !said.has(index + 1))) return;
 
-  // The outputs of the section behind are out of sight until an option is chosen.
-  const outputs = [...document.querySelectorAll("section#see-it-go-wrong .cell_output")];
+  // Behind a prediction, the outputs of the next section are out of sight until an option is chosen.
+  const covered = question.id === "predict" ? document.querySelectorAll("section#see-it-go-wrong .cell_output") : [];
+  const outputs = [...covered];
   const covers = outputs.map((output) => {
     const cover = document.createElement("button");
     cover.type = "button";
@@ -75,4 +75,4 @@
       reveal();
     });
   });
-})();
+});

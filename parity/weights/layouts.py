@@ -34,6 +34,10 @@ _Settings = Iterator[tuple[str, Any, Any]]
 _SettingsOf = Callable[[keras.Layer, Any], _Settings]
 
 
+MOMENTUM = "momentum (1 - Keras's)"
+"""The setting that matters in training only: a port with another momentum predicts the same."""
+
+
 class Place(NamedTuple):
     """Where one kind of Keras weight goes.
 
@@ -126,7 +130,7 @@ def _pointwise(layer: keras.Layer, module: Any) -> _Settings:
 
 def _batch_normalization(layer: keras.Layer, module: Any) -> _Settings:
     yield "eps", layer.epsilon, module.eps
-    yield "momentum (1 - Keras's)", 1 - layer.momentum, module.momentum
+    yield MOMENTUM, 1 - layer.momentum, module.momentum
 
 
 def _layer_normalization(layer: keras.Layer, module: Any) -> _Settings:

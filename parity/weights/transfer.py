@@ -1,5 +1,6 @@
 """Move the weights of a Keras model into its PyTorch twin: all checks first, then all copies."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from parity.models.keras_layers import inner_layers
 from parity.tensors import as_tensor
 from parity.weights.fast_copy import copy_permuted
 from parity.weights.flattened import ON_FEATURES, counts_features, is_shape_of, unflattened_channels_first
-from parity.weights.layouts import Place, covered_layers, find_layout, same_setting
+from parity.weights.layouts import MOMENTUM, Place, covered_layers, find_layout, same_setting
 from parity.weights.mapping import Row, mapping_rows, source_of, unknown_names
 
 import keras
@@ -23,6 +24,8 @@ def transfer(
     torch_model: nn.Module,
     mapping: pd.DataFrame,
     flatten: Mapping[str, Sequence[int]] | None = None,
+    *,
+    training: bool = False,
 ) -> None:
     """Fill a PyTorch model with the weights of its Keras twin: every tensor once, all or nothing.
 
@@ -39,12 +42,14 @@ def transfer(
             ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. The layer
             may be Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU,
             whose vectors have a number for each feature.
+        training: Whether the twin will be trained. Then another momentum of BatchNormalization is a fault; else it is
+            a warning, because it changes no prediction.
 
     Raises:
         ParityError: If anything does not fit: unknown, repeated or missing names, a kind of layer that is not
-            covered, another kind of module, shape, epsilon, momentum, stride, dilation or number of groups, a value
-            that is NaN or infinite or too large for the twin's dtype, a negative variance. It lists every fault with
-            the line of the mapping, and leaves the PyTorch model as it was.
+            covered, another kind of module, shape, epsilon, stride, dilation or number of groups, a value that is NaN
+            or infinite or too large for the twin's dtype, a negative variance. It lists every fault with the line of
+            the mapping, and leaves the PyTorch model as it was.
     """
     rows = mapping_rows(mapping)
     weights, faults = _keras_weights(keras_model)
@@ -64,6 +69,9 @@ def transfer(
         if (obstacle := _obstacle_to_writing(tensors[row.torch]))
     ]
     faults += _twin_faults(moves)
+    in_training = [f"{row.label}: {said}" for row, name, said in _other_settings(moves) if name == MOMENTUM]
+    if training:
+        faults += in_training
     layers = {id(weight.layer): weight.layer for weight in weights.values()}.values()
     count = Counter(layer.name for layer in layers if isinstance(layer, ON_FEATURES))
     kinds = ", ".join(kind.__name__ for kind in ON_FEATURES)
@@ -80,6 +88,13 @@ def transfer(
                 constants[row] = value
     if faults:
         raise ParityError(source_of(mapping), faults)
+    if in_training and not training:
+        what = f"{in_training[0]}{f', and {len(in_training) - 1} more' if len(in_training) > 1 else ''}"
+        warnings.warn(
+            f"{source_of(mapping)}: {what}. This changes no prediction, but it changes training; with training=True it "
+            "is a fault",
+            stacklevel=2,
+        )
     with torch.no_grad():
         for move in moves:
             _copy(move, flattened.get(move.layer.name))
@@ -217,21 +232,30 @@ def _narrower(a: torch.dtype, b: torch.dtype) -> bool:
 
 def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
     """Yield a fault wherever a layer has two modules, a module has two layers, or both differ in a setting."""
+    yield from (f"{row.label}: {said}" for row, name, said in _other_settings(moves) if name != MOMENTUM)
     module_of: dict[tuple[int, str], Row] = {}
     layer_of: dict[int, tuple[tuple[int, str], Row]] = {}
     for row, layer, _, place, _, module in moves:
         part = (id(layer), place.part)
-        if part not in module_of and id(module) not in layer_of:
-            for name, expected, actual in place.settings(layer, module):
-                if not same_setting(expected, actual):
-                    is_, needs = _shown(actual), _shown(expected)
-                    yield f"{row.label}: {name} of {row.owner} is {is_}; {layer.name} needs {needs}"
         first = module_of.setdefault(part, row)
         if first.module != row.module:
             yield f"{row.label}: {row.keras} goes to {row.owner}, but {first.keras} to {first.owner} ({first.label})"
         first_part, first = layer_of.setdefault(id(module), (part, row))
         if first_part != part:
             yield f"{row.label}: {row.owner} takes {row.keras}, but {first.keras} as well ({first.label})"
+
+
+def _other_settings(moves: Iterable[_Move]) -> Iterator[tuple[Row, str, str]]:
+    """Yield each setting in which a layer and its module differ: the first row of both, its name, and what is said."""
+    layers, modules = set(), set()
+    for row, layer, _, place, _, module in moves:
+        if (id(layer), place.part) not in layers and id(module) not in modules:
+            for name, expected, actual in place.settings(layer, module):
+                if not same_setting(expected, actual):
+                    said = f"{name} of {row.owner} is {_shown(actual)}; {layer.name} needs {_shown(expected)}"
+                    yield row, name, said
+        layers.add((id(layer), place.part))
+        modules.add(id(module))
 
 
 def _shown(setting: object) -> str:

@@ -181,7 +181,7 @@ def test_the_diagnosis_names_each_mistake_with_the_number_that_is_due():
         "BatchNormalization vectors exchanged (gamma holds beta): notebook 03",
         "another slope (slope is 0.01, not 0.25): see the cheat sheet",
         "depthwise order (channels and multiplier are in the other order): see the cheat sheet",
-        "padding (padding is [(1, 0), (1, 0)], not [(0, 1), (0, 1)]; average): notebook 04",
+        "padding (padding is [(1, 1), (1, 1)], not [(0, 1), (0, 1)]; average): notebook 04",
         "kernel not transposed ((8, 8) either way): notebook 02",
     ]
     assert diagnose(model, twin, x, exercise_mapping()).divergence is None

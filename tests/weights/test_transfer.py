@@ -1,7 +1,9 @@
 """Moving weights: every kind of layer right, every mistake named, and never half a model."""
 
 import re
+import warnings
 
+from course.small_models import pair_up
 from parity import ParityError, largest_difference, read_mapping, transfer
 from tests.helpers.models import (
     ROUNDING,
@@ -284,8 +286,39 @@ def test_a_setting_that_differs_is_refused(what):
     rows = [(path, f"m.{key}") for path, key in rows_for(model, module)]
     setting = re.split(",| of ", what)[0]
     refused(
-        model, twin, table(*rows), [rf"^line 2: {setting}( \(1 - Keras's\))? of m is .*; {keras_layer.name} needs "]
+        model,
+        twin,
+        table(*rows),
+        [rf"^line 2: {setting}( \(1 - Keras's\))? of m is .*; {keras_layer.name} needs "],
+        training=True,
     )
+
+
+@pytest.mark.parametrize("norms", [1, 3])
+def test_a_momentum_does_not_keep_a_port_from_predicting(norms):
+    """It is a warning; for a twin that will be trained it is a fault, and nothing is moved."""
+    model = sequential((4, 3, 5), *(layer("BatchNormalization", momentum=0.0, name=f"n{i}") for i in range(norms)))
+    fill(model)
+    twin = nn.ModuleDict({f"n{i}": nn.BatchNorm2d(5, 1e-3) for i in range(norms)}).double()
+    mapping = pair_up(model, twin, {f"n{i}": f"n{i}" for i in range(norms)})
+    faults = [rf"momentum \(1 - Keras's\) of n{i} is 0.1; n{i} needs 1$" for i in range(norms)]
+    refused(model, twin, mapping, faults, training=True)
+    more = ", and 2 more" if norms > 1 else ""
+    said = rf"momentum \(1 - Keras's\) of n0 is 0.1; n0 needs 1{more}. This changes no prediction"
+    with pytest.warns(UserWarning, match=said) as caught:
+        transfer(model, twin, mapping)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert torch.equal(twin["n0"].weight.data, torch.from_numpy(model.layers[0].gamma.numpy()))
+
+
+def test_a_right_momentum_raises_no_warning():
+    model = sequential((4, 3, 5), layer("BatchNormalization", name="n"))
+    module = nn.BatchNorm2d(5, 1e-3, 0.01)
+    rows = [(path, f"m.{key}") for path, key in rows_for(model, module)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transfer(model, nn.ModuleDict({"m": module}), table(*rows))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +334,8 @@ def test_settings_are_said_without_their_rounding(momentum, actual, said):
     model = sequential((4, 3, 5), layer("BatchNormalization", momentum=momentum, name="batch_normalization"))
     module = nn.BatchNorm2d(5, 1e-3, actual)
     rows = [(path, f"m.{key}") for path, key in rows_for(model, module)]
-    refused(model, nn.ModuleDict({"m": module}), table(*rows), [rf"^line 2: momentum \(1 - Keras's\) of m {said}"])
+    fault = rf"^line 2: momentum \(1 - Keras's\) of m {said}"
+    refused(model, nn.ModuleDict({"m": module}), table(*rows), [fault], training=True)
 
 
 @pytest.mark.parametrize(
