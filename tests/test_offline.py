@@ -20,7 +20,7 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 CONTAINER = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
 BLOCKS = re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL)
 COMMANDS = [line.partition("    #")[0] for block in BLOCKS for line in block.splitlines()]
-PYTHON = re.compile(r"^(\.venv/bin/|\.venv\\Scripts\\)python ")
+PYTHON = re.compile(r"^\.venv[/\\](bin|Scripts)[/\\]python ")
 
 
 def pip(verb):
