@@ -174,7 +174,7 @@ def _heading_faults(prose: str, expected: list[str]) -> Iterator[str]:
 
 
 def link_faults(text: str, folder: Path) -> Iterator[str]:
-    """Yield each link within the project that leads nowhere. The README may lead to what GitHub has beside the files."""
+    """Yield each link within the project that leads nowhere. The README may lead to GitHub's own pages, too."""
     elsewhere = ("https://", "#", "mailto:", *(GITHUB if folder == ROOT else ()))
     for target in LINK.findall(text):
         if target.startswith("http://"):
