@@ -7,7 +7,7 @@ from pathlib import Path
 
 from course.classroom.routes import page_of
 from course.classroom.sections import Section, sections_of
-from course.pages.anatomy import NOTEBOOKS, ROOT
+from course.pages.anatomy import HIDDEN, NOTEBOOKS, ROOT
 from course.pages.clean_save import METADATA
 
 import nbformat
@@ -16,16 +16,29 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 CLOSED = "jp-MarkdownHeadingCollapsed"
 """What JupyterLab notes in a heading whose section is closed. Running all cells runs those of closed sections, too."""
 
+FOLDED = "source_hidden"
+"""What JupyterLab notes in a cell of code that is folded to one line. It runs as any other."""
+
 _FOLD = re.compile(r"<details>.*?</details>", flags=re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 _PATH_IN_CODE = re.compile(r'"((?:\.\./)+[^"]+)"')
 _BEFORE_AND_AFTER = re.compile(r" Previous: \[[^\]]*\]\([^)]*\)\. Next: \[[^\]]*\]\([^)]*\)\.")
 _NOTE = (
     "> **In class.** Run the cells down to *Predict*, and vote. The sections behind it are closed, because they show "
-    "the answer. Open one with its button, *cells hidden*, when the class gets there.\n>\n"
-    "> **Lost?** Click into the first cell under *Your turn*. Then choose *Run*, *Run All Above Selected Cell*. This "
-    "also runs what is closed, and takes up to a minute."
+    "the answer. Open one with its button, *cells hidden*, when the class gets there. Cells of code that show "
+    "only three dots are no part of the lesson: run them. A click on the dots unfolds them.\n>\n"
+    "> **Lost?** Click into the first cell of code under *Your turn*. Then choose *Run*, *Run All Above Selected "
+    "Cell*. This also runs what is closed, and takes up to two minutes."
 )
+_FOR_READERS = (
+    re.compile(
+        r"(?<=^\*)Reading: \d+ minutes?\.(?: Exercises: \d+ minutes?\.| No exercises\.)(?: (?=P|N))?", re.MULTILINE
+    ),
+    re.compile(r"\*\*In a hurry\?\*\* .*(?:\n\n```(?:.*\n)*?```)?\n*"),
+    re.compile(r"The \[solutions?\]\([^)]*\) also shows? some wrong answers.*\n*"),
+    re.compile(r"^\*\*\n\n", re.MULTILINE),  # nothing is left of the line of minutes
+)
+"""What a page says to who reads it alone: its minutes, a way past the vote, and the solutions."""
 _VOTE = "*Vote. The answer is at the end of the next section.*"
 
 
@@ -71,18 +84,27 @@ def copy_for_class(page: Path, files: dict[Path, Path]) -> nbformat.NotebookNode
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
             cell.source = _with_paths(cell.source, page, files[page])
+            if HIDDEN in cell.metadata.get("tags", ()):
+                cell.metadata["jupyter"] = {FOLDED: True}
         else:
             cell.source = _with_links(cell.source, page, files)
+    cells = [cell for cell in cells if cell.source]
     cells.insert(1, new_markdown_cell(_NOTE, id="in-class"))
     return new_notebook(cells=cells, metadata=dict(METADATA))
 
 
 def _close_behind_the_vote(sections: list[Section]) -> None:
-    """Close what stands behind Predict, but for the exercises, and move its answer to the end of the next section."""
+    """Close what stands behind Predict, but for the exercises, and move its answer to the end of the next section.
+
+    What follows the question in its own section belongs to the next one: the class stops at the question.
+    """
     vote = next(index for index, section in enumerate(sections) if section.heading == "Predict")
     question = sections[vote].cells[0]
     answer = _FOLD.search(question.source)[0]
-    question.source = question.source.replace(answer, _VOTE)
+    asked, _, rest = question.source.partition(answer)
+    question.source = asked + _VOTE
+    moved = [*_parted(question, "", rest.strip()), *sections[vote].cells[1:]]
+    sections[vote].cells[1:] = []
     ends = [index for index in range(vote + 2, len(sections)) if sections[index].level <= 2]
     sections[ends[0] - 1].cells.append(new_markdown_cell(f"**The vote.**\n\n{answer}", id="vote-answer"))
     for section in sections[vote + 1 :]:
@@ -92,12 +114,14 @@ def _close_behind_the_vote(sections: list[Section]) -> None:
             heading, _, rest = first.source.partition("\n")
             section.cells[:1] = _parted(first, heading, rest.strip())
             section.cells[0].metadata[CLOSED] = True
+    sections[vote + 1].cells[1:1] = moved
 
 
 def _parted(cell: nbformat.NotebookNode, *texts: str) -> Iterator[nbformat.NotebookNode]:
     """Yield a cell of text as several, one for each text that is not empty."""
-    for number, text in enumerate(filter(None, texts)):
-        yield new_markdown_cell(text, id=f"{cell['id']}-{'ab'[number]}", metadata=dict(cell.metadata))
+    for number, text in enumerate(texts):
+        if text:
+            yield new_markdown_cell(text, id=f"{cell['id']}-{'ab'[number]}", metadata=dict(cell.metadata))
 
 
 def _with_paths(source: str, page: Path, file: Path) -> str:
@@ -123,7 +147,10 @@ def _with_links(text: str, page: Path, files: dict[Path, Path]) -> str:
             return words
         return f"[{words}]({_path(files.get(goal, goal), files[page])}{'#' * bool(anchor)}{anchor})"
 
-    return _LINK.sub(moved, _BEFORE_AND_AFTER.sub(_neighbours(page, files), text))
+    text = _BEFORE_AND_AFTER.sub(_neighbours(page, files), text)
+    for words in _FOR_READERS:
+        text = words.sub("", text)
+    return _LINK.sub(moved, text).strip()
 
 
 def _neighbours(page: Path, files: dict[Path, Path]) -> str:
