@@ -26,7 +26,7 @@ _BEFORE_AND_AFTER = re.compile(r" Previous: \[[^\]]*\]\([^)]*\)\. Next: \[[^\]]*
 _NOTE = (
     "> **In class.** Run the cells down to *Predict*, and vote. The sections behind it are closed, because they show "
     "the answer. Open one with its button, *cells hidden*, when the class gets there. Cells of code that show "
-    "only three dots are no part of the lesson: run them. A click on the dots unfolds them.\n>\n"
+    "one line and three dots are no part of the lesson: run them. A click on the dots unfolds them.\n>\n"
     "> **Lost?** Click into the first cell of code under *Your turn*. Then choose *Run*, *Run All Above Selected "
     "Cell*. This also runs what is closed, and takes up to two minutes."
 )

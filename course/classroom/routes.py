@@ -20,14 +20,19 @@ class Lesson:
     Attributes:
         page: The number of the page.
         exercises: Which of its exercises the class does, from 1 on.
+        without: The headings of sections that this class runs and does not talk about.
     """
 
     page: str
     exercises: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 NOT_IN_CLASS = ("Your turn", "In practice", "Beyond the lesson", "In this notebook you")
 """How the sections begin that no class reads. The exercises are in the first; their minutes are counted apart."""
+
+TRY_IT = "**Try it.**"
+"""How the experiments between the sections begin. They are for readers at home, and for the fast ones in class."""
 
 LEFT_OUT = {"02": ("A third way to write a weight",)}
 """By page, the headings of further sections that are left for reading at home."""

@@ -10,17 +10,23 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from course.classroom.routes import LEFT_OUT, NOT_IN_CLASS, Lesson, page_of
+from course.classroom.routes import LEFT_OUT, NOT_IN_CLASS, ROUTES, TRY_IT, Lesson, page_of
 from course.classroom.sections import Section, sections_of
-from course.pages.anatomy import ROOT, minutes_to_read
+from course.pages.anatomy import MINUTES, ROOT, minutes_to_read
 
 import nbformat
 from nbformat.v4 import new_notebook
 
 GUIDE = ROOT / "docs" / "teaching" / "index.md"
-TALK = 5
-"""Minutes for the vote on a page and for what is said about it."""
+TALK = 8
+"""Minutes for what no page states: the vote (2), a second vote (2), the talk after the exercise (3), a new page (1)."""
+PAGES = GUIDE.with_name("pages.md")
+SLIDES = ROOT / "docs" / "teaching" / "slides"
 _EXERCISE = re.compile(r"^\*\*(?:\d\. )?[^*\n]*\((\d+) minutes?\)\.\*\*", flags=re.MULTILINE)
+_TRY_IT = re.compile(rf"{re.escape(TRY_IT)}.*?(?:</details>|\Z)", flags=re.DOTALL)
+_NOTES = re.compile(r"^Notes, (\d+) minutes?:$", flags=re.MULTILINE)
+_ON_A_SLIDE = re.compile(r"^@exercise (\d)$", flags=re.MULTILINE)
+_LATE = re.compile(r"^## (\d\d)\. .*\n(?:(?!## ).*\n)*?\*\*Late\?\*\* (?:(\d+) minutes?|A minute): (.*)$", re.MULTILINE)
 _TABLE = "<!-- timetable: {} -->\n\n{}\n<!-- end -->"
 
 
@@ -38,17 +44,23 @@ class Slot:
 
 
 OPENING = "[Opening](#the-first-ten-minutes)"
-CLOSING = "Exit paper, cheat sheet, where to look things up"
+CLOSING = "[Exit paper](exit-paper.md) (10 minutes), its answers, cheat sheet"
 BREAK, LUNCH = "Break", "Lunch"
 
 TIMETABLES: dict[str, tuple[str, tuple[Slot | Lesson, ...]]] = {
     "90 minutes": (
         "10:00",
-        (Slot(OPENING, 5), Lesson("00", (2,)), Lesson("04", (1,)), Slot(CLOSING, 10)),
+        (Slot(OPENING, 10), Lesson("00", (2,)), Lesson("04", (2,), ("Pooling pads, too",)), Slot(CLOSING, 15)),
     ),
     "two hours": (
         "10:00",
-        (Slot(OPENING, 10), Lesson("00", (2,)), Slot(BREAK, 10), Lesson("04", (1, 2)), Slot(CLOSING, 15)),
+        (
+            Slot(OPENING, 10),
+            Lesson("00", (2,)),
+            Slot(BREAK, 10),
+            Lesson("04", (1, 2)),
+            Slot(f"{CLOSING}, the symptoms on the board", 20),
+        ),
     ),
     "half a day": (
         "09:00",
@@ -56,17 +68,17 @@ TIMETABLES: dict[str, tuple[str, tuple[Slot | Lesson, ...]]] = {
             Slot(OPENING, 10),
             Lesson("00", (2,)),
             Lesson("01", (1,)),
-            Slot(BREAK, 15),
+            Slot(BREAK, 10),
             Lesson("04", (1,)),
             Slot(f"{BREAK}; shut down the kernels of the pages before", 10),
             Lesson("10", (1,)),
-            Slot(CLOSING, 15),
+            Slot(f"{CLOSING}, the symptoms on the board", 20),
         ),
     ),
     "day 1": (
         "09:00",
         (
-            Slot(f"{OPENING}; the survey before", 20),
+            Slot(f"{OPENING}; who could not install sits with a neighbour", 15),
             Lesson("00", (1, 2)),
             Slot(BREAK, 15),
             Lesson("01", (1, 2)),
@@ -99,8 +111,8 @@ TIMETABLES: dict[str, tuple[str, tuple[Slot | Lesson, ...]]] = {
             Slot(BREAK, 20),
             Lesson("13", (1,)),
             Slot(BREAK, 10),
-            Slot("A layer or a model of one's own, with [Your own model](../your-own-model.md)", 45),
-            Slot("[Quiz](quiz.md), exit paper, the survey after", 25),
+            Slot("A layer or a model [of one's own](#a-model-of-ones-own)", 45),
+            Slot("[Quiz](quiz.md) (15 minutes), the survey after (5), the symptoms on the board", 25),
         ),
     ),
 }
@@ -129,17 +141,44 @@ def shown(number: str) -> list[Section]:
 
 
 def minutes_in_class(part: Slot | Lesson) -> int:
-    """Return how long a part takes. For a page, that is rounded up to five minutes.
-
-    It is the time to read what is shown, by the measure of the pages, with the stated minutes of the exercises, and
-    with ``TALK``.
-    """
+    """Return how long a part takes. For a page, that is rounded up to five minutes."""
     if isinstance(part, Slot):
         return part.minutes
-    cells = [cell for section in shown(part.page) for cell in section.cells]
-    stated = exercise_minutes(part.page)
-    exercises = sum(stated[number - 1] for number in part.exercises)
-    return 5 * ceil((minutes_to_read(new_notebook(cells=cells)) + exercises + TALK) / 5)
+    return 5 * ceil(minutes_needed(part) / 5)
+
+
+def minutes_needed(lesson: Lesson) -> int:
+    """Return the minutes of a page before they are rounded up.
+
+    It is the time to read what is shown, by the measure of the pages and without what is to be tried, with the stated
+    minutes of the exercises, and with ``TALK``.
+    """
+    stated = exercise_minutes(lesson.page)
+    exercises = sum(stated[number - 1] for number in lesson.exercises)
+    sections = [section for section in shown(lesson.page) if section.heading not in lesson.without]
+    return minutes_to_show(sections) + exercises + TALK
+
+
+def minutes_to_show(sections: list[Section]) -> int:
+    """Return the minutes to read some sections without what is to be tried, rounded up."""
+    cells = [cell for section in sections for cell in section.cells]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = _TRY_IT.sub("", cell.source)
+    return minutes_to_read(new_notebook(cells=cells))
+
+
+def slides() -> str:
+    """Return the table of the minutes with slides and without, in Markdown."""
+    lines = ["| page | exercises | with all slides | in a timetable |", "| --- | --- | --- | --- |"]
+    for path in sorted(SLIDES.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        exercises = tuple(int(number) for number in _ON_A_SLIDE.findall(text))
+        minutes = sum(int(said) for said in _NOTES.findall(text))
+        minutes += sum(exercise_minutes(path.stem)[number - 1] for number in exercises)
+        numbers = " and ".join(map(str, exercises))
+        lines.append(f"| {path.stem} | {numbers} | {minutes} | {minutes_in_class(Lesson(path.stem, exercises))} |")
+    return "\n".join(lines) + "\n"
 
 
 def clock(name: str) -> Iterator[tuple[int, Slot | Lesson]]:
@@ -182,10 +221,61 @@ def anchor(number: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
+def late() -> dict[str, tuple[int, str]]:
+    """Return by page how many minutes its row *Late?* gives back, as pages.md says it, and what the row says."""
+    text = PAGES.read_text(encoding="utf-8")
+    return {number: (int(minutes or 1), said) for number, minutes, said in _LATE.findall(text)}
+
+
+def spare() -> str:
+    """Return the table of what a timetable has to spare, in Markdown."""
+    lines = ["| timetable | rounding leaves | the rows *Late?* give back |", "| --- | --- | --- |"]
+    given = late()
+    for name, (_, parts) in TIMETABLES.items():
+        lessons = [part for part in parts if isinstance(part, Lesson)]
+        left = [(part.page, minutes_in_class(part) - minutes_needed(part)) for part in lessons]
+        back = [(part.page, given[part.page][0]) for part in lessons if part.page in given and not part.without]
+        lines.append(f"| {name} | {_each(left)} | {_each(back)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _each(minutes: list[tuple[str, int]]) -> str:
+    """Return a sum and what it is made of."""
+    parts = ", ".join(f"{page}: {number}" for page, number in minutes)
+    return f"{sum(number for _, number in minutes)} minutes ({parts})"
+
+
+def preparation() -> str:
+    """Return the table of how long it takes to work through the pages of each route, in Markdown."""
+    lines = ["| route | reading | exercises |", "| --- | --- | --- |"]
+    for route, numbers in ROUTES.items():
+        texts = [nbformat.read(page_of(number), as_version=4).cells[0].source for number in numbers]
+        reading = sum(int(MINUTES.search(text)[1]) for text in texts)
+        exercises = sum(sum(exercise_minutes(number)) for number in numbers)
+        lines.append(f"| `{route}` | {_long(reading)} | {_long(exercises)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _long(minutes: int) -> str:
+    """Return a time in words."""
+    hours, rest = divmod(minutes, 60)
+    parts = [f"{hours} hour{'s' * (hours > 1)}"] * bool(hours) + [f"{rest} minutes"] * bool(rest)
+    return " ".join(parts)
+
+
+MADE = {"preparation": preparation, "spare": spare, "slides": slides}
+"""By name, the tables of the guide that are no timetables."""
+
+
 def with_tables(text: str) -> str:
     """Return a page of the guide with its timetables made anew."""
-    pattern = _TABLE.format("(.+)", "(?:.*\n)*?")
-    return re.sub(pattern, lambda found: _TABLE.format(found[1], table(found[1])), text)
+    pattern = _TABLE.format("(.+)", "(?:(?!<!--).*\n)*?").replace("\n<!-- end", "\n?<!-- end")
+
+    def made(found: re.Match[str]) -> str:
+        name = found[1]
+        return _TABLE.format(name, MADE[name]() if name in MADE else table(name))
+
+    return re.sub(pattern, made, text)
 
 
 def main() -> None:

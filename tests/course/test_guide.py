@@ -1,5 +1,6 @@
 """The guide for teachers says what the pages have, what their checks say, and how long a class takes."""
 
+import json
 import re
 from itertools import pairwise
 
@@ -7,20 +8,33 @@ from course.classroom.routes import LEFT_OUT, NOT_IN_CLASS, ROUTES, Lesson, page
 from course.classroom.sections import sections_of
 from course.classroom.timetable import (
     GUIDE,
+    MADE,
+    TALK,
     TIMETABLES,
     Slot,
     anchor,
     clock,
     exercise_minutes,
+    late,
     minutes_in_class,
+    minutes_needed,
+    minutes_to_show,
     shown,
+    slides,
     with_tables,
 )
 from course.hunt.drawing import CASES, mistakes
 from course.pages.anatomy import MINUTES, ROOT, link_faults, minutes_to_read, pages, prediction
+from course.slides.deck import decks
+from parity import compare, propose_mapping, run_torch, transfer
+from parity.padding import Conv2dSame, same_padding
 
+import keras
 import nbformat
+import numpy as np
 import pytest
+from nbformat.v4 import new_notebook
+from torch import nn
 
 TEACHING = ROOT / "docs" / "teaching"
 PAGES = (TEACHING / "pages.md").read_text(encoding="utf-8")
@@ -43,6 +57,10 @@ def sections(number):
 def prose(number):
     cells = nbformat.read(page_of(number), as_version=4).cells
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def cells_shown(number):
+    return [cell for section in shown(number) for cell in section.cells]
 
 
 def has_picture(cell):
@@ -104,12 +122,67 @@ def test_there_is_something_to_discuss(number):
     assert re.search(r"^\*\*Discuss\.\*\* .{20}", PART[number], flags=re.MULTILINE)
 
 
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_row_late_says_how_many_minutes_its_sections_take(number):
+    if number == "09":
+        assert "**Late?** Leave the page out." in PART[number]
+        return
+    minutes, said = late()[number]
+    named = re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", said)
+    assert named
+    kept = shown(number)
+    assert set(named) <= {section.heading for section in kept}, "what is left out anyway gives nothing back"
+    assert minutes == minutes_to_show([section for section in kept if section.heading in named])
+
+
+def test_who_is_late_runs_what_is_left_out():
+    for text in (PAGES, INDEX):
+        assert re.search(r"\*\*.*[Kk]eep it closed[,]? and run it all the same", text, flags=re.DOTALL)
+
+
+def test_the_pages_with_a_second_vote_are_those_that_the_guide_names():
+    named = re.search(r"Seven pages have one: ([\d, and]+)\.", INDEX)[1]
+    assert re.findall(r"\d\d", named) == [number for number in NUMBERS if "Vote again: " in PART[number]]
+    assert len(re.findall(r"\d\d", named)) == 7
+
+
 # --- Timetables -----------------------------------------------------------------------------------------------------
 
 
 def test_the_timetables_are_those_that_the_pages_need():
-    assert INDEX.count("<!-- timetable: ") == len(TIMETABLES)
+    assert sorted(re.findall(r"<!-- timetable: (.+) -->", INDEX)) == sorted([*TIMETABLES, *MADE])
     assert with_tables(INDEX) == INDEX, "python -m course.classroom.timetable writes them anew"
+
+
+def test_a_table_takes_no_other_place_than_its_own():
+    empty = re.sub(r"(<!-- timetable: .+ -->\n\n)(?:(?!<!--).*\n)*?(?=<!-- end -->)", r"\1", INDEX)
+    assert "| clock |" not in empty
+    assert with_tables(empty) == INDEX
+
+
+def test_the_minutes_with_slides_are_those_of_the_decks():
+    rows_of = [line.strip("| ").split(" | ") for line in slides().splitlines()[2:]]
+    assert {row[0]: int(row[2]) for row in rows_of} == {number: deck.minutes for number, deck in decks().items()}
+    assert all(0 <= int(row[2]) - int(row[3]) <= 8 for row in rows_of), (
+        "the decks and the timetables have drifted apart"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((TEACHING / "slides").glob("*.md")), ids=lambda path: path.stem)
+def test_the_slides_have_the_steps_and_the_minutes_of_the_guide(path):
+    """A vote of two minutes by fingers, three minutes of talk, and slides to leave out."""
+    text = path.read_text(encoding="utf-8")
+    assert "@question\n\nNotes, 2 minutes:\n\nBy fingers, all at once and without talking." in text
+    assert "\nNotes, 3 minutes:\n\nThe minutes of the exercise come first" in text
+    assert "Late?" in text
+    assert "hands" not in text
+
+
+@pytest.mark.parametrize("name", TIMETABLES)
+def test_a_second_exercise_is_in_the_timetables_of_which_the_guide_says_so(name):
+    several = any(len(part.exercises) > 1 for part in TIMETABLES[name][1] if isinstance(part, Lesson))
+    assert several == (name in ("two hours", "day 1"))
+    assert "Only two hours and the first of two days have one" in INDEX
 
 
 @pytest.mark.parametrize(
@@ -165,9 +238,13 @@ def test_a_page_in_class_takes_what_is_shown_the_exercise_and_the_talk(monkeypat
     notebook = nbformat.read(page_of("04"), as_version=4)
     whole = minutes_to_read(notebook)
     without = minutes_in_class(Lesson("04"))
-    assert without <= whole + 5 + 4
+    assert without <= whole + TALK + 4
     assert minutes_in_class(Lesson("04", (1, 2))) - without in (15, 20)
-    monkeypatch.setattr("course.classroom.timetable.TALK", 25)
+    assert minutes_needed(Lesson("04", (2,), ("Pooling pads, too",))) < minutes_needed(Lesson("04", (2,)))
+    assert minutes_needed(Lesson("00")) < minutes_to_read(new_notebook(cells=cells_shown("00"))) + TALK, (
+        "without Try it"
+    )
+    monkeypatch.setattr("course.classroom.timetable.TALK", TALK + 20)
     assert minutes_in_class(Lesson("04")) == without + 20
 
 
@@ -183,12 +260,72 @@ def test_anchors_and_minutes_are_of_sections_with_all_that_is_in_them():
 
 def test_the_seeds_of_the_guide_have_two_mistakes_or_one():
     assert CASES > 600
-    twenty = re.search(r"These twenty have two.*?: ([\d,\s]+)\.", HUNT)[1]
-    seeds = [int(seed) for seed in re.findall(r"\d+", twenty)]
+    commands = re.findall(r"^python -m course\.hunt ([\d ]+) --(?:to|key)\b", HUNT, flags=re.MULTILINE)
+    twenty = commands[0]
+    assert twenty in commands[1:], "the key is of the same seeds"
+    seeds = [int(seed) for seed in twenty.split()]
+    assert f"class/hunt_{seeds[0]}.ipynb to class/hunt_{seeds[-1]}.ipynb" in HUNT
     assert len(seeds) == 20
     assert {len(mistakes(seed)) for seed in seeds} == {2}
-    single = re.search(r"Seeds (\d+), (\d+) and (\d+) have a single one", HUNT).groups()
+    single = re.search(r"Seeds (\d+), (\d+) and (\d+)\s+have a single one", HUNT).groups()
     assert {len(mistakes(int(seed))) for seed in single} == {1}
+
+
+# --- What is said in answer to the questions --------------------------------------------------------------------------
+
+
+def test_two_sizes_can_be_enough_for_five_strides():
+    def read(size):
+        for _ in range(5):
+            yield size % 2
+            size = -(-size // 2)
+
+    pairs = [tuple(map(int, pair)) for pair in re.findall(r"(\d{3}) and (\d{3})\b", PART["04"])]
+    assert pairs[:3] == [(192, 193), (224, 225), (200, 201)]
+    assert [all(a != b for a, b in zip(read(one), read(other), strict=True)) for one, other in pairs[:3]] == [
+        *(True, True, False)
+    ]
+
+
+def test_a_kernel_of_4_with_a_padding_of_1_is_silent_at_even_sizes_only():
+    assert "At 225 even the shapes differ, 113 in Keras and 112 in PyTorch" in PART["04"]
+    assert same_padding(224, 4, 2) == (1, 1)
+    assert -(-225 // 2) == 113
+    assert (225 + 2 - 4) // 2 + 1 == 112
+
+
+def test_the_second_vote_of_page_01():
+    assert "for a kernel (1, 5, 2, 4)" in PART["01"]
+    assert np.zeros((1, 5, 2, 4)).T.shape == (4, 2, 5, 1)
+
+
+def test_the_small_model_for_people_without_one_can_be_ported():
+    code = re.search(r"^```python\n(.*?)^```", INDEX, flags=re.MULTILINE | re.DOTALL)[1]
+    made = {}
+    exec(code, made)  # the code of a page of ours
+    model = made["model"]
+    port = nn.Sequential(
+        Conv2dSame(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8, eps=1e-3, momentum=0.01),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
+    images = np.random.default_rng(0).normal(size=(2, 14, 15, 3)).astype("float32")
+    transfer(model, port, propose_mapping(model, port, images).mapping)
+    assert compare("small", keras.ops.convert_to_numpy(model(images)), run_torch(port, images), within=1e-4)
+
+
+def test_the_exit_paper_asks_for_pages_that_half_a_day_does_not_teach():
+    paper = (TEACHING / "exit-paper.md").read_text(encoding="utf-8")
+    asked = re.findall(r"^\*\*\d: \d\.\*\*.*Page \[(\d\d)\]", paper, flags=re.MULTILINE)
+    assert len(asked) == 6
+    assert not {*asked} & {*ROUTES["half-day"]}
+    assert {*asked} <= {*ROUTES["two-days"]}
+    fixes = json.dumps(nbformat.read(page_of("10"), as_version=4))
+    assert "def fix_epsilon" in fixes
+    assert "def fix_flatten" in fixes
 
 
 # --- Numbers that the guide quotes ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import re
 
+from course.classroom.routes import page_of
 from course.exercises import e05_relu, e08_dronet
 from course.exercises.e00_agreement import check_images, check_outputs
 from course.exercises.e01_kernels import check_convolution_weight, check_depthwise_weight
@@ -10,15 +11,16 @@ from course.exercises.e03_batchnorm import check_my_batchnorm, check_training_st
 from course.exercises.e04_padding import check_average_pool_same, check_same_padding
 from course.exercises.e06_flatten import check_decoder, check_feature_order
 from course.exercises.e07_names import check_graph
-from course.exercises.e10_hunt import check_fixed_twin
+from course.exercises.e10_hunt import broken_twin, check_fixed_twin, exercise_at, exercise_mapping
 from course.exercises.e11_checks import check_my_check
 from course.exercises.e12_training_losses import check_train_mode, check_weighted_loss
 from course.exercises.e13_optimizers import check_decoupled_decay, check_velocity
 from course.pages.anatomy import ROOT
-from parity import use_float64
+from parity import diagnose, first_divergence, run_torch, trace, use_float64
 from parity.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, same_padding
 
 import keras
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -207,6 +209,16 @@ def twin_fixed(slope=0.25, depthwise=(2, 6), pool=None, mixed=None):
     return fix
 
 
+def fixes_the_slope_only(twin):
+    twin.leaky.negative_slope = 0.25
+
+
+def one_after_the_other(twin):
+    norm = twin.stem_norm
+    norm.weight.data = norm.bias.data
+    norm.bias.data = norm.weight.data
+
+
 def weight_assigned(twin):
     twin.mixed.weight = twin.mixed.weight.T
 
@@ -328,6 +340,8 @@ TRIED = {
     ("08", "2", "(128, rows, columns)"): lambda: e08_dronet.check_flatten_shape(
         lambda height, width: (128, size_at_heads(height), size_at_heads(width))
     ),
+    ("10", "1", "another layer is fixed first"): lambda: check_fixed_twin(fixes_the_slope_only),
+    ("10", "1", "`weight.data = bias.data`, then back"): lambda: check_fixed_twin(one_after_the_other),
     ("10", "1", "a slope of 0.3"): lambda: check_fixed_twin(twin_fixed(slope=0.3)),
     ("10", "1", "the depthwise axes the other way"): lambda: check_fixed_twin(twin_fixed(depthwise=(6, 2))),
     ("10", "1", "`twin.mixed.weight = twin.mixed.weight.T`"): lambda: check_fixed_twin(
@@ -368,6 +382,62 @@ def float64():
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     torch.set_default_dtype(dtype)
+
+
+def test_the_five_mistakes_of_page_10_are_those_of_the_guide_in_their_order():
+    """``diagnose`` names them so, if each one is fixed when it is named."""
+    said = re.findall(r"^\d\. `(\w+)`: ", GUIDE, flags=re.MULTILINE)
+    twin, named, causes = broken_twin(), [], []
+    norm = twin.stem_norm
+    kernels = twin.depthwise.weight.data.unflatten(0, (2, 6)).transpose(0, 1).flatten(0, 1)
+    swapped = norm.bias.data, norm.weight.data
+    fixes = {
+        "stem_norm": lambda: (setattr(norm.weight, "data", swapped[0]), setattr(norm.bias, "data", swapped[1])),
+        "leaky": lambda: setattr(twin.leaky, "negative_slope", 0.25),
+        "depthwise": lambda: setattr(twin.depthwise.weight, "data", kernels),
+        "mixed": lambda: setattr(twin.mixed.weight, "data", twin.mixed.weight.data.T),
+        "pool": lambda: setattr(twin, "pool", AvgPool2dSame(3, 2)),
+    }
+    for height, width in ((13, 9), (14, 10)):
+        model, images = exercise_at(height, width)
+        while (divergence := first_divergence(trace(model, twin, images, exercise_mapping()))) is not None:
+            named.append(divergence.layer)
+            causes.append(str(diagnose(model, twin, images, exercise_mapping())))
+            fixes[divergence.layer]()
+            assert len(named) <= 5
+        assert len(named) == (4 if height == 13 else 5)
+    assert named == said
+    assert "kernel not transposed" in causes[3], "the exit paper says that page 10 touches its first question"
+
+
+def test_after_weight_and_bias_are_made_the_same_the_diagnosis_is_the_quoted_one():
+    twin = broken_twin()
+    one_after_the_other(twin)
+    model, images = exercise_at(13, 9)
+    assert "beta holds gamma" in GUIDE
+    assert "(beta holds gamma)" in str(diagnose(model, twin, images, exercise_mapping()))
+
+
+def test_what_np_allclose_passes_on_page_00():
+    """Two with logits, six with probabilities, as the guide says."""
+    made = {}
+    for cell in nbformat.read(page_of("00"), as_version=4).cells:
+        if cell.cell_type == "code":
+            if "images = even" in cell.source:
+                break
+            exec(cell.source, made)  # the code of a page of ours
+    expected = np.asarray(made["keras_model"](made["odd"]))
+    passed = [
+        [
+            name
+            for name, port in made["broken"].items()
+            if np.allclose(of(run_torch(port, made["odd"])), of(expected), atol=1e-4)
+        ]
+        for of in (np.asarray, made["sigmoid"])
+    ]
+    assert passed[0] == ["right at odd sizes", "two logits"]
+    assert {*made["broken"]} - {*passed[1]} == {"bias left out", "mean, var exchanged"}
+    assert "With logits two: *right at\nodd sizes* and *two logits*. With probabilities six" in GUIDE
 
 
 def test_every_wrong_answer_of_the_guide_is_tried():
