@@ -2,6 +2,7 @@
 
 python -m course.classroom                                writes all pages into the folder class
 python -m course.classroom --route half-day               only the pages of half a day
+python -m course.classroom --pages 00 10                  only these pages
 python -m course.classroom --route 90min --to class-b     into another folder
 """
 
@@ -23,13 +24,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m course.classroom", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--route", choices=list(ROUTES), default="two-days", help="which pages; all of them")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--route", choices=list(ROUTES), default="two-days", help="which pages; all of them")
+    which.add_argument("--pages", nargs="+", choices=ROUTES["two-days"], metavar="NN", help="these pages, as 00 10")
     parser.add_argument("--to", type=Path, default=ROOT / "class", metavar="FOLDER", help="where to write; class")
     said = parser.parse_args(arguments)
     if not is_for_a_class(said.to):
         parser.error(f"the pages use files of the project, so name a folder in it such as class-b, not {said.to}")
     try:
-        files = write_pages(ROUTES[said.route], said.to)
+        files = write_pages(sorted({*said.pages}) if said.pages else ROUTES[said.route], said.to)
     except FileExistsError as error:
         parser.error(str(error))
     for file in files:

@@ -62,6 +62,16 @@ TIMETABLES: dict[str, tuple[str, tuple[Slot | Lesson, ...]]] = {
             Slot(f"{CLOSING}, the symptoms on the board", 20),
         ),
     ),
+    "two hours, a hunt at home": (
+        "10:00",
+        (
+            Slot(OPENING, 10),
+            Lesson("00", (2,)),
+            Slot(BREAK, 10),
+            Lesson("10", (1,)),
+            Slot("[A broken port for each learner](hunt.md#as-homework), to do at home", 10),
+        ),
+    ),
     "half a day": (
         "09:00",
         (

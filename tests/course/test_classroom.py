@@ -184,6 +184,17 @@ def test_an_unknown_route_is_refused(capsys):
     assert "invalid choice: '3h' (choose from" in capsys.readouterr().err
 
 
+def test_any_pages_can_be_chosen(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("course.classroom.__main__.is_for_a_class", lambda folder: True)
+    main(["--pages", "10", "00", "10", "--to", str(tmp_path / "class")])
+    assert [path.name[:2] for path in sorted((tmp_path / "class").iterdir())] == ["00", "10"]
+    assert re.search(r"Next: \[10\]", text_of(tmp_path / "class" / page_of("00").name))
+    for wrong in (["--pages", "14"], ["--pages"], ["--pages", "00", "--route", "90min"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_git_and_the_site_leave_the_folder_out():
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert "/class*/" in ignored
