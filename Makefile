@@ -9,9 +9,10 @@ endif
 
 # The versions to install. None, and pip takes the newest: make test CONSTRAINTS=
 CONSTRAINTS ?= constraints.txt
-install = $(bin)/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+from =
+install = $(bin)/python -m pip install $(from) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: convert test lab site slides links class handout record lint format constraints
+.PHONY: convert test lab site slides links class handout record wheels offline lint format constraints
 
 # Convert the project's DroNet weights, verify the result, write torch_weights.pth. Needs no notebook and no test.
 convert: .venv/convert-installed
@@ -54,6 +55,16 @@ handout: .venv/site-installed
 record: .venv/installed
 	$(bin)/python -m course.pages.record
 	$(bin)/python -m course.classroom.timetable
+
+# Collect the packages of the course in the folder wheels, with what builds the project, for laptops like this one.
+wheels: .venv/pyvenv.cfg
+	mkdir -p wheels
+	$(bin)/python -m pip download --dest wheels --only-binary=:all: --find-links wheels \
+		$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) ".[course]" hatchling editables
+
+# Install from the folder wheels, without a network. Then make lab and make test install nothing more.
+offline: from = --no-index --find-links wheels
+offline: .venv/installed
 
 lint: .venv/installed
 	$(bin)/ruff check

@@ -38,6 +38,9 @@ __all__ = [
 # Three steps of cividis, which people with any colour vision tell apart by lightness.
 DARK, MIDDLE, LIGHT = "#00224e", "#666970", "#d2be59"
 PALE_GREY = "#b0b0b0"
+_HATCHED = {"facecolor": "white", "hatch": "///"}
+if hasattr(Rectangle, "set_hatchcolor"):  # Colab's Matplotlib 3.10 hatches in the colour of the edge
+    _HATCHED["hatchcolor"] = PALE_GREY
 
 NEUTRAL = {"color": "#555555", "marker": "D", "linestyle": "-."}
 """The style of a port of which nothing is said yet."""
@@ -126,7 +129,7 @@ def windows(
     before, after = padding
     for index in range(-before, size + after):
         is_data = 0 <= index < size
-        box = {"facecolor": "#e4e4e4"} if is_data else {"facecolor": "white", "hatch": "///", "hatchcolor": PALE_GREY}
+        box = {"facecolor": "#e4e4e4"} if is_data else _HATCHED
         axes.add_patch(Rectangle((index, 0), 1, 1, edgecolor="black", linewidth=1, **box))
         axes.text(index + 0.5, 0.5, f"x{index}" if is_data else "0", ha="center", va="center")
     starts = range(-before, size + after - kernel + 1, stride)

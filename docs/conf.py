@@ -73,6 +73,7 @@ if _REPOSITORY:
         "launch_buttons": {
             "colab_url": "https://colab.research.google.com",
             "binderhub_url": "https://mybinder.org",
+            "notebook_interface": "jupyterlab",
         },
     }
 
@@ -150,6 +151,14 @@ def escape_stars(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"\*(?=spatial)", r"\\*", line) for line in lines]
 
 
+def lead_to_copies(app, pagename, templatename, context, doctree):
+    """Let the Colab button lead to the copy of a notebook that course.colab makes."""
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if button.get("text") == "Colab":
+                button["url"] = button["url"].replace("/blob/main/", "/blob/colab/")
+
+
 def write_entrance(app, exception):
     """Let the folder's index.html lead to the landing page."""
     if exception is None:
@@ -165,5 +174,6 @@ def setup(app):
     """Register the hooks."""
     app.connect("source-read", adapt_notebook)
     app.connect("source-read", adapt_links)
+    app.connect("html-page-context", lead_to_copies, priority=900)  # the theme makes the buttons at 501
     app.connect("build-finished", write_entrance)
     app.connect("autodoc-process-docstring", escape_stars)

@@ -37,6 +37,7 @@ MACHINE = re.compile(
     r"(/|\\)(home|root|tmp|work|Users|usr|opt|private)\b|site-packages|ipykernel_\d|\b[A-Z]:\\|0x[0-9a-f]{6,}"
 )
 WARNING = re.compile(r"\b\w*Warning\b|\bWARNING\b")
+GITHUB = ("../../actions/", "../../deployments/")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -173,9 +174,10 @@ def _heading_faults(prose: str, expected: list[str]) -> Iterator[str]:
 
 
 def link_faults(text: str, folder: Path) -> Iterator[str]:
-    """Yield each link within the project that leads nowhere."""
+    """Yield each link within the project that leads nowhere. The README may lead to GitHub's own pages, too."""
+    elsewhere = ("https://", "#", "mailto:", *(GITHUB if folder == ROOT else ()))
     for target in LINK.findall(text):
         if target.startswith("http://"):
             yield f"{target} is not https"
-        elif not target.startswith(("https://", "#", "mailto:")) and not (folder / target.split("#")[0]).exists():
+        elif not target.startswith(elsewhere) and not (folder / target.split("#")[0]).exists():
             yield f"{target} leads nowhere"

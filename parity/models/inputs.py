@@ -62,13 +62,16 @@ def _input_faults(tensor: Any, array: np.ndarray) -> Iterator[str]:
         yield "has numbers that are not finite: what is computed from them could not differ"
 
 
-def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInputs = None) -> list[Tensor]:
+def twin_inputs(
+    model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInputs = None, as_keras: bool = False
+) -> list[Tensor]:
     """Return the inputs of a twin: channels at axis 1, with the twin's dtype. They are copies and may be overwritten.
 
     Args:
         model: The twin.
         arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels.
         torch_x: The twin's inputs, if they are not ``arrays`` with the channels moved to axis 1; examples on axis 0.
+        as_keras: Whether the twin takes its inputs with Keras's axes, as ``takes_keras_axes`` found out.
 
     Raises:
         ParityError: If the twin is not on the CPU or has lazy modules, or ``torch_x`` has something else than tensors.
@@ -89,9 +92,36 @@ def twin_inputs(model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInp
     for given in arrays:
         # PyTorch does not take NumPy's bfloat16. Every bfloat16 is a float32.
         array = given if given.dtype.kind in "fiub" else given.astype(np.float32)
-        tensor = torch_input(array) if array.ndim > 2 else torch.from_numpy(array.copy())
+        moved = array.ndim > 2 and not as_keras
+        tensor = torch_input(array) if moved else torch.from_numpy(array.copy())
         tensors.append(tensor.to(dtype) if tensor.is_floating_point() and dtype is not None else tensor)
     return tensors
+
+
+def takes_keras_axes(model: nn.Module, arrays: Sequence[np.ndarray]) -> bool:
+    """Tell whether a twin of sequences takes (batch, length, features), as Keras does, and not the channels first.
+
+    A twin with ``nn.Linear``, ``nn.LSTM(batch_first=True)`` or attention does, one with ``nn.Conv1d`` does not. It is
+    run on two examples: if it fails with the features moved to axis 1, and does not with Keras's axes, it takes these.
+    With images this is not tried. Call it inside ``unchanged``.
+
+    Args:
+        model: The twin.
+        arrays: An array for each input of the Keras model.
+    """
+    if all(array.ndim != 3 for array in arrays):
+        return False
+    few = [array[:2] for array in arrays]
+    return not _runs(model, twin_inputs(model, few)) and _runs(model, twin_inputs(model, few, as_keras=True))
+
+
+def _runs(model: nn.Module, inputs: Sequence[Tensor]) -> bool:
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    except Exception:  # whatever a twin raises: the run that is recorded will say it
+        return False
+    return True
 
 
 @contextmanager

@@ -60,6 +60,10 @@ class Call(NamedTuple):
 Watcher = Callable[[int, str, list[Tensor]], None]
 
 
+HINT_OF_AXES = ". If its inputs have other axes than Keras's with the channels moved to axis 1, give them as torch_x"
+"""What is said of a twin that stops, for it may be right."""
+
+
 class Watch(NamedTuple):
     """How a model that was recorded before is watched while it runs again.
 
@@ -112,7 +116,7 @@ def record(
             if isinstance(error, ParityError) or error is recorder.watcher_error:
                 raise
             where = f" in {recorder.failed}" if recorder.failed else ""
-            raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}") from error
+            raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}{HINT_OF_AXES}") from error
         if recorder.expected_name() is not None:
             raise recorder.fault(_OTHER_CALLS)
         if isinstance(outputs, Mapping) and set(outputs) == set(keys):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from parity.errors import ParityError
-from parity.models.inputs import Inputs, TwinInputs, keras_inputs, twin_inputs, unchanged
+from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
 from parity.models.keras_graph import keras_graph
 from parity.proposal.layers import Part, keras_dtype, keras_parts
 from parity.proposal.search import Found, Search
@@ -82,7 +82,8 @@ def propose_mapping(
             first two examples are used. Random numbers tell layers apart better than zeros.
         names: The twins that you know: {layer: module}, such as ``{"dense_1": "steer"}``. A SeparableConv has two:
             ``{"sep/depthwise": "a", "sep/pointwise": "b"}``.
-        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+        torch_x: The twin's inputs, if they are neither ``x`` with the channels moved to axis 1 nor, for sequences,
+            ``x`` itself.
 
     Raises:
         ParityError: If no mapping can be complete, with every fault: a Keras model without a graph, a kind of layer
@@ -95,7 +96,8 @@ def propose_mapping(
     parts, faults = keras_parts(graph, arrays)
     twin = TwinCopy(torch_model, keras_dtype(keras_model))
     with unchanged(keras_model, torch_model):
-        tensors = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x)]
+        as_keras = torch_x is None and takes_keras_axes(twin.model, arrays)
+        tensors = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x, as_keras)]
         twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
         fits = {label: twin.fitting(part) for label, part in parts.items()}
         named = {label: twin.canonical.get(module, module) for label, module in (names or {}).items()}

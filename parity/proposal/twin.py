@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from parity.errors import ParityError
-from parity.models.torch_calls import tensors_in
+from parity.models.torch_calls import HINT_OF_AXES, tensors_in
 from parity.proposal.failures import module_name
 from parity.proposal.layers import Part
 
@@ -106,7 +106,10 @@ class TwinCopy:
                     tensor.fill_(CONSTANTS[own_name])
         self.watched = {name for name in self.tensors if name not in filled or len(filled[name][0].inputs) > 1}
         self.module_inputs = defaultdict(list)
-        self.model(*(tensor.clone() for tensor in self.inputs))
+        try:
+            self.model(*(tensor.clone() for tensor in self.inputs))
+        except Exception as error:
+            raise ParityError("proposal", [f"the twin stops: {type(error).__name__}: {error}{HINT_OF_AXES}"]) from error
         return dict(self.module_inputs)
 
     def _store(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from parity.errors import ParityError
-from parity.models.inputs import Inputs, TwinInputs, keras_inputs, twin_inputs
+from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
 from parity.models.keras_graph import Graph, keras_graph
 from parity.models.keras_layers import inner_layers
 from parity.weights.layouts import find_layout
@@ -28,7 +28,8 @@ class Port(NamedTuple):
         inputs: An array for each input of the Keras model, in its order and of its dtype.
         twin_inputs: The twin's inputs. The twin may overwrite its inputs, so run it with copies.
         twin_inputs_given: Whether the user has given the twin's inputs; else they are ``inputs`` with the channels
-            moved.
+            moved, or as they are.
+        as_keras: Whether they are as they are, because the twin takes its inputs with Keras's axes.
         modules: The modules that hold a Keras layer's weights, in the order of the weights, by the layer's identity.
     """
 
@@ -39,6 +40,7 @@ class Port(NamedTuple):
     inputs: list[np.ndarray]
     twin_inputs: list[Tensor]
     twin_inputs_given: bool
+    as_keras: bool
     modules: dict[int, list[nn.Module]]
 
     @property
@@ -59,7 +61,7 @@ class Port(NamedTuple):
         if self.twin_inputs_given:
             return self
         inputs = [_moved(array, seed) for array in self.inputs]
-        return self._replace(inputs=inputs, twin_inputs=twin_inputs(self.twin, inputs))
+        return self._replace(inputs=inputs, twin_inputs=twin_inputs(self.twin, inputs, as_keras=self.as_keras))
 
 
 def make_port(
@@ -76,7 +78,8 @@ def make_port(
         torch_model: The twin.
         x: The input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
-        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1.
+        torch_x: The twin's inputs, if they are neither ``x`` with the channels moved to axis 1 nor, for sequences,
+            ``x`` itself.
 
     Raises:
         ParityError: If the Keras model has no graph, the twin is no module or not on the CPU, the mapping has other
@@ -91,9 +94,14 @@ def make_port(
     if faults:
         raise ParityError(source_of(mapping), faults)
     inputs = keras_inputs(keras_model, x)
+    given = torch_x is not None
     tensors = twin_inputs(torch_model, inputs, torch_x)
+    with unchanged(keras_model, torch_model):
+        as_keras = not given and takes_keras_axes(torch_model, inputs)
+    if as_keras:
+        tensors = twin_inputs(torch_model, inputs, as_keras=True)
     modules = _modules_of_layers(graph, torch_model, rows)
-    return Port(keras_model, torch_model, graph, rows, inputs, tensors, torch_x is not None, modules)
+    return Port(keras_model, torch_model, graph, rows, inputs, tensors, given, as_keras, modules)
 
 
 def _moved(array: np.ndarray, seed: int) -> np.ndarray:

@@ -76,7 +76,8 @@ def trace(
         torch_model: The twin; it runs in the mode that it is in.
         x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
-        torch_x: The twin's inputs, if they are not ``x`` with the channels moved to axis 1; examples on axis 0.
+        torch_x: The twin's inputs, examples on axis 0, if they are not ``x`` with the channels moved to axis 1. A twin
+            of sequences may also take ``x`` as it is; that is found out by trying.
         training: Run both in training mode, without dropout, and compare running statistics, dropout rates and
             gradients, too. Gradients need all of both models in memory, and TensorFlow as Keras's backend.
 

@@ -413,7 +413,7 @@ EXPLAINED = {
         (
             with_twin(IMAGE, conv(strides=2), convolution((1, 1, 1, 0), stride=2), module=conv_module(stride=2)),
             "padding",
-            "padding is [(1, 0), (1, 1)], not [(0, 1), (1, 1)]",
+            "padding is [(1, 1), (1, 1)], not [(0, 1), (1, 1)]",
         ),
         (
             with_twin(IMAGE, conv(padding="valid"), convolution((1, 1, 1, 1)), module=conv_module()),
@@ -472,7 +472,7 @@ EXPLAINED = {
         (
             pooled(MAX, lambda x: F.max_pool2d(F.pad(x, OTHER, value=-INF), 3, 2)),
             "padding",
-            "padding is [(1, 0), (1, 1)], not [(0, 1), (1, 1)]; max",
+            "padding is [(1, 1), (1, 1)], not [(0, 1), (1, 1)]; max",
         ),
         (
             pooled(

@@ -529,7 +529,11 @@ def test_with_another_epsilon_it_says_where_the_numbers_stop_agreeing():
 def test_features_whose_order_does_not_show():
     model, x = model_of((2, 3, 2), lambda x: layer("Dense", 3, name="d")(layer("Flatten")(x)))
     twin = Twin(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(12, 3))
-    assert propose_mapping(model, twin, x).flatten == {"d": (2, 3, 2)}
+    proposal = propose_mapping(model, twin, x)
+    assert proposal.flatten == {"d": (2, 3, 2)}
+    assert "\n  d: the twin flattens (2, 3, 2) channels first; give transfer the flatten of this proposal" in str(
+        proposal
+    )
     flat = propose_mapping(model, twin, [np.ones_like(x[0])])
     assert flat.unmatched == {"d": "x does not show in which order fc takes the flattened features"}
 
