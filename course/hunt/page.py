@@ -18,8 +18,8 @@ _CELLS = (
         them, explain them, and fix them.
 
         Each cause that you can name has a row in the cheat sheet of the course, or a page. It helps to have read page
-        10, "Hunt the divergence". Plan 30 minutes. The mistakes are in the port's layers, in their settings and in their
-        weights. How the layers are connected is right. What matters only in training is not part of the hunt.
+        10, "Hunt the divergence". Plan 30 minutes. The mistakes are in the port's layers, in their settings and in
+        their weights. How the layers are connected is right. What matters only in training is not part of the hunt.
 
         The next cell loads both frameworks. This takes 10 to 40 seconds.
         """,
