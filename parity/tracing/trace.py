@@ -72,7 +72,7 @@ def trace(
     """Compare a twin with its Keras model layer by layer. Neither is changed.
 
     Args:
-        keras_model: A Functional or a built Sequential model.
+        keras_model: A Functional or a built Sequential model, or a subclassed one whose ``call`` takes symbolic inputs.
         torch_model: The twin; it runs in the mode that it is in.
         x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
