@@ -79,7 +79,8 @@ def trace(
         torch_x: The twin's inputs, examples on axis 0, if they are not ``x`` with the channels moved to axis 1. A twin
             of sequences may also take ``x`` as it is; that is found out by trying.
         training: Run both in training mode, without dropout, and compare running statistics, dropout rates and
-            gradients, too. Gradients need all of both models in memory, and TensorFlow as Keras's backend.
+            gradients, too. That PyTorch's running variance divides by N - 1 and Keras's by N is no difference.
+            Gradients need all of both models in memory, and TensorFlow as Keras's backend.
 
     Returns:
         One row for each call of a Keras layer in the order of the data flow (two for a layer with an activation of its
