@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from course.hunt.drawing import CASES, mistakes
+from course.hunt.drawing import CASES, mistakes, seeds_with
 from course.hunt.page import notebook
 from parity import CAUSES
 
@@ -25,10 +25,18 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: A seed or a file cannot be had; the message says which, and nothing was written.
     """
     parser = argparse.ArgumentParser(prog="python -m course.hunt", description=__doc__.splitlines()[0])
-    parser.add_argument("seeds", nargs="+", type=_seeds, help=f"numbers from 0 to {CASES - 1}, or ranges: 1-20")
+    parser.add_argument("seeds", nargs="*", type=_seeds, help=f"numbers from 0 to {CASES - 1}, or ranges: 1-20")
     parser.add_argument("--to", type=Path, default=Path(), metavar="FOLDER", help="where to write; the current folder")
     parser.add_argument("--key", action="store_true", help="print what is wrong in each port, and write nothing")
+    parser.add_argument("--list", action="store_true", help="print the seeds with --mistakes and --pages")
+    parser.add_argument("--mistakes", type=int, choices=(1, 2, 3), help="with --list: how many mistakes a port has")
+    parser.add_argument("--pages", default="", help='with --list: the pages that explain them, such as "01,04"')
     said = parser.parse_args(arguments)
+    if said.list:
+        print(*seeds_with(said.mistakes, said.pages.split(",") if said.pages else ()))
+        return
+    if not said.seeds:
+        parser.error("name seeds, or --list")
     seeds = sorted({seed for several in said.seeds for seed in several})
     if said.key:
         print(key(seeds).to_string(index=False))
@@ -44,13 +52,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def key(seeds: list[int]) -> pd.DataFrame:
-    """Return a table with a row for each mistake: seed, layer, cause, page, and what was done to the right port."""
+    """Return a table with a row for each mistake: seed, network, layer, cause, page, what was done, when it shows."""
     rows = [
-        (seed, " or ".join(sorted(mistake.layers)), mistake.cause, CAUSES[mistake.cause], mistake.name)
+        (
+            seed,
+            mistake.network,
+            " or ".join(sorted(mistake.layers)),
+            mistake.cause,
+            CAUSES[mistake.cause],
+            mistake.name,
+            mistake.shows,
+        )
         for seed in seeds
         for mistake in mistakes(seed)
     ]
-    return pd.DataFrame(rows, columns=["seed", "layer", "cause", "page", "in the port"])
+    return pd.DataFrame(rows, columns=["seed", "network", "layer", "cause", "page", "in the port", "shows"])
 
 
 def _seeds(text: str) -> range:

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+# Two names of one thing: that of the pair of layers, and that of each of them.
+_ALIKE = {"heads exchanged", "weights of another layer"}
+
 _SHOWS = {
     "always": "at every size",
     "other size": "at some sizes of the input, and not at others",
@@ -59,15 +62,18 @@ def check_found(seed: int, found: Mapping[str, str]) -> None:
     if not found:
         not_attempted("Found")
         return
-    left = list(mistakes(seed))
+    left, done = list(mistakes(seed)), []
     layers = [layer.name for layer in _all_layers(keras_side(seed)[0])]
     explained, problems = [], []
     for layer, cause in found.items():
         here = [mistake for mistake in left if mistake.accepts(layer)]
-        same = [mistake for mistake in here if mistake.cause == cause]
+        same = [mistake for mistake in here if mistake.cause == cause or {mistake.cause, cause} <= _ALIKE]
         if same:
             left.remove(same[0])
+            done.append(same[0])
             explained.append(f"  {layer}: {cause}, which means here: {same[0].name} ({_explained(same[0])})")
+        elif any(mistake.accepts(layer) and {mistake.cause, cause} <= {*_ALIKE, mistake.cause} for mistake in done):
+            explained.append(f"  {layer}: the other side of the same mistake")
         elif layer.split("/")[-1].split(" ")[0] not in layers:
             problems.append(f"the Keras model has no layer {layer!r}; its layers are {', '.join(layers)}")
         elif cause not in CAUSES:
@@ -162,6 +168,9 @@ def _compared(
     port = fixed()
     if port is None:
         return None
+    gone = sorted(set(load_network(mistakes(seed)[0].network).mapping.torch) - port.state_dict().keys())
+    if gone:
+        raise ParityError("port", [f"it has no {gone[0]} any more; put the new module where the old one was"])
     if any(parameter.dtype == torch.float32 for parameter in port.parameters()):
         raise ParityError("port", ["a module of the port computes in float32, the port in float64; try .double()"])
     model, x, mapping = keras_side(seed, size)

@@ -4,10 +4,10 @@ import functools
 import hashlib
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from course.mutants import MUTANTS, NETWORKS, Mutant, load_network
-from parity import ParityError
+from parity import CAUSES, ParityError
 
 import keras
 import numpy as np
@@ -45,12 +45,28 @@ def broken_port(seed: int, but: tuple[Mutant, ...] = ()) -> nn.Module:
     return port
 
 
+def seeds_with(count: int | None = None, pages: Collection[str] = ()) -> list[int]:
+    """Return the seeds with so many mistakes, all of causes that one of these pages explains; None and () mean any.
+
+    Args:
+        count: How many mistakes.
+        pages: Numbers of pages, such as "04".
+    """
+    return [
+        seed
+        for seed, planted in enumerate(_cases())
+        if count in (None, len(planted)) and all(not pages or CAUSES[m.cause] in pages for m in planted)
+    ]
+
+
 def code_of(port: nn.Module) -> str:
     """Return the ``forward`` of each kind of module that the port's author wrote.
 
     The ``__init__`` of the right port is not in it: what a broken port consists of, ``print(port)`` says.
     """
     written = {type(module): None for module in port.modules() if type(module).__module__.startswith("course.")}
+    if not written:
+        return "Sequential: each module takes what the one before it returns."
     return "\n".join(f"class {kind.__name__}:\n{inspect.getsource(kind.forward)}" for kind in written)
 
 

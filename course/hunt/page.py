@@ -17,9 +17,9 @@ _CELLS = (
         outputs are wrong, because there are **one to three mistakes** in the port, each in another layer. You find
         them, explain them, and fix them.
 
-        It helps to have read page 10, "Hunt the divergence". Plan 30 minutes. The mistakes are in the port's layers, in
-        their settings and in their weights. How the layers are connected is right. What matters only in training is not
-        part of the hunt.
+        Each cause that you can name has a row in the cheat sheet of the course, or a page. It helps to have read page
+        10, "Hunt the divergence". Plan 30 minutes. The mistakes are in the port's layers, in their settings and in
+        their weights. How the layers are connected is right. What matters only in training is not part of the hunt.
 
         The next cell loads both frameworks. This takes 10 to 40 seconds.
         """,
@@ -42,7 +42,14 @@ _CELLS = (
         import torch
         from torch import nn
 
-        from parity.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame
+        from parity.padding import (
+            AvgPool1dSame,
+            AvgPool2dSame,
+            Conv1dSame,
+            Conv2dSame,
+            MaxPool1dSame,
+            MaxPool2dSame,
+        )
 
         SEED = {seed}
         model, x, mapping = keras_side(SEED)
@@ -124,7 +131,7 @@ _CELLS = (
         ## Explain
 
         For each mistake, write two sentences that somebody understands who has not seen this port. What does PyTorch do
-        here, and what does Keras? Which inputs would have hidden the mistake?
+        here, and what does Keras? Which inputs would have hidden the mistake, if any?
         """,
     ),
     ("markdown", "*My explanation:*"),
@@ -137,7 +144,8 @@ _CELLS = (
         module (`port.conv = ...`, in a Sequential `port[3] = ...`), change a setting (`port.norm.eps = ...`), or
         overwrite a weight (`port.conv.weight.data = ...`). Keras's numbers are in
         `model.get_layer(name).get_weights()`. A new module has new weights, computes in float32 and is in
-        training mode. So call `new.double()`, `new.load_state_dict(old.state_dict())` and `new.eval()`.
+        training mode. So call `new.double()`, `new.load_state_dict(old.state_dict())` and `new.eval()`. The names of
+        the weights have to stay.
         """,
     ),
     (
@@ -148,6 +156,20 @@ _CELLS = (
 
 
         check_fixed(SEED, my_fix)
+        """,
+    ),
+    (
+        "markdown",
+        """
+        This traces the port that you have fixed so far, each time from the broken port on.
+        """,
+    ),
+    (
+        "code",
+        """
+        fixed = broken_port(SEED)
+        fixed = my_fix(fixed) or fixed
+        readable(trace(model, fixed, x, mapping))[["layer", "twin", "inputs", "outputs"]]
         """,
     ),
     (

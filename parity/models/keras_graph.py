@@ -1,15 +1,17 @@
 """The layers of a Keras model in the order of the data flow, and how to run one."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple, NewType
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 from parity.errors import ParityError
 from parity.models.keras_layers import RANDOM_IN_TRAINING, activation_name, has_activation
 
 import keras
+import numpy as np
 from keras import tree
 from torch.utils._pytree import tree_leaves
 
@@ -165,6 +167,53 @@ def functional(model: Any) -> Any:
     if isinstance(model, keras.Sequential):
         return model._functional
     return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def with_graph(model: Any, x: Any) -> Any:
+    """Return a Keras model, or, for a subclassed one, the Functional model that its ``call`` makes of symbolic inputs.
+
+    It has the same layers, names and weights. Keras notes in the layers that they were called once more.
+
+    Args:
+        model: The model.
+        x: An input of it: an array, or several in a list, a tuple or a dictionary, as ``call`` takes them.
+
+    Raises:
+        ParityError: If ``call`` cannot run on symbolic inputs.
+    """
+    if functional(model) is not None or not isinstance(model, keras.Model) or isinstance(model, keras.Sequential):
+        return model
+    forms = str(tree.map_structure(lambda array: (np.shape(array)[1:], str(np.asarray(array).dtype)), x))
+    if forms not in _made.setdefault(model, {}):
+        _made[model][forms] = _made_by_call(model, x)
+    return _made[model][forms]
+
+
+# By subclassed model, and by the forms of its inputs: made once, so that its operations keep their names.
+_made: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _made_by_call(model: Any, x: Any) -> Any:
+    def symbolic(array: Any, name: str | None = None) -> Any:
+        return keras.Input(np.shape(array)[1:], dtype=str(np.asarray(array).dtype), name=name)
+
+    named = isinstance(x, Mapping)
+    inputs = {name: symbolic(array, name) for name, array in x.items()} if named else tree.map_structure(symbolic, x)
+    try:
+        made = keras.Model(inputs, model.call(inputs), name=model.name)
+    except Exception as error:
+        fault = (
+            f"a {type(model).__name__} has no graph, and keras.Model(inputs, model.call(inputs)) makes none: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}. Write it as a "
+            "Functional model with the same layers, or trace its parts"
+        )
+        raise ParityError(model.name, [fault]) from error
+    # A variable that is no layer's becomes a constant of the graph.
+    left_out = {weight.path for weight in model.weights} - {weight.path for weight in made.weights}
+    if left_out:
+        fault = f"its call computes with {', '.join(sorted(left_out))} outside of any layer; put these into a layer"
+        raise ParityError(model.name, [fault])
+    return made
 
 
 def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[Any]:

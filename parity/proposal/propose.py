@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from parity.errors import ParityError
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
-from parity.models.keras_graph import keras_graph
+from parity.models.keras_graph import keras_graph, with_graph
 from parity.proposal.layers import Part, keras_dtype, keras_parts
 from parity.proposal.search import Found, Search
 from parity.proposal.twin import TwinCopy
@@ -91,6 +91,7 @@ def propose_mapping(
             left over, a tensor of the twin that no layer fills, or ``names`` that are unknown, do not fit, or that the
             numbers contradict.
     """
+    keras_model = with_graph(keras_model, x)
     graph = keras_graph(keras_model)
     arrays = [array[:_EXAMPLES] for array in keras_inputs(keras_model, x)]
     parts, faults = keras_parts(graph, arrays)

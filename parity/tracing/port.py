@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from parity.errors import ParityError
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
-from parity.models.keras_graph import Graph, keras_graph
+from parity.models.keras_graph import Graph, keras_graph, with_graph
 from parity.models.keras_layers import inner_layers
 from parity.weights.layouts import find_layout
 from parity.weights.mapping import Row, mapping_rows, source_of, unknown_names
@@ -74,7 +74,7 @@ def make_port(
     """Check two models, a mapping and inputs, and return them as a port.
 
     Args:
-        keras_model: A Functional or a built Sequential model.
+        keras_model: A Functional or a built Sequential model, or a subclassed one whose ``call`` takes symbolic inputs.
         torch_model: The twin.
         x: The input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
@@ -85,6 +85,7 @@ def make_port(
         ParityError: If the Keras model has no graph, the twin is no module or not on the CPU, the mapping has other
             columns or names that a model does not have, or the inputs do not fit.
     """
+    keras_model = with_graph(keras_model, x)
     graph = keras_graph(keras_model)
     if not isinstance(torch_model, nn.Module):
         raise ParityError(type(torch_model).__name__, ["it is no torch.nn.Module"])

@@ -72,14 +72,15 @@ def trace(
     """Compare a twin with its Keras model layer by layer. Neither is changed.
 
     Args:
-        keras_model: A Functional or a built Sequential model.
+        keras_model: A Functional or a built Sequential model, or a subclassed one whose ``call`` takes symbolic inputs.
         torch_model: The twin; it runs in the mode that it is in.
         x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
         torch_x: The twin's inputs, examples on axis 0, if they are not ``x`` with the channels moved to axis 1. A twin
             of sequences may also take ``x`` as it is; that is found out by trying.
         training: Run both in training mode, without dropout, and compare running statistics, dropout rates and
-            gradients, too. Gradients need all of both models in memory, and TensorFlow as Keras's backend.
+            gradients, too. That PyTorch's running variance divides by N - 1 and Keras's by N is no difference.
+            Gradients need all of both models in memory, and TensorFlow as Keras's backend.
 
     Returns:
         One row for each call of a Keras layer in the order of the data flow (two for a layer with an activation of its

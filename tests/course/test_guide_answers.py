@@ -12,7 +12,7 @@ from course.exercises.e04_padding import check_average_pool_same, check_same_pad
 from course.exercises.e06_flatten import check_decoder, check_feature_order
 from course.exercises.e07_names import check_graph
 from course.exercises.e10_hunt import broken_twin, check_fixed_twin, exercise_at, exercise_mapping
-from course.exercises.e11_checks import check_my_check
+from course.exercises.e11_checks import check_hides_from_training, check_my_check
 from course.exercises.e12_training_losses import check_train_mode, check_weighted_loss
 from course.exercises.e13_optimizers import check_decoupled_decay, check_velocity
 from course.pages.anatomy import ROOT
@@ -239,6 +239,11 @@ def agrees(pair, port, sizes=None):
     return True
 
 
+def wrong_mean(port):
+    port.bn.running_mean.zero_()
+    return port
+
+
 def check_without_return(pair, port):
     if not agrees(pair, port):
         return False
@@ -356,6 +361,7 @@ TRIED = {
     ("11", "1", "the first size only"): lambda: check_my_check(lambda pair, port: agrees(pair, port, [0])),
     ("11", "1", "a check without `return True`"): lambda: check_my_check(check_without_return),
     ("11", "1", "`port.eval()` first"): lambda: check_my_check(lambda pair, port: agrees(pair, port.eval())),
+    ("11", "2", "`port.bn.running_mean.zero_()`"): lambda: check_hides_from_training(wrong_mean),
     ("12", "1", "labels with a second axis, weights without"): lambda: check_weighted_loss(weights_without_axis),
     ("12", "1", "divided by the sum of the weights"): lambda: check_weighted_loss(over_sum_of_weights),
     ("12", "2", "`model.train()` last"): lambda: check_train_mode(train_last),

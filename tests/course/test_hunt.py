@@ -125,7 +125,7 @@ def test_what_was_found_is_judged(capsys, count):
         assert mistake.name in answer
     assert said(capsys, check_found, seed, {}) == "… Found: not attempted yet"
     layer, cause = next(iter(right.items()))
-    another = "heads exchanged" if cause != "heads exchanged" else "groups"
+    another = "groups" if cause != "groups" else "epsilon"
     assert f"there is a mistake at {layer}, and it is not '{another}'" in said(
         capsys, check_found, seed, right | {layer: another}
     )
@@ -198,6 +198,38 @@ def test_a_class_gets_its_notebooks_and_the_teacher_the_key(tmp_path, capsys):
     table = key([3, 5, 6])
     assert list(table.cause) == [mistake.cause for seed in (3, 5, 6) for mistake in mistakes(seed)]
     assert set(table.page) <= set(CAUSES.values())
+
+
+def test_seeds_can_be_chosen_by_what_a_class_has_read(capsys):
+    main(["--list", "--mistakes", "2", "--pages", "01,03"])
+    listed = [int(seed) for seed in capsys.readouterr().out.split()]
+    assert listed
+    for seed in range(CASES):
+        fits = len(mistakes(seed)) == 2 and all(CAUSES[m.cause] in ("01", "03") for m in mistakes(seed))
+        assert (seed in listed) == fits
+    main(["--list"])
+    assert len(capsys.readouterr().out.split()) == CASES
+    with pytest.raises(SystemExit):
+        main([])
+
+
+def test_an_exchange_may_be_named_at_both_of_its_layers(capsys):
+    seed = next(s for s in range(CASES) if [m.cause for m in mistakes(s)] == ["heads exchanged"])
+    layers = sorted(mistakes(seed)[0].layers)
+    both = dict.fromkeys(layers, "weights of another layer")
+    answer = said(capsys, check_found, seed, both)
+    assert answer.startswith("✓ Found: right")
+    assert "the other side of the same mistake" in answer
+    assert "✗" in said(capsys, check_found, seed, {layers[0]: "heads exchanged", layers[1]: "epsilon"})
+
+
+def test_a_weight_under_another_name_is_told(capsys):
+    seed = next(seed for seed in range(CASES) if [m.name for m in mistakes(seed)] == ["2: not transposed"])
+
+    def fix(port):
+        port[2] = nn.Sequential(port[2])
+
+    assert "it has no 2.bias any more" in said(capsys, check_fixed, seed, fix)
 
 
 def test_nobodys_work_is_overwritten(tmp_path, capsys):

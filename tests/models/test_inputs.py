@@ -63,8 +63,8 @@ class OwnCall(keras.Model):
         super().__init__(x, L.ReLU()(x))
 
     def call(self, x, training=None):
-        """Twice what the graph computes."""
-        return 2 * super().call(x)
+        """Twice what the graph computes, if the numbers are positive."""
+        return 2 * super().call(x) if float(keras.ops.sum(x)) > 0 else x
 
 
 @pytest.mark.parametrize(

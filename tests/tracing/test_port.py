@@ -60,7 +60,7 @@ def test_a_port_holds_both_models_and_what_they_are_run_with():
 def own_model():
     class Own(keras.Model):
         def call(self, x):
-            return x
+            return x if float(x[0, 0]) > 0 else -x
 
     return Own()
 
