@@ -269,7 +269,7 @@ def preparation() -> str:
 def _long(minutes: int) -> str:
     """Return a time in words."""
     hours, rest = divmod(minutes, 60)
-    parts = [f"{hours} hour{'s' * (hours > 1)}"] * bool(hours) + [f"{rest} minutes"] * bool(rest)
+    parts = [f"{hours} hour{'s' * (hours > 1)}"] * bool(hours) + [f"{rest} minute{'s' * (rest > 1)}"] * bool(rest)
     return " ".join(parts)
 
 
