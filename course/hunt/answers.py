@@ -7,7 +7,7 @@ from functools import cache, partial
 from course.exercises.report import Case, is_empty, is_right, not_attempted, report, say, wrong
 from course.hunt.drawing import broken_port, keras_side, mistakes
 from course.mutants import Mutant, load_network
-from parity import CAUSES, ParityError, diagnose, first_divergence, run_torch, trace
+from parity import CAUSES, ParityError, first_divergence, run_torch, trace
 
 import keras
 import numpy as np
@@ -67,12 +67,12 @@ def check_found(seed: int, found: Mapping[str, str]) -> None:
     explained, problems = [], []
     for layer, cause in found.items():
         here = [mistake for mistake in left if mistake.accepts(layer)]
-        same = [mistake for mistake in here if mistake.cause == cause or {mistake.cause, cause} <= _ALIKE]
+        same = [mistake for mistake in here if _means(mistake, cause)]
         if same:
             left.remove(same[0])
             done.append(same[0])
             explained.append(f"  {layer}: {cause}, which means here: {same[0].name} ({_explained(same[0])})")
-        elif any(mistake.accepts(layer) and {mistake.cause, cause} <= {*_ALIKE, mistake.cause} for mistake in done):
+        elif any(mistake.accepts(layer) and _means(mistake, cause) for mistake in done):
             explained.append(f"  {layer}: the other side of the same mistake")
         elif layer.split("/")[-1].split(" ")[0] not in layers:
             problems.append(f"the Keras model has no layer {layer!r}; its layers are {', '.join(layers)}")
@@ -105,30 +105,9 @@ def check_fixed(seed: int, answer: Callable[[nn.Module], nn.Module | None]) -> N
     report("Fixed", groups, answer, "every layer agrees with Keras", within=network.within)
 
 
-def is_findable(seed: int) -> bool:
-    """Tell whether ``diagnose`` names all mistakes of a seed, if each that it names is fixed before the next call."""
-    fixed: tuple[Mutant, ...] = ()
-    while len(fixed) < len(mistakes(seed)):
-        named = _named(seed, fixed)
-        if named is None:
-            return False
-        fixed += (named,)
-    return True
-
-
-def _named(seed: int, fixed: tuple[Mutant, ...]) -> Mutant | None:
-    """Return a mistake that ``diagnose`` locates and explains, at one of the sizes; None if it does so with none."""
-    port = broken_port(seed, but=fixed)
-    for size in range(len(load_network(mistakes(seed)[0].network).probes)):
-        model, x, mapping = keras_side(seed, size)
-        diagnosis = diagnose(model, port, x, mapping)
-        if diagnosis.divergence is None:
-            continue
-        causes = [cause.cause for cause in diagnosis.causes]
-        for mistake in mistakes(seed):
-            if mistake not in fixed and mistake.accepts(diagnosis.divergence.layer) and causes == [mistake.cause]:
-                return mistake
-    return None
+def _means(mistake: Mutant, cause: str) -> bool:
+    """Tell whether a learner's word for a mistake is right."""
+    return mistake.cause == cause or {mistake.cause, cause} <= _ALIKE
 
 
 def _explained(mistake: Mutant) -> str:

@@ -6,11 +6,10 @@ import sys
 
 from course.hunt import CASES, broken_port, check_fixed, check_found, code_of, hint, keras_side
 from course.hunt.__main__ import key, main
-from course.hunt.answers import is_findable
 from course.hunt.drawing import mistakes
 from course.hunt.page import notebook
 from course.mutants import MUTANTS, load_network
-from parity import CAUSES, ParityError, compare, run_torch
+from parity import CAUSES, ParityError, compare, diagnose, run_torch
 
 import pytest
 import torch
@@ -35,6 +34,32 @@ def said(capsys, check, *arguments):
 def found(seed):
     """Return the right answer."""
     return {min(mistake.layers): mistake.cause for mistake in mistakes(seed)}
+
+
+def is_findable(seed):
+    """Tell whether ``diagnose`` names all mistakes of a seed, if each that it names is fixed before the next call."""
+    fixed = ()
+    while len(fixed) < len(mistakes(seed)):
+        found = named(seed, fixed)
+        if found is None:
+            return False
+        fixed += (found,)
+    return True
+
+
+def named(seed, fixed):
+    """Return a mistake that ``diagnose`` locates and explains, at one of the sizes; None if it does so with none."""
+    port = broken_port(seed, but=fixed)
+    for size in range(len(load_network(mistakes(seed)[0].network).probes)):
+        model, x, mapping = keras_side(seed, size)
+        diagnosis = diagnose(model, port, x, mapping)
+        if diagnosis.divergence is None:
+            continue
+        causes = [cause.cause for cause in diagnosis.causes]
+        for mistake in mistakes(seed):
+            if mistake not in fixed and mistake.accepts(diagnosis.divergence.layer) and causes == [mistake.cause]:
+                return mistake
+    return None
 
 
 def first_seed(count):
@@ -221,6 +246,17 @@ def test_an_exchange_may_be_named_at_both_of_its_layers(capsys):
     assert answer.startswith("✓ Found: right")
     assert "the other side of the same mistake" in answer
     assert "✗" in said(capsys, check_found, seed, {layers[0]: "heads exchanged", layers[1]: "epsilon"})
+
+
+def test_a_wrong_cause_at_the_other_layer_of_a_mistake_is_wrong(capsys):
+    """Where a mistake may be located at two layers, only its own cause, or another name of it, counts at the second."""
+    seed = next(
+        s for s in range(CASES) if [(len(m.layers), m.cause) for m in mistakes(s)] == [(2, "overwritten in place")]
+    )
+    one, other = sorted(mistakes(seed)[0].layers)
+    assert said(capsys, check_found, seed, {one: "overwritten in place"}).startswith("✓ Found: right")
+    for cause in ("heads exchanged", "weights of another layer", "epsilon"):
+        assert said(capsys, check_found, seed, {one: "overwritten in place", other: cause}).startswith("✗ Found: ")
 
 
 def test_a_weight_under_another_name_is_told(capsys):
