@@ -77,36 +77,29 @@ def check_my_check(answer: Callable[[Pair, nn.Module], bool]) -> None:
 
 def check_hides_from_noise(answer: Callable[[nn.Module], nn.Module]) -> None:
     """Check a mistake in the port of "encoder": the noise image must pass it, and the training step catch it."""
-    judged = _judged("My mistake", answer)
-    if judged is None:
-        return
-    difference, different = judged
-    if difference is None and different:
-        is_right("My mistake", f"the noise image passes it, and the training step catches it: {_listed(different)}")
-    elif difference is None:
-        wrong("My mistake", "wrong; the noise image passes it, but the training step passes it, too")
-    elif different:
-        wrong("My mistake", f"wrong; the training step catches it, but so does the noise image: {difference}")
-    else:
-        wrong("My mistake", f"wrong; it is the other way round, for the noise image catches it: {difference}")
+    _check_hides("My mistake", answer, passing="noise image", catching="training step")
 
 
 def check_hides_from_training(answer: Callable[[nn.Module], nn.Module]) -> None:
     """Check a mistake in the port of "encoder": the training step must pass it, and the noise image catch it."""
-    judged = _judged("My other mistake", answer)
+    _check_hides("My other mistake", answer, passing="training step", catching="noise image")
+
+
+def _check_hides(exercise: str, answer: Callable[[nn.Module], nn.Module], passing: str, catching: str) -> None:
+    """Check a mistake that one of the two checks must pass, and the other one catch."""
+    judged = _judged(exercise, answer)
     if judged is None:
         return
     difference, different = judged
-    if difference is not None and not different:
-        is_right("My other mistake", f"the training step passes it, and the noise image catches it: {difference}")
-    elif difference is None and not different:
-        wrong("My other mistake", "wrong; the training step passes it, but the noise image passes it, too")
-    elif difference is not None:
-        found = _listed(different)
-        wrong("My other mistake", f"wrong; the noise image catches it, but so does the training step: {found}")
+    found = {"noise image": difference or "", "training step": _listed(different) if different else ""}
+    if found[passing] and found[catching]:
+        wrong(exercise, f"wrong; the {catching} catches it, but so does the {passing}: {found[passing]}")
+    elif found[passing]:
+        wrong(exercise, f"wrong; it is the other way round, for the {passing} catches it: {found[passing]}")
+    elif found[catching]:
+        is_right(exercise, f"the {passing} passes it, and the {catching} catches it: {found[catching]}")
     else:
-        found = _listed(different)
-        wrong("My other mistake", f"wrong; it is the other way round, for the training step catches it: {found}")
+        wrong(exercise, f"wrong; the {passing} passes it, but the {catching} passes it, too")
 
 
 def _judged(exercise: str, answer: Callable) -> tuple[str | None, list[str]] | None:
