@@ -68,8 +68,10 @@ def transfer(
         for row in known
         if (obstacle := _obstacle_to_writing(tensors[row.torch]))
     ]
+    settings = list(_other_settings(moves))
+    faults += [said for name, said in settings if name != MOMENTUM]
     faults += _twin_faults(moves)
-    in_training = [f"{row.label}: {said}" for row, name, said in _other_settings(moves) if name == MOMENTUM]
+    in_training = [said for name, said in settings if name == MOMENTUM]
     if training:
         faults += in_training
     layers = {id(weight.layer): weight.layer for weight in weights.values()}.values()
@@ -231,8 +233,7 @@ def _narrower(a: torch.dtype, b: torch.dtype) -> bool:
 
 
 def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
-    """Yield a fault wherever a layer has two modules, a module has two layers, or both differ in a setting."""
-    yield from (f"{row.label}: {said}" for row, name, said in _other_settings(moves) if name != MOMENTUM)
+    """Yield a fault wherever a layer has two modules, or a module has two layers."""
     module_of: dict[tuple[int, str], Row] = {}
     layer_of: dict[int, tuple[tuple[int, str], Row]] = {}
     for row, layer, _, place, _, module in moves:
@@ -245,15 +246,15 @@ def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
             yield f"{row.label}: {row.owner} takes {row.keras}, but {first.keras} as well ({first.label})"
 
 
-def _other_settings(moves: Iterable[_Move]) -> Iterator[tuple[Row, str, str]]:
-    """Yield each setting in which a layer and its module differ: the first row of both, its name, and what is said."""
+def _other_settings(moves: Iterable[_Move]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each setting in which a layer and its module differ, and what is said of their first row."""
     layers, modules = set(), set()
     for row, layer, _, place, _, module in moves:
         if (id(layer), place.part) not in layers and id(module) not in modules:
             for name, expected, actual in place.settings(layer, module):
                 if not same_setting(expected, actual):
-                    said = f"{name} of {row.owner} is {_shown(actual)}; {layer.name} needs {_shown(expected)}"
-                    yield row, name, said
+                    is_, needs = _shown(actual), _shown(expected)
+                    yield name, f"{row.label}: {name} of {row.owner} is {is_}; {layer.name} needs {needs}"
         layers.add((id(layer), place.part))
         modules.add(id(module))
 
