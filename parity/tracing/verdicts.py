@@ -44,7 +44,6 @@ class Verdict(NamedTuple):
         output: The number of the model's output, from 0. For a step always 0.
         exchanged_with: Other steps, or other outputs of the model, whose output the twin exchanges with this one's.
         perhaps_at: Steps before it whose outputs could not be seen: the twin may diverge at one of these.
-        inputs_seen: Whether all that its twin takes was seen. If not, the layers before it agree, as far as they were.
         alignments: Notes on how its outputs were aligned, if it took more than moving the axis of the channels.
         training: What is wrong in training although the outputs agree.
     """
@@ -54,7 +53,6 @@ class Verdict(NamedTuple):
     output: int = 0
     exchanged_with: tuple[int, ...] = ()
     perhaps_at: tuple[StepIndex, ...] = ()
-    inputs_seen: bool = True
     alignments: tuple[str, ...] = ()
     training: TrainingFault | None = None
 
@@ -124,7 +122,9 @@ def note_of(run: Run, verdict: Verdict) -> str:
     if verdict.perhaps_at:
         nearest = ", ".join(steps[index].name for index in verdict.perhaps_at[-_NEAREST:])
         return f"{OR_AT}{nearest}" + (" or before" if len(verdict.perhaps_at) > _NEAREST else "")
-    return NOT_SEEN if not verdict.inputs_seen else ", ".join(verdict.alignments)
+    if verdict.kind == Kind.DIVERGES and None in run.inputs_of(verdict.step):
+        return NOT_SEEN
+    return ", ".join(verdict.alignments)
 
 
 def _row(run: Run, verdict: Verdict) -> tuple:
@@ -163,16 +163,14 @@ def _of_steps(run: Run) -> list[Verdict]:
     for index, step in enumerate(run.graph.steps):
         unseen_before = tuple(dict.fromkeys(hidden for number in step.inputs for hidden in unseen.get(number, ())))
         right_before = all(right[number] for number in step.inputs)
-        taken = list(zip(step.inputs, run.inputs_of(index), strict=True))
-        inputs_agree = all(found.agrees if found else right[number] for number, found in taken)
-        inputs_seen = all(found is not None for _, found in taken)
+        compared = zip(step.inputs, run.inputs_of(index), strict=True)
+        inputs_agree = all(found.agrees if found else right[number] for number, found in compared)
         for number in step.outputs:
             found = run.outputs.get(number)
             right[number] = found.agrees if found else right_before
             if found is None:
                 unseen[number] = (*unseen_before, index)
-        verdict = _of_step(run, index, inputs_agree, right_before, unseen_before)
-        verdicts.append(verdict._replace(inputs_seen=inputs_seen or verdict.kind != Kind.DIVERGES))
+        verdicts.append(_of_step(run, index, inputs_agree, right_before, unseen_before))
     stored = {}
     for index, step in enumerate(run.graph.steps):
         number = step.outputs[0]

@@ -114,7 +114,7 @@ def test_what_was_not_seen_is_not_paired_and_what_is_behind_it_may_be_its_fault(
         Verdict(Kind.TAKES_OTHER, 2, perhaps_at=(1,)),
     ]
     run = run_of(CHAIN, {}, {3: WRONG})
-    assert verdicts_of(run, {})[2] == Verdict(Kind.DIVERGES, 2, perhaps_at=(0, 1), inputs_seen=False)
+    assert verdicts_of(run, {})[2] == Verdict(Kind.DIVERGES, 2, perhaps_at=(0, 1))
     assert note_of(run, verdicts_of(run, {})[2]) == "or at a, b"
 
 
