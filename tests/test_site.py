@@ -4,27 +4,20 @@ Skipped where the packages of the extra ``site`` or a Chromium are missing; CI h
 """
 
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from urllib.parse import unquote, urlparse
 
 from course.pages.anatomy import NOTEBOOKS, OFFICIAL, ROOT, pages, prediction, solution_of
 from parity.padding import same_padding
+from tests.helpers.browser import opened_tab, skipped_without, started
 
 import nbformat
 import numpy as np
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MISSING = [name for name in ("sphinx", "myst_nb", "sphinx_book_theme", "playwright") if find_spec(name) is None]
-
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: make site does it"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: on Debian, apt-get install chromium"),
-]
+pytestmark = skipped_without("sphinx", "myst_nb", "sphinx_book_theme", "playwright")
 
 NOTEBOOK_PAGES = [path.relative_to(ROOT).with_suffix("").as_posix() for path in pages()]
 SOLUTION_PAGES = [
@@ -65,25 +58,14 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(site):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with started() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
 def tab(browser):
-    """A tab of a browser at 1200 pixels; what it asks from outside, and its errors, are in its ``faults``."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    page = context.new_page()
-    page.faults = []
-    page.on("console", lambda message: message.type == "error" and page.faults.append(message.text))
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or page.faults.append(request.url))
-    yield page
-    context.close()
+    with opened_tab(browser, 1200, 900) as page:
+        yield page
 
 
 def address(site, page):

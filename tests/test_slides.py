@@ -6,8 +6,6 @@ reveal.js.
 
 import json
 import re
-import shutil
-from importlib.util import find_spec
 
 from course.figures import KERAS, RIGHT, WRONG
 from course.pages.anatomy import NOTEBOOKS, ROOT
@@ -15,18 +13,16 @@ from course.slides import SlideError
 from course.slides.__main__ import HERE, NEEDED, REVEAL, write
 from course.slides.deck import SOURCE, decks, read_deck
 from course.slides.page import Page
+from tests.helpers.browser import opened_tab, skipped_without, started
 
 import nbformat
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MISSING = [name for name in ("playwright", "axe_playwright_python") if find_spec(name) is None]
 DECKS = decks()
 PADDING = NOTEBOOKS / "04_same_padding.ipynb"
 
 in_a_browser = [
-    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: make site does it"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: on Debian, apt-get install chromium"),
+    *skipped_without("playwright", "axe_playwright_python"),
     pytest.mark.skipif(not (REVEAL / NEEDED[0]).is_file(), reason="no reveal.js here: make slides, with npm"),
 ]
 
@@ -181,26 +177,15 @@ def slides(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with started() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
 def tab(browser):
-    """A tab of 1280 x 720; what it asks from outside, and its errors, are in its ``faults``."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
-    page = context.new_page()
-    page.faults = []
-    page.on("console", lambda message: message.type == "error" and page.faults.append(message.text))
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("requestfailed", lambda request: page.faults.append(request.url))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or page.faults.append(request.url))
-    yield page
-    context.close()
+    with opened_tab(browser, 1280, 720) as page:
+        page.on("requestfailed", lambda request: page.faults.append(request.url))
+        yield page
 
 
 def open_deck(tab, slides, number, query=""):
