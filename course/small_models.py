@@ -23,6 +23,7 @@ TENSORS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
     "alpha": "weight",
+    "scale": "weight",
     "embeddings": "weight",
     "depthwise_kernel": "depthwise.weight",
     "pointwise_kernel": "pointwise.weight",

@@ -16,7 +16,8 @@ ALLOWED = {
     "parity.comparison": set(),
     "parity.padding": set(),
     "parity.precision": set(),
-    "parity.weights": {"parity.errors", "parity.tensors", "parity.models.keras_layers"},
+    "parity.recurrent": set(),
+    "parity.weights": {"parity.errors", "parity.tensors", "parity.models.keras_layers", "parity.recurrent"},
     "parity.models": {"parity.errors", "parity.tensors", "parity.axes"},
     "parity.proposal": {"parity.errors", "parity.tensors", "parity.weights", "parity.models"},
     "parity.tracing": {"parity.errors", "parity.tensors", "parity.weights", "parity.models"},
@@ -24,7 +25,14 @@ ALLOWED = {
         *("parity.errors", "parity.tensors", "parity.weights", "parity.models"),
         *("parity.padding", "parity.tracing"),
     },
-    "parity": {"parity.axes", "parity.comparison", "parity.errors", "parity.padding", "parity.precision"}
+    "parity": {
+        "parity.axes",
+        "parity.comparison",
+        "parity.errors",
+        "parity.padding",
+        "parity.precision",
+        "parity.recurrent",
+    }
     | {f"parity.{room}" for room in ("weights", "models", "tracing", "diagnosis", "proposal")},
     "course.official_weights": set(),
     "course.pages": {"course.official_weights"},

@@ -8,7 +8,7 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within
 from parity.models.alignment import largest
 from parity.padding import same_padding
-from parity.weights.layouts import each_axis
+from parity.weights.module_settings import each_axis
 
 import torch
 import torch.nn.functional as F

@@ -8,7 +8,8 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, run_modules
 from parity.diagnosis.geometry import right_convolution
 from parity.models.alignment import alignments, largest
-from parity.weights.layouts import find_layout, same_setting
+from parity.weights.layouts import find_layout
+from parity.weights.module_settings import same_setting
 
 _SETTINGS = {
     "eps": "epsilon",

@@ -9,7 +9,7 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, run_modules, short_name
 from parity.diagnosis.order import other_orders
 from parity.weights.flattened import channels_first_features, counts_features
-from parity.weights.layouts import depthwise_channels
+from parity.weights.module_settings import depthwise_channels
 
 import torch
 from torch import Tensor

@@ -2,7 +2,7 @@
 
 The shapes are those of Keras (https://keras.io/api/layers/) and of PyTorch (https://docs.pytorch.org/docs/stable/nn.html).
 ``spatial`` stands for (length), (height, width) or (depth, height, width); i and o are the numbers of input and output
-channels, m is the depth multiplier.
+channels, m is the depth multiplier, u the number of units of a recurrent layer, h the number of heads.
 
 | Keras layer                    | weight             | Keras shape       | PyTorch tensor | PyTorch shape          |
 | ------------------------------ | ------------------ | ----------------- | -------------- | ---------------------- |
@@ -12,167 +12,132 @@ channels, m is the depth multiplier.
 | SeparableConv1D/2D             | depthwise_kernel   | (spatial, i, m)   | weight (1st)   | (i m, 1, spatial)      |
 |                                | pointwise_kernel   | (1s, i m, o)      | weight (2nd)   | (o, i m, 1s)           |
 | Dense                          | kernel             | (i, o)            | weight         | (o, i)                 |
+| EinsumDense; in an attention:  |                    |                   |                |                        |
+|   query, key, value            | kernel             | (i, h, o)         | weight         | (h o, i)               |
+|   attention_output             | kernel             | (h, i, o)         | weight         | (o, h i)               |
 | BatchNormalization             | gamma, beta        | (c)               | weight, bias   | (c)                    |
 |                                | moving_mean        | (c)               | running_mean   | (c)                    |
 |                                | moving_variance    | (c)               | running_var    | (c)                    |
 | LayerNormalization, GroupNorm. | gamma, beta        | (c)               | weight, bias   | (c)                    |
+| RMSNormalization               | scale              | (c)               | weight         | (c)                    |
+| Normalization                  | mean, variance     | (c)               | of any name    | (c)                    |
 | PReLU with shared spatial axes | alpha              | (1s, c)           | weight         | (c)                    |
 | Embedding                      | embeddings         | (v, e)            | weight         | (v, e)                 |
+| SimpleRNN, LSTM, GRU           | kernel             | (i, gates u)      | weight_ih_l0   | (gates u, i)           |
+|                                | recurrent_kernel   | (u, gates u)      | weight_hh_l0   | (gates u, u)           |
+| SimpleRNN, LSTM                | bias               | (gates u)         | bias_ih_l0     | (gates u)              |
+| GRU                            | bias               | (2, 3 u)          | bias_ih_l0     | (3 u)                  |
+|                                |                    |                   | bias_hh_l0     | (3 u)                  |
+| Attention, AdditiveAttention   | scale              | () or (c)         | of any name    | () or (c)              |
 
-A bias is (o) in both, and a SeparableConv has only one, which belongs to its second convolution.
+A bias is (o) in both, and a SeparableConv has only one, which belongs to its second convolution. Keras's LSTM has the
+gates in PyTorch's order. Its GRU has update, reset, new (z, r, h), and PyTorch reset, update, new (r, z, n):
+``keras/src/layers/rnn/gru.py`` and https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from math import isclose
-from typing import Any, NamedTuple
+from collections.abc import Callable
+
+from parity.weights.module_settings import (
+    SettingsOf,
+    batch_normalization,
+    convolution,
+    depthwise,
+    embedding,
+    group_normalization,
+    layer_normalization,
+    pointwise,
+    rms_normalization,
+)
+from parity.weights.places import (
+    Place,
+    channels_moved,
+    depthwise_kernel,
+    kernel,
+    shared_alpha,
+    standard_deviation,
+    unchanged,
+)
+from parity.weights.sequence_layouts import (
+    CONVOLUTIONS,
+    LSTM_PLACES,
+    SIMPLE_RNN_PLACES,
+    einsum_dense,
+    gru,
+    linear,
+)
 
 import keras
-from torch import Tensor, nn
+from torch import nn
 
-_Settings = Iterator[tuple[str, Any, Any]]
-# The module is one of the kinds in the same row of the table, so it has the settings that are read.
-_SettingsOf = Callable[[keras.Layer, Any], _Settings]
+Layout = dict[str, Place]
 
-
-MOMENTUM = "momentum (1 - Keras's)"
-"""The setting that matters in training only: a port with another momentum predicts the same."""
-
-
-class Place(NamedTuple):
-    """Where one kind of Keras weight goes.
-
-    Attributes:
-        tensor: Name of the PyTorch tensor within its module.
-        modules: The kinds of module that may hold it.
-        view: Takes the Keras tensor and returns a view of it in PyTorch's layout.
-        settings: Takes the Keras layer and the module, and yields each setting that must agree: its name, the value
-            that the Keras layer needs, and the value that the module has.
-        part: Which of the layer's modules it is, for a layer that becomes several modules.
-        kind: What to call these modules in a message, if not by their own names.
-    """
-
-    tensor: str
-    modules: tuple[type[nn.Module], ...]
-    view: Callable[[Tensor], Tensor]
-    settings: _SettingsOf
-    part: str = ""
-    kind: str = ""
-
-    @property
-    def needed(self) -> str:
-        """Return what to call the kinds of module that may hold it: "Conv2d"."""
-        return self.kind or " or ".join(module.__name__ for module in self.modules)
+PYTORCH_KINDS = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+"""PyTorch's kinds of module with tensors. Each names its tensors; a module of another class may call them anything."""
 
 
-def _unchanged(weight: Tensor) -> Tensor:
-    return weight
+def _with_bias(place: Place, kernel: str = "kernel") -> Layout:
+    return {kernel: place, "bias": place._replace(tensor="bias", view=unchanged)}
 
 
-def _kernel(weight: Tensor) -> Tensor:
-    """View (*spatial, a, b) as (b, a, *spatial): the kernels of all convolutions, transposed ones too, and of Dense."""
-    *spatial, a, b = range(weight.ndim)
-    return weight.permute(b, a, *spatial)
+def _normalization(modules: tuple[type[nn.Module], ...], settings: SettingsOf, kind: str = "") -> Layout:
+    weight = Place("weight", modules, unchanged, settings, kind=kind)
+    # Of a layer that normalizes along several axes; the one whose shape fits is taken.
+    weight = weight._replace(otherwise=(weight._replace(view=channels_moved),))
+    bias = weight._replace(tensor="bias")
+    return {"gamma": weight, "beta": bias._replace(otherwise=(bias._replace(view=channels_moved, otherwise=()),))}
 
 
-def _depthwise_kernel(weight: Tensor) -> Tensor:
-    """View (*spatial, i, m) as (i * m, 1, *spatial)."""
-    *spatial, i, m = range(weight.ndim)
-    return weight.permute(i, m, *spatial).flatten(0, 1).unsqueeze(1)
-
-
-def _shared_alpha(weight: Tensor) -> Tensor:
-    """View a shared alpha (1, ..., 1, c) as (c,). An alpha for each place keeps its shape, which fits no nn.PReLU."""
-    return weight.flatten() if weight.numel() == weight.shape[-1] else weight
-
-
-def _none(layer: keras.Layer, module: Any) -> _Settings:
-    yield from ()
-
-
-def each_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """Return a setting for each of so many axes, of one number for all or one for each."""
-    return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def depthwise_channels(layer: Any) -> int:
-    """Return the number of input channels of a depthwise convolution, or of the first part of a SeparableConv."""
-    kernel = layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
-    return int(kernel.shape[-2])
-
-
-def same_setting(expected: object, actual: object) -> bool:
-    """Tell whether two values of a setting are the same; fractions may differ by rounding."""
-    if isinstance(expected, float) and isinstance(actual, float):
-        return isclose(expected, actual, rel_tol=1e-6)
-    return bool(expected == actual)
-
-
-def _geometry(layer: keras.Layer, module: Any) -> _Settings:
-    rank = len(module.stride)
-    yield "stride", each_axis(layer.strides, rank), module.stride
-    yield "dilation", each_axis(layer.dilation_rate, rank), module.dilation
-
-
-def _convolution(layer: keras.Layer, module: Any) -> _Settings:
-    yield from _geometry(layer, module)
-    yield "groups", getattr(layer, "groups", 1), module.groups
-
-
-def _depthwise(layer: keras.Layer, module: Any) -> _Settings:
-    yield from _geometry(layer, module)
-    yield "groups", depthwise_channels(layer), module.groups
-
-
-def _pointwise(layer: keras.Layer, module: Any) -> _Settings:
-    yield "stride", (1,) * len(module.stride), module.stride
-    yield "groups", 1, module.groups
-
-
-def _batch_normalization(layer: keras.Layer, module: Any) -> _Settings:
-    yield "eps", layer.epsilon, module.eps
-    yield MOMENTUM, 1 - layer.momentum, module.momentum
-
-
-def _layer_normalization(layer: keras.Layer, module: Any) -> _Settings:
-    yield "eps", layer.epsilon, module.eps
-    yield "rms_scaling", getattr(layer, "rms_scaling", False), False
-
-
-def _group_normalization(layer: keras.Layer, module: Any) -> _Settings:
-    yield "eps", layer.epsilon, module.eps
-    yield "num_groups", layer.groups, module.num_groups
-
-
-def _embedding(layer: keras.Layer, module: Any) -> _Settings:
-    yield "max_norm", None, module.max_norm
-
-
-def _with_bias(place: Place, kernel: str = "kernel") -> dict[str, Place]:
-    return {kernel: place, "bias": place._replace(tensor="bias", view=_unchanged)}
-
-
-def _normalization(modules: tuple[type[nn.Module], ...], settings: _SettingsOf) -> dict[str, Place]:
-    weight = Place("weight", modules, _unchanged, settings)
-    return {"gamma": weight, "beta": weight._replace(tensor="bias")}
+def _free(view: Callable, names: str = r"\w+") -> Place:
+    """Return a place in a module of the user's own, or in no module of its own: PyTorch has none for the layer."""
+    return Place("tensor", (), view, names=names)
 
 
 _L = keras.layers
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_batch_normalization_places = {
-    name: place._replace(kind="BatchNorm") for name, place in _normalization(_BATCH_NORMS, _batch_normalization).items()
-}
+_batch_norm = _normalization(
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), batch_normalization, "BatchNorm"
+)
+_statistics = _batch_norm["gamma"]._replace(otherwise=())
+_scale = _free(unchanged)
 
-_LAYOUTS: dict[type[keras.Layer], dict[str, Place]] = {
-    _L.Dense: _with_bias(Place("weight", (nn.Linear,), _kernel, _none)),
-    _L.BatchNormalization: _batch_normalization_places
+_LAYOUTS: dict[type[keras.Layer], Layout | Callable[[keras.Layer], Layout]] = {
+    _L.Dense: linear(kernel),
+    _L.EinsumDense: einsum_dense,
+    _L.BatchNormalization: _batch_norm
     | {
-        "moving_mean": _batch_normalization_places["gamma"]._replace(tensor="running_mean"),
-        "moving_variance": _batch_normalization_places["gamma"]._replace(tensor="running_var"),
+        "moving_mean": _statistics._replace(tensor="running_mean"),
+        "moving_variance": _statistics._replace(tensor="running_var"),
     },
-    _L.LayerNormalization: _normalization((nn.LayerNorm,), _layer_normalization),
-    _L.GroupNormalization: _normalization((nn.GroupNorm,), _group_normalization),
-    _L.PReLU: {"alpha": Place("weight", (nn.PReLU,), _shared_alpha, _none)},
-    _L.Embedding: {"embeddings": Place("weight", (nn.Embedding,), _unchanged, _embedding)},
+    _L.LayerNormalization: _normalization((nn.LayerNorm,), layer_normalization),
+    _L.GroupNormalization: _normalization((nn.GroupNorm,), group_normalization),
+    _L.RMSNormalization: {"scale": Place("weight", (nn.RMSNorm,), unchanged, rms_normalization)},
+    _L.Normalization: {
+        "mean": _free(unchanged),
+        # A tensor that is called std is taken to be one.
+        "variance": _free(unchanged, r"(?!(\w*_)?std$)\w+")._replace(
+            otherwise=(_free(standard_deviation, r"(\w*_)?std"),)
+        ),
+    },
+    _L.PReLU: {"alpha": Place("weight", (nn.PReLU,), shared_alpha)},
+    _L.Embedding: {"embeddings": Place("weight", (nn.Embedding,), unchanged, embedding)},
+    _L.SimpleRNNCell: SIMPLE_RNN_PLACES,
+    _L.LSTMCell: LSTM_PLACES,
+    _L.GRUCell: gru,
+    _L.Attention: {"scale": _scale, "concat_score_weight": _scale},
+    _L.AdditiveAttention: {"scale": _scale},
 }
 for _layer, _module in (
     (_L.Conv1D, nn.Conv1d),
@@ -182,20 +147,38 @@ for _layer, _module in (
     (_L.Conv2DTranspose, nn.ConvTranspose2d),
     (_L.Conv3DTranspose, nn.ConvTranspose3d),
 ):
-    _LAYOUTS[_layer] = _with_bias(Place("weight", (_module,), _kernel, _convolution))
+    _also = (*CONVOLUTIONS, nn.Linear) if _module in CONVOLUTIONS else ()
+    _LAYOUTS[_layer] = _with_bias(Place("weight", (_module,), kernel, convolution, also=_also))
 for _layer, _module in ((_L.DepthwiseConv1D, nn.Conv1d), (_L.DepthwiseConv2D, nn.Conv2d)):
-    _LAYOUTS[_layer] = _with_bias(Place("weight", (_module,), _depthwise_kernel, _depthwise))
+    _LAYOUTS[_layer] = _with_bias(Place("weight", (_module,), depthwise_kernel, depthwise, also=CONVOLUTIONS))
 for _layer, _module in ((_L.SeparableConv1D, nn.Conv1d), (_L.SeparableConv2D, nn.Conv2d)):
-    _depthwise_place = Place("weight", (_module,), _depthwise_kernel, _depthwise, part="depthwise")
-    _pointwise_place = Place("weight", (_module,), _kernel, _pointwise, part="pointwise")
-    _LAYOUTS[_layer] = {"depthwise_kernel": _depthwise_place} | _with_bias(_pointwise_place, "pointwise_kernel")
+    _depthwise = Place("weight", (_module,), depthwise_kernel, depthwise, part="depthwise", also=CONVOLUTIONS)
+    _pointwise = Place("weight", (_module,), kernel, pointwise, part="pointwise", also=CONVOLUTIONS)
+    _LAYOUTS[_layer] = {"depthwise_kernel": _depthwise} | _with_bias(_pointwise, "pointwise_kernel")
+
+_INSIDE = {
+    _L.SimpleRNNCell: _L.SimpleRNN,
+    _L.LSTMCell: _L.LSTM,
+    _L.GRUCell: _L.GRU,
+}
+# Weights that the layer keeps for its training, or for files of old; no prediction depends on them.
+_WITHOUT_PLACE = {_L.Normalization: ("count",), _L.SpectralNormalization: ("vector_u",)}
 
 
-def find_layout(layer: keras.Layer) -> dict[str, Place] | None:
-    """Return where each weight of a Keras layer goes, by the name of the weight, or None for a kind not covered."""
-    return next((_LAYOUTS[kind] for kind in type(layer).__mro__ if kind in _LAYOUTS), None)
+def find_layout(layer: keras.Layer) -> Layout | None:
+    """Return where each weight of a Keras layer goes, by the name of the weight, or None for a kind not covered.
+
+    The weights of a recurrent layer are in its cell, those of an attention in the layers within it.
+    """
+    layout = next((_LAYOUTS[kind] for kind in type(layer).__mro__ if kind in _LAYOUTS), None)
+    return layout(layer) if callable(layout) else layout
+
+
+def needs_no_place(layer: keras.Layer, weight: str) -> bool:
+    """Tell whether no prediction depends on a weight of a layer, so that it need not go anywhere."""
+    return any(isinstance(layer, kind) and weight in names for kind, names in _WITHOUT_PLACE.items())
 
 
 def covered_layers() -> list[str]:
-    """Return the names of the kinds of Keras layer that this table covers."""
-    return sorted(kind.__name__ for kind in _LAYOUTS)
+    """Return the names of the kinds of Keras layer that this table covers; an attention consists of these."""
+    return sorted(_INSIDE.get(kind, kind).__name__ for kind in _LAYOUTS)

@@ -1,17 +1,19 @@
 """Move the weights of a Keras model into its PyTorch twin: all checks first, then all copies."""
 
+import copy
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from parity.errors import ParityError
-from parity.models.keras_layers import inner_layers
 from parity.tensors import as_tensor
 from parity.weights.fast_copy import copy_permuted
+from parity.weights.fills import Fill, Weight, fills, is_own, keras_weights, same_but_for_ones, twin_tensors
 from parity.weights.flattened import ON_FEATURES, counts_features, is_shape_of, unflattened_channels_first
-from parity.weights.layouts import MOMENTUM, Place, covered_layers, find_layout, same_setting
-from parity.weights.mapping import Row, mapping_rows, source_of, unknown_names
+from parity.weights.layouts import find_layout, needs_no_place
+from parity.weights.mapping import AS_IT_IS, NOT_FROM_KERAS, Row, mapping_rows, source_of, unknown_names
+from parity.weights.module_settings import MOMENTUM, same_setting
+from parity.weights.sequence_layouts import is_query_key_or_value, slot_of
 
 import keras
 import pandas as pd
@@ -52,21 +54,26 @@ def transfer(
             the mapping, and leaves the PyTorch model as it was.
     """
     rows = mapping_rows(mapping)
-    weights, faults = _keras_weights(keras_model)
-    tensors = {k: v for k, v in torch_model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    weights, faults = _by_path(keras_model)
+    tensors = twin_tensors(torch_model)
     faults += unknown_names(rows, weights, tensors)
     faults += _repeated_or_missing(rows, weights, tensors)
     known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]
+    moved = [row for row in known if row.keras and row.how in ("", AS_IT_IS)]
     modules = dict(torch_model.named_modules(remove_duplicate=False))
-    pairs = [_Pair(row, weights[row.keras], tensors[row.torch], modules[row.module]) for row in known if row.keras]
-    moves = list(_moves(pairs))
+    placed = list(fills(moved, weights, tensors, modules))
+    moves = [fill for fill in placed if isinstance(fill, Fill)]
     flattened = {name: tuple(shape) for name, shape in (flatten or {}).items()}
-    for pair in pairs:
-        faults += [f"{pair.row.label}: {fault}" for fault in _pair_faults(pair, flattened.get(pair.weight.layer.name))]
+    for one in placed:
+        if isinstance(one, Fill):
+            of_one: Iterable[str] = _fill_faults(one, flattened.get(one.weight.layer.name))
+        else:
+            of_one = [one.why]
+        faults += [f"{one.row.label}: {fault}" for fault in of_one]
     faults += [
         f"{row.label}: {row.torch} cannot be written: {obstacle}"
         for row in known
-        if (obstacle := _obstacle_to_writing(tensors[row.torch]))
+        if row.how in ("", AS_IT_IS) and (obstacle := _obstacle_to_writing(tensors[row.torch]))
     ]
     settings = list(_other_settings(moves))
     faults += [said for name, said in settings if name != MOMENTUM]
@@ -79,13 +86,14 @@ def transfer(
     kinds = ", ".join(kind.__name__ for kind in ON_FEATURES)
     faults += [f"flatten: the Keras model has no layer {n} of the kinds {kinds}" for n in flattened if count[n] == 0]
     faults += [f"flatten: the Keras model has {count[n]} layers {n}" for n in flattened if count[n] > 1]
-    twins = {pair.row.module: pair.weight for pair in pairs}
     constants: dict[Row, float] = {}
     for row in known:
-        if not row.keras:
-            value = _constant(row, twins.get(row.module))
+        if not row.keras and row.how == "":
+            value = _constant(row, moves)
             if value is None:
-                faults.append(f"{row.label}: {row.torch} needs a Keras weight")
+                known_kind = any(fill.row.module == row.module and not is_own(fill.module) for fill in moves)
+                how = "" if known_kind else f"; if it has none, say {NOT_FROM_KERAS!r} in the column how"
+                faults.append(f"{row.label}: {row.torch} needs a Keras weight{how}")
             else:
                 constants[row] = value
     if faults:
@@ -98,53 +106,24 @@ def transfer(
             stacklevel=2,
         )
     with torch.no_grad():
+        # A tensor that is computed is a copy: its module still has its old weights when the copy has been filled.
+        computed = [fill for fill in moves if _is_parametrized(fill)]
+        for move in computed:
+            _copy(move, flattened.get(move.weight.layer.name))
+        if faults := list(_parametrization_faults(computed, tensors)):
+            raise ParityError(source_of(mapping), faults)
+        for move in computed:
+            setattr(move.module, move.row.tensor, tensors[move.row.torch])
         for move in moves:
-            _copy(move, flattened.get(move.layer.name))
+            if not any(move is one for one in computed):
+                _copy(move, flattened.get(move.weight.layer.name))
         for row, constant in constants.items():
             tensors[row.torch].fill_(constant)
 
 
-class _Weight(NamedTuple):
-    """A Keras weight, the innermost layer that has it, and where it goes: None if that is not known."""
-
-    layer: keras.Layer
-    variable: keras.Variable
-    place: Place | None
-
-
-class _Pair(NamedTuple):
-    """A row whose names both exist: the Keras weight, and the PyTorch tensor and module that it is for."""
-
-    row: Row
-    weight: _Weight
-    tensor: Tensor
-    module: nn.Module
-
-
-class _Move(NamedTuple):
-    """A pair whose module is of a kind that the weight can go to."""
-
-    row: Row
-    layer: keras.Layer
-    variable: keras.Variable
-    place: Place
-    tensor: Tensor
-    module: nn.Module
-
-
-def _moves(pairs: Iterable[_Pair]) -> Iterator[_Move]:
-    """Yield the pairs whose module is of a kind that the weight can go to."""
-    for row, (layer, variable, place), tensor, module in pairs:
-        if place is not None and isinstance(module, place.modules):
-            yield _Move(row, layer, variable, place, tensor, module)
-
-
-def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
+def _by_path(model: keras.Model) -> tuple[dict[str, Weight], list[str]]:
     """Return {path: weight}, and faults."""
-    owners = {id(variable): (layer, variable) for layer in inner_layers(model) for variable in layer.weights}
-    weights = [
-        _Weight(layer, variable, (find_layout(layer) or {}).get(variable.name)) for layer, variable in owners.values()
-    ]
+    weights = list(keras_weights(model))
     paths = Counter(weight.variable.path for weight in weights)
     faults = [
         f"{n} weights of the Keras model have the path {p}; rename their layers" for p, n in paths.items() if n > 1
@@ -154,8 +133,10 @@ def _keras_weights(model: keras.Model) -> tuple[dict[str, _Weight], list[str]]:
     return {weight.variable.path: weight for weight in weights}, faults
 
 
-def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield a fault for each name that has two rows or none."""
+def _repeated_or_missing(
+    rows: list[Row], weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """Yield a fault for each name that has two rows that cannot both hold, or none."""
     # A tensor has two keys if its module is registered twice, or if weights are tied; tied weights may even be two
     # tensors in the same memory. A row for either key will do, but not for both. A tensor on the meta device has no
     # memory, so its own identity counts.
@@ -168,38 +149,35 @@ def _repeated_or_missing(rows: list[Row], weights: Iterable[str], tensors: Mappi
         ):
             if not name:
                 continue
-            if (what, key) in row_of:
-                yield f"{row.label}: {what} {name} has a row already, {row_of[what, key].label}"
-            row_of.setdefault((what, key), row)
-    for path in weights:
-        if ("Keras weight", path) not in row_of:
+            before = row_of.setdefault((what, key), row)
+            # Several weights may fill one tensor, and one weight several tensors.
+            together = row.keras and before.keras and row.torch and before.torch
+            same = row.torch == before.torch if what == "PyTorch tensor" else row.torch != before.torch
+            if before is not row and not (together and same):
+                yield f"{row.label}: {what} {name} has a row already, {before.label}"
+    for path, weight in weights.items():
+        if ("Keras weight", path) not in row_of and not needs_no_place(weight.layer, weight.variable.name):
             yield f"no row for Keras weight {path}"
     for key in tensors:
         if ("PyTorch tensor", identity[key]) not in row_of:
             yield f"no row for PyTorch tensor {key}"
 
 
-def _pair_faults(pair: _Pair, flattened: tuple[int, ...] | None) -> Iterator[str]:
-    """Yield what is wrong with one pair by itself: kinds, names, shapes, values."""
-    row, (layer, variable, place), tensor, module = pair
-    kind = type(layer).__name__
-    if find_layout(layer) is None:
-        yield f"{row.keras}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"
-    elif place is None:
-        yield f"{row.keras}: a {kind} has no weight {variable.name} that can be moved"
-    elif not isinstance(module, place.modules):
-        yield f"{row.keras} goes to the {place.tensor} of a {place.needed}; {row.torch} is in a {type(module).__name__}"
-    elif row.tensor != place.tensor:
-        right = row.torch.removesuffix(row.tensor) + place.tensor
-        yield f"{row.keras} belongs in {right}, not in {row.torch}"
-    else:
-        value = as_tensor(variable)
-        reordered = flattened if counts_features(layer, variable.name) else None
-        if reordered is not None and not is_shape_of(reordered, value.shape[0]):
-            yield f"{row.keras} {tuple(value.shape)} does not take {flattened} flattened"
-        elif (shape := tuple(place.view(value).shape)) != tuple(tensor.shape):
-            yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but {row.torch} is {tuple(tensor.shape)}"
-        yield from (f"{row.keras} {fault}" for fault in _value_faults(value, tensor, variable.name))
+def _fill_faults(fill: Fill, flattened: tuple[int, ...] | None) -> Iterator[str]:
+    """Yield what is wrong with one row by itself: shapes and values."""
+    row, (layer, variable), value = fill.row, fill.weight, as_tensor(fill.weight.variable)
+    reordered = flattened if counts_features(layer, variable.name) else None
+    shape, target = tuple(fill.place.view(value).shape), tuple(fill.tensor.shape)
+    if fill.wrong_name:
+        yield f"{row.keras} {fill.wrong_name}"
+        return
+    if reordered is not None and not is_shape_of(reordered, value.shape[0]):
+        yield f"{row.keras} {tuple(value.shape)} does not take {flattened} flattened"
+    elif fill.rows is None and not same_but_for_ones(shape, target):
+        yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but {row.torch} is {target}"
+    elif fill.rows is not None and not same_but_for_ones(shape[1:], target[1:]):
+        yield f"{row.keras} {tuple(value.shape)} becomes {shape}, but its part {row.torch} is {target}"
+    yield from (f"{row.keras} {fault}" for fault in _value_faults(value, fill.tensor, variable.name))
 
 
 def _obstacle_to_writing(tensor: Tensor) -> str:
@@ -232,31 +210,69 @@ def _narrower(a: torch.dtype, b: torch.dtype) -> bool:
     return torch.finfo(a).max < torch.finfo(b).max
 
 
-def _twin_faults(moves: Iterable[_Move]) -> Iterator[str]:
-    """Yield a fault wherever a layer has two modules, or a module has two layers."""
-    module_of: dict[tuple[int, str], Row] = {}
-    layer_of: dict[int, tuple[tuple[int, str], Row]] = {}
-    for row, layer, _, place, _, module in moves:
-        part = (id(layer), place.part)
-        first = module_of.setdefault(part, row)
-        if first.module != row.module:
-            yield f"{row.label}: {row.keras} goes to {row.owner}, but {first.keras} to {first.owner} ({first.label})"
-        first_part, first = layer_of.setdefault(id(module), (part, row))
-        if first_part != part:
-            yield f"{row.label}: {row.owner} takes {row.keras}, but {first.keras} as well ({first.label})"
+def _twin_faults(moves: Iterable[Fill]) -> Iterator[str]:
+    """Yield a fault wherever the weights of a layer go to different modules, or those of a module to different layers.
+
+    A module with layers and directions of its own, such as ``nn.LSTM``, counts as several. Several layers may share a
+    module if they fill each of its tensors together and in one order.
+    """
+    moves = [fill for fill in moves if not is_own(fill.module)]
+    slots_of: dict[tuple[_Part, str], list[Fill]] = defaultdict(list)
+    parts_of: dict[tuple[_Slot, str], list[Fill]] = defaultdict(list)
+    for fill in moves:
+        slots_of[_part_of(fill), fill.weight.variable.name].append(fill)
+        parts_of[_slot_of(fill), fill.row.tensor].append(fill)
+    first_slots: dict[_Part, list[Fill]] = {}
+    first_parts: dict[_Slot, list[Fill]] = {}
+    for fill in moves:
+        row, part, slot = fill.row, _part_of(fill), _slot_of(fill)
+        together = slots_of[part, fill.weight.variable.name]
+        first = first_slots.setdefault(part, together)
+        if fill is together[0] and _slots(first) != _slots(together):
+            other = first[0].row
+            yield f"{row.label}: {row.keras} goes to {row.owner}, but {other.keras} to {other.owner} ({other.label})"
+        together = parts_of[slot, row.tensor]
+        first = first_parts.setdefault(slot, together)
+        if fill is together[0] and [*map(_part_of, first)] != [*map(_part_of, together)]:
+            other = first[0].row
+            yield f"{row.label}: {row.owner} takes {row.keras}, but {other.keras} as well ({other.label})"
+        due = is_query_key_or_value(fill.weight.layer)
+        at = next(number for number, one in enumerate(together) if one is fill)
+        if isinstance(fill.module, nn.MultiheadAttention) and len(together) == 3 and due not in (None, at):
+            yield f"{row.label}: {row.keras} is part {at + 1} of {row.torch}, whose order is query, key, value"
 
 
-def _other_settings(moves: Iterable[_Move]) -> Iterator[tuple[str, str]]:
+_Part = tuple[int, str]
+_Slot = tuple[int, str]
+
+
+def _part_of(fill: Fill) -> _Part:
+    """Return which module's weights of a layer it is."""
+    return id(fill.weight.layer), fill.place.part
+
+
+def _slot_of(fill: Fill) -> _Slot:
+    """Return the module that it fills, with the layer and direction in it."""
+    return id(fill.module), slot_of(fill.row.tensor)
+
+
+def _slots(several: list[Fill]) -> list[_Slot]:
+    """Return the slots of several fills, each once: two biases of one module are no two modules."""
+    return list(dict.fromkeys(map(_slot_of, several)))
+
+
+def _other_settings(moves: Iterable[Fill]) -> Iterator[tuple[str, str]]:
     """Yield the name of each setting in which a layer and its module differ, and what is said of their first row."""
-    layers, modules = set(), set()
-    for row, layer, _, place, _, module in moves:
-        if (id(layer), place.part) not in layers and id(module) not in modules:
-            for name, expected, actual in place.settings(layer, module):
+    layers, slots = set(), set()
+    for fill in moves:
+        row, layer = fill.row, fill.weight.layer
+        if _part_of(fill) not in layers and _slot_of(fill) not in slots:
+            for name, expected, actual in fill.place.settings(layer, fill.module):
                 if not same_setting(expected, actual):
                     is_, needs = _shown(actual), _shown(expected)
                     yield name, f"{row.label}: {name} of {row.owner} is {is_}; {layer.name} needs {needs}"
-        layers.add((id(layer), place.part))
-        modules.add(id(module))
+        layers.add(_part_of(fill))
+        slots.add(_slot_of(fill))
 
 
 def _shown(setting: object) -> str:
@@ -264,27 +280,48 @@ def _shown(setting: object) -> str:
     return f"{setting:.7g}" if isinstance(setting, float) else str(setting)
 
 
-def _copy(move: _Move, flattened: tuple[int, ...] | None) -> None:
-    source, target = move.place.view(as_tensor(move.variable)), move.tensor
-    if flattened and counts_features(move.layer, move.variable.name):
+def _copy(fill: Fill, flattened: tuple[int, ...] | None) -> None:
+    source, target = fill.value, fill.tensor
+    if flattened and counts_features(fill.weight.layer, fill.weight.variable.name):
         *spatial, channels = flattened
         source, target = unflattened_channels_first(source, flattened), target.unflatten(-1, (channels, *spatial))
     copy_permuted(source, target)
 
 
-def _constant(row: Row, twin: _Weight | None) -> float | None:
+def _parametrization_faults(moves: Iterable[Fill], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield a fault for each tensor that a parametrization would change when it is set."""
+    for fill in {fill.row.torch: fill for fill in moves}.values():
+        tried, name = copy.deepcopy(fill.module), fill.row.tensor
+        setattr(tried, name, tensors[fill.row.torch])
+        if not torch.allclose(getattr(tried, name), tensors[fill.row.torch], rtol=1e-4, atol=1e-6):
+            how = f"{fill.row.torch} is computed by a parametrization, which changes what it is given"
+            yield f"{fill.row.label}: {how}; take it off, or fill the tensor by hand"
+
+
+def _is_parametrized(fill: Fill) -> bool:
+    return torch.nn.utils.parametrize.is_parametrized(fill.module, fill.row.tensor)
+
+
+def _constant(row: Row, moves: Iterable[Fill]) -> float | None:
     """Return the value of a tensor that no Keras weight fills; None if a Keras weight should fill it.
 
     Args:
         row: The row of the tensor.
-        twin: A weight that fills another tensor of the same module, if there is one.
+        moves: What Keras weights fill.
     """
     if row.tensor == "num_batches_tracked":
         return 0
-    layout = find_layout(twin.layer) if twin is not None else None
-    if twin is None or twin.place is None or layout is None or row.tensor not in ("weight", "bias"):
+    beside = [
+        fill for fill in moves if fill.row.module == row.module and slot_of(fill.row.tensor) == slot_of(row.tensor)
+    ]
+    kind = "weight" if row.tensor == "weight" else "bias" if "bias" in row.tensor else None
+    if not beside or kind is None:
         return None
-    places = [layout[variable.name] for variable in twin.layer.weights if variable.name in layout]
-    if any((place.tensor, place.part) == (row.tensor, twin.place.part) for place in places):
-        return None
-    return 1 if row.tensor == "weight" else 0
+    for layer, part in {_part_of(fill): (fill.weight.layer, fill.place.part) for fill in beside}.values():
+        layout = find_layout(layer) or {}
+        for variable in layer.weights:
+            for place in layout[variable.name].all if variable.name in layout else ():
+                filled = any(fill.weight.variable is variable and fill.place.tensor == place.tensor for fill in beside)
+                if place.part == part and place.is_named(row.tensor) and not filled:
+                    return None
+    return 1 if kind == "weight" else 0

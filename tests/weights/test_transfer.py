@@ -72,9 +72,8 @@ def test_a_tensor_with_two_keys_takes_one_row():
     model, twin = nested(), Nested().double()
     rows = rows_of_nested(model)
     refused(model, twin, table(*rows, (rows[0][0], "again.0.weight")), [
-        "^line 9: Keras weight .*d/kernel has a row already, line 2$",
+        "^line 9: Keras weight .*d/kernel has a row already, line 2; its tensors have 10 rows together, and it becomes",
         "^line 9: PyTorch tensor again.0.weight has a row already, line 2$",
-        "^line 9: .*d/kernel goes to again.0, but .*d/kernel to shared.0",
     ])  # fmt: skip
 
 
@@ -365,7 +364,6 @@ def test_the_two_parts_of_a_separable_convolution_are_not_exchanged():
     kernels = [variable.path for variable in model.weights]
     refused(model, twin, table((kernels[0], "depthwise.weight"), (kernels[1], "depthwise.weight")), [
         "line 3: PyTorch tensor depthwise.weight has a row already",
-        "line 3: depthwise takes .*pointwise_kernel, but .*depthwise_kernel as well",
         "no row for PyTorch tensor pointwise.weight",
     ])  # fmt: skip
 
@@ -439,19 +437,15 @@ MISTAKES = {
     "Keras weight twice": (
         at({11: "d/kernel,e.weight"}),
         [
-            "^line 11: Keras weight d/kernel has a row already, line 9$",
+            "^line 11: Keras weight d/kernel has a row already, line 9; ",
             "^no row for Keras weight e/kernel$",
-            "^line 11: d/kernel goes to e, but d/kernel to d [(]line 9[)]$",
-            "^line 12: e takes e/bias, but d/kernel as well [(]line 11[)]$",
         ],
     ),
     "tensor twice": (
         at({11: "e/kernel,d.weight"}),
         [
-            "^line 11: PyTorch tensor d.weight has a row already, line 9$",
+            "^line 11: PyTorch tensor d.weight has a row already, line 9; together they have 12 rows, and it is ",
             "^no row for PyTorch tensor e.weight$",
-            "^line 11: d takes e/kernel, but d/kernel as well [(]line 9[)]$",
-            "^line 12: e/bias goes to e, but e/kernel to d [(]line 11[)]$",
         ],
     ),
     "row missing": (at({10: ""}), ["^no row for Keras weight d/bias$", "^no row for PyTorch tensor d.bias$"]),
@@ -575,12 +569,10 @@ def test_all_mistakes_are_listed_at_once_with_their_lines(scene, tmp_path):
         "^line 6: b/moving_mean has values that are NaN",
         "^line 7: b/moving_variance has negative variances, the least -1$",
         "^line 10: there is no PyTorch tensor d.bais",
-        "^line 11: Keras weight e/kernel has a row already, line 9$",
-        "^line 11: e/kernel goes to e, but e/kernel to d",
+        "^line 11: Keras weight e/kernel has a row already, line 9; ",
+        "^line 12: e/bias goes to e, but e/kernel to d [(]line 9[)]$",
         "^line 13: Keras weight e/bias has a row already, line 12$",
         "^line 13: PyTorch tensor e.bias has a row already, line 12$",
-        "^line 12: e/bias goes to e, but e/kernel to d",
-        "^line 13: e/bias goes to e, but e/kernel to d",
         *[f"^no row for Keras weight {name}$" for name in ("c/kernel", "b/beta", "d/kernel")],
         *[f"^no row for PyTorch tensor {name}$" for name in ("b.bias", "d.bias")],
     ])  # fmt: skip
@@ -604,16 +596,24 @@ def test_a_model_compiled_by_torchscript_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments"), [("LSTM", (4,)), ("GRU", (4,)), ("EinsumDense", ("abc,cd->abd", (None, 4)))]
+    ("kind", "arguments", "weight"),
+    [
+        ("ConvLSTM1D", (4, 2), "kernel: the kind ConvLSTMCell is not covered"),
+        (
+            "EinsumDense",
+            ("abcd,bcde->abce", (5, 6, 4)),
+            "kernel: an EinsumDense has no weight kernel that can be moved",
+        ),
+    ],
 )
-def test_a_kind_of_layer_that_is_not_covered_is_refused(kind, arguments):
-    model = sequential((5, 3), layer(kind, *arguments, name="x"), layer("Dense", 2, name="y"))
+def test_a_kind_of_layer_that_is_not_covered_is_refused(kind, arguments, weight):
+    model = sequential((5, 6, 3), layer(kind, *arguments, name="x"), layer("Dense", 2, name="y"))
     twin = spoil(nn.ModuleDict({"x": nn.Linear(3, 4), "y": nn.Linear(4, 2)}))
     *x, kernel, bias = [variable.path for variable in model.weights]
     rows = ((x[0], "x.weight"), ("", "x.bias"), (kernel, "y.weight"), (bias, "y.bias"))
     refused(model, twin, table(*rows), [
-        f"^line 2: {x[0]}: the kind {kind}(Cell)? is not covered; covered are BatchNorm.*, SeparableConv2D$",
-        "^line 3: x.bias needs a Keras weight$",
+        f"^line 2: .*/{weight}",
+        "^line 3: x.bias needs a Keras weight; if it has none, ",
         *[f"^no row for Keras weight {path}$" for path in x[1:]],
     ])  # fmt: skip
 
@@ -629,7 +629,7 @@ def test_a_slope_for_each_pixel_fits_no_prelu():
     model = sequential((4, 3, 5), layer("PReLU", name="p"))
     path = model.weights[0].path
     refused(model, nn.ModuleDict({"p": nn.PReLU(60)}), table((path, "p.weight")), [
-        r"^line 2: .*p/alpha \(4, 3, 5\) becomes \(4, 3, 5\), but p.weight is \(60,\)$"
+        r"^line 2: .*p/alpha \(4, 3, 5\) becomes \(5, 4, 3\), but p.weight is \(60,\)$"
     ])  # fmt: skip
 
 
@@ -646,7 +646,7 @@ def test_a_weight_of_the_model_itself_is_refused():
     rows = [(variable.path, key) for variable, key in zip(model.d.weights, ("d.weight", "d.bias"), strict=True)]
     refused(model, twin, table(*rows, (model.scale.path, "s.weight"), ("", "s.bias")), [
         "^line 4: .*kernel: the kind Own is not covered",
-        "^line 5: s.bias needs a Keras weight$",
+        "^line 5: s.bias needs a Keras weight; if it has none, ",
     ])  # fmt: skip
 
 
