@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 State = tuple[Tensor, ...]
 
 
-class _Recurrent(nn.Module):
+class Recurrent(nn.Module):
     """A recurrent layer: one direction, examples on axis 0."""
 
     gates = 1
@@ -106,15 +106,15 @@ class _Recurrent(nn.Module):
         return f"{settings}, activation={self.activation!r}, recurrent_activation={self.recurrent_activation!r}"
 
 
-class SimpleRNN(_Recurrent):
+class SimpleRNN(Recurrent):
     """Keras's ``SimpleRNN``, with any activation and masks."""
 
     def step(self, x: Tensor, state: State) -> State:
-        """Return the state after one step; see ``_Recurrent.step``."""
+        """Return the state after one step; see ``Recurrent.step``."""
         return (ACTIVATIONS[self.activation](x + F.linear(state[0], self.weight_hh_l0)),)
 
 
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """Keras's ``LSTM``, with any activations and masks. Its state is the output and the cell."""
 
     gates = 4
@@ -124,7 +124,7 @@ class LSTM(_Recurrent):
         return super().first_state(x) * 2
 
     def step(self, x: Tensor, state: State) -> State:
-        """Return the state after one step; see ``_Recurrent.step``."""
+        """Return the state after one step; see ``Recurrent.step``."""
         recurrent, activation = ACTIVATIONS[self.recurrent_activation], ACTIVATIONS[self.activation]
         before, cell = state
         i, f, g, o = (x + F.linear(before, self.weight_hh_l0)).chunk(4, 1)
@@ -132,7 +132,7 @@ class LSTM(_Recurrent):
         return recurrent(o) * activation(cell), cell
 
 
-class GRU(_Recurrent):
+class GRU(Recurrent):
     """Keras's ``GRU``, with any activations and masks.
 
     Args:
@@ -163,7 +163,7 @@ class GRU(_Recurrent):
         self.reset_parameters()
 
     def step(self, x: Tensor, state: State) -> State:
-        """Return the state after one step; see ``_Recurrent.step``."""
+        """Return the state after one step; see ``Recurrent.step``."""
         (before,) = state
         units = self.hidden_size
         recurrent, activation = ACTIVATIONS[self.recurrent_activation], ACTIVATIONS[self.activation]

@@ -18,7 +18,7 @@ ALLOWED = {
     "parity.precision": set(),
     "parity.recurrent": set(),
     "parity.weights": {"parity.errors", "parity.tensors", "parity.models.keras_layers", "parity.recurrent"},
-    "parity.models": {"parity.errors", "parity.tensors", "parity.axes"},
+    "parity.models": {"parity.errors", "parity.tensors", "parity.axes", "parity.recurrent"},
     "parity.proposal": {"parity.errors", "parity.tensors", "parity.weights", "parity.models"},
     "parity.tracing": {"parity.errors", "parity.tensors", "parity.weights", "parity.models"},
     "parity.diagnosis": {

@@ -1,7 +1,8 @@
 """All that is known of a layer that diverges, and how it is gathered."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import NamedTuple
 
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
@@ -12,7 +13,7 @@ from parity.tracing.port import Port
 from parity.tracing.runs import Run
 from parity.tracing.side_by_side import STORED_NUMBERS, tensors_at
 from parity.tracing.verdicts import Kind, Verdict
-from parity.weights.layouts import find_layout
+from parity.weights.fills import Fill
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class Evidence(NamedTuple):
         weights: All Keras weights that can be moved, by path, in PyTorch's layout.
         places: Where in the twin each of the layer's weights is, by path: the module, and the tensor's name in it.
         others: Other tensors of the Keras model with the same shape as the layer's inputs, by name.
+        fills: What each of the layer's weights fills, by the same names as ``places``.
     """
 
     run: Run
@@ -56,6 +58,7 @@ class Evidence(NamedTuple):
     weights: dict[str, Tensor]
     places: dict[str, tuple[nn.Module, str]]
     others: dict[str, Tensor]
+    fills: Mapping[str, Fill] = MappingProxyType({})
 
     def agrees(self, twin: Tensor | None) -> bool:
         """Tell whether a tensor in the twin's order of axes agrees with the Keras tensor."""
@@ -132,6 +135,7 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
         weights=weights,
         places=places,
         others={name: tensors.keras[other] for other, name in others.items()},
+        fills=_fills_of(port, places),
     )
 
 
@@ -151,19 +155,42 @@ def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
 
 
 def _weights(port: Port, step: Step | None) -> tuple[dict[str, Tensor], dict[str, tuple[nn.Module, str]]]:
-    """Return every weight in PyTorch's layout, and where in the twin those of one step are."""
-    keys, modules = port.key_of, dict(port.twin.named_modules(remove_duplicate=False))
-    weights, places = {}, {}
-    for other_step in port.graph.steps:
-        layout = find_layout(other_step.layer) or {}
-        for variable in other_step.weights:
-            if variable.name not in layout or variable.path not in keys:
+    """Return every weight in PyTorch's layout, and where in the twin those of one step are.
+
+    A weight of which several tensors have a share is there several times: "gru/bias", "gru/bias in bias_hh_l0".
+    """
+    weights: dict[str, Tensor] = {}
+    places: dict[str, tuple[nn.Module, str]] = {}
+    modules = dict(port.twin.named_modules(remove_duplicate=False))
+    own = {id(variable) for variable in (step.weights if step is not None else [])}
+    for fill in port.fills:
+        if isinstance(fill, Fill):
+            name = name_of(fill, weights)
+            weights[name] = fill.value.clone()
+        else:
+            weight = port.weights[fill.row.keras]
+            place = (weight.layout or {}).get(weight.variable.name)
+            if place is None:
                 continue
-            weights[variable.path] = layout[variable.name].view(as_tensor(variable).clone())
-            if step is not None and not step.is_activation and other_step.layer is step.layer:
-                module, _, tensor = keys[variable.path].rpartition(".")
-                places[variable.path] = (modules[module], tensor)
+            name = fill.row.keras
+            weights[name] = place.view(as_tensor(weight.variable).clone())
+        if id(port.weights[fill.row.keras].variable) in own:
+            places[name] = (modules[fill.row.module], fill.row.tensor)
     return weights, places
+
+
+def _fills_of(port: Port, places: Container[str]) -> dict[str, Fill]:
+    found: dict[str, Fill] = {}
+    for fill in port.fills:
+        if isinstance(fill, Fill) and name_of(fill, found) in places:
+            found[name_of(fill, found)] = fill
+    return found
+
+
+def name_of(fill: Fill, known: Container[str]) -> str:
+    """Return what to call what a row moves: the path of the weight; with its tensor, if that is known already."""
+    path = fill.row.keras
+    return f"{path} in {fill.row.tensor}" if path in known else path
 
 
 def _others(run: Run, index: StepIndex, number: TensorId, diverges: bool) -> dict[TensorId, str]:

@@ -8,7 +8,6 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, run_modules
 from parity.diagnosis.geometry import right_convolution
 from parity.models.alignment import alignments, largest
-from parity.weights.layouts import find_layout
 from parity.weights.module_settings import same_setting
 
 _SETTINGS = {
@@ -54,14 +53,8 @@ def other_settings(evidence: Evidence) -> dict[str, tuple[Any, Any]]:
     if evidence.step is None or evidence.step.is_activation:
         return {}
     found = {}
-    layout = find_layout(evidence.step.layer) or {}
-    for variable in evidence.step.layer_weights:
-        if variable.name not in layout or variable.path not in evidence.places:
-            continue
-        place, (module, _) = layout[variable.name], evidence.places[variable.path]
-        if not isinstance(module, place.modules):
-            continue
-        for name, expected, actual in place.settings(evidence.step.layer, module):
+    for fill in evidence.fills.values():
+        for name, expected, actual in fill.place.settings(fill.weight.layer, fill.module):
             if not same_setting(expected, actual):
                 found[name.split(" ")[0]] = (expected, actual)
     return found

@@ -5,6 +5,8 @@ from itertools import product
 from math import inf, isfinite, prod
 from typing import NamedTuple
 
+from parity.models.sequences import SEQUENCE_MODULES
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ _CHANNELS_FIRST = (
 # first: how far along each axis these lie, and within which share of the largest they fit.
 _MOST_PLACES, _PROBED, _FITS = 300, (0.5, 0.2, 0.8, 0.0, 1.0), 1e-3
 
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, *SEQUENCE_MODULES)
 
 
 class Aligned(NamedTuple):

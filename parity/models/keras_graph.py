@@ -61,6 +61,14 @@ class Step(NamedTuple):
         return getattr(self.layer, "weights", [])
 
     @property
+    def masks(self) -> frozenset[int]:
+        """Return the slots of its inputs that are masks: true and false, or whole numbers beside fractions."""
+        tensors = [] if self.node is None else self.node.input_tensors
+        kinds = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
+        fractions = any("float" in kind for kind in kinds)
+        return frozenset(slot for slot, kind in enumerate(kinds) if kind == "bool" or ("int" in kind and fractions))
+
+    @property
     def has_activation(self) -> bool:
         """Tell whether a step with the layer's activation follows."""
         return not self.is_activation and has_activation(self.layer)
@@ -88,6 +96,14 @@ class Graph(NamedTuple):
     def producers(self) -> dict[TensorId, StepIndex]:
         """Return the step that returns each tensor; no step returns a model's input."""
         return {number: index for index, step in enumerate(self.steps) for number in step.outputs}
+
+    def masks(self) -> set[TensorId]:
+        """Return the tensors that are nothing but masks."""
+        return {
+            number
+            for number, taken in self.consumers().items()
+            if all(step < len(self.steps) and slot in self.steps[step].masks for step, slot in taken)
+        }
 
     def consumers(self) -> dict[TensorId, list[tuple[StepIndex, int]]]:
         """Return the steps that take each tensor, each with the slot: the tensor's position among the step's inputs."""

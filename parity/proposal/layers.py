@@ -10,7 +10,8 @@ from parity.models.keras_values import Value, follow_order, walk
 from parity.models.rounding import TIMES_NOISE, noise_of
 from parity.tensors import as_tensor
 from parity.weights.flattened import ON_FEATURES, channels_first_features, counts_features
-from parity.weights.layouts import Place, covered_layers, find_layout
+from parity.weights.layouts import covered_layers, find_layout
+from parity.weights.places import Place
 
 import keras
 import torch
@@ -102,7 +103,7 @@ def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
     owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
     path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
     layout = find_layout(owner)
-    if layout is None:
+    if layout is None or any(not place.modules or place.names for place in layout.values()):
         return [], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"]
     parts: dict[str, Part] = {}
     faults = []

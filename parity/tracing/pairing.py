@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from parity.models.keras_graph import Graph, Step, StepIndex, TensorId
+from parity.models.sequences import count_of_outputs
 from parity.models.torch_calls import Call
 from parity.tracing.op_families import (
     ARITHMETIC,
@@ -159,15 +160,20 @@ class _Pairer:
         self.used |= {first, last}
         for slot, position in self.positions_of_inputs(step, first):
             self.result.inputs[step, slot] = Spot(first, "in", position)
-        for position, number in enumerate(self.steps[step].outputs[: len(self.calls[last].outputs)]):
+        module, found = self.calls[last].module, len(self.calls[last].outputs)
+        count = count_of_outputs(self.steps[step].layer, module, found)
+        for position, number in enumerate(self.steps[step].outputs[:count]):
             self.result.outputs[number] = Spot(last, "out", position)
 
     def positions_of_inputs(self, step: StepIndex, call: int) -> Iterator[tuple[int, int]]:
         """Yield the slot of each input of a step, with the position of the same input among those of a call."""
-        inputs, numbers = self.steps[step].inputs, self.calls[call].inputs
+        every, masks, numbers = self.steps[step].inputs, self.steps[step].masks, self.calls[call].inputs
+        # A mask takes no part in this: the twin may have it in another form, or none.
+        slots = [slot for slot in range(len(every)) if slot not in masks] or [*range(len(every))]
+        inputs = [every[slot] for slot in slots]
         if self.calls[call].module is not None and len(inputs) == 1:
             if numbers:
-                yield 0, 0
+                yield slots[0], 0
             return
         free = [position for position, number in enumerate(numbers) if number >= 0]
         if 1 < len(set(inputs)) > len(free):
@@ -175,7 +181,7 @@ class _Pairer:
             # which of the step's inputs it takes.
             return
         left = []
-        for slot, number in enumerate(inputs):
+        for slot, number in zip(slots, inputs, strict=True):
             same = [position for position in free if self.sources_of(numbers[position]) == self.keras_sources[number]]
             same_kind = [position for position in same if self.has_kind_of(numbers[position], number)]
             if same:

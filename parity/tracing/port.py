@@ -8,8 +8,9 @@ from parity.errors import ParityError
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
 from parity.models.keras_graph import Graph, keras_graph, with_graph
 from parity.models.keras_layers import inner_layers
+from parity.weights.fills import Fill, Misfit, Weight, fills, keras_weights, twin_tensors
 from parity.weights.layouts import find_layout
-from parity.weights.mapping import Row, mapping_rows, source_of, unknown_names
+from parity.weights.mapping import AS_IT_IS, Row, mapping_rows, source_of, unknown_names
 
 import keras
 import numpy as np
@@ -31,6 +32,8 @@ class Port(NamedTuple):
             moved, or as they are.
         as_keras: Whether they are as they are, because the twin takes its inputs with Keras's axes.
         modules: The modules that hold a Keras layer's weights, in the order of the weights, by the layer's identity.
+        fills: What each row moves, or why it cannot.
+        weights: The Keras weights, by path.
     """
 
     keras_model: keras.Model
@@ -42,11 +45,22 @@ class Port(NamedTuple):
     twin_inputs_given: bool
     as_keras: bool
     modules: dict[int, list[nn.Module]]
+    fills: list[Fill | Misfit]
+    weights: dict[str, Weight]
 
     @property
     def key_of(self) -> dict[str, str]:
         """Return {path of a Keras weight: key of the tensor in the twin's state dict that it fills}."""
-        return {row.keras: row.torch for row in self.rows if row.keras}
+        return {row.keras: row.torch for row in self.rows if row.keras and row.torch and row.how in ("", AS_IT_IS)}
+
+    @property
+    def moves(self) -> dict[str, list[Fill]]:
+        """Return what each Keras weight fills, by its path."""
+        found: dict[str, list[Fill]] = defaultdict(list)
+        for fill in self.fills:
+            if isinstance(fill, Fill) and not fill.wrong_name:
+                found[fill.row.keras].append(fill)
+        return found
 
     @property
     def modules_with_weights(self) -> list[nn.Module]:
@@ -90,8 +104,9 @@ def make_port(
     if not isinstance(torch_model, nn.Module):
         raise ParityError(type(torch_model).__name__, ["it is no torch.nn.Module"])
     rows = mapping_rows(mapping)
-    paths = {weight.path for step in graph.steps for weight in step.layer_weights}
-    faults = list(unknown_names(rows, paths, torch_model.state_dict(keep_vars=True).keys()))
+    weights = {weight.variable.path: weight for weight in keras_weights(keras_model)}
+    keys = {**torch_model.state_dict(keep_vars=True), **twin_tensors(torch_model)}
+    faults = list(unknown_names(rows, weights, keys))
     if faults:
         raise ParityError(source_of(mapping), faults)
     inputs = keras_inputs(keras_model, x)
@@ -102,7 +117,15 @@ def make_port(
     if as_keras:
         tensors = twin_inputs(torch_model, inputs, as_keras=True)
     modules = _modules_of_layers(graph, torch_model, rows)
-    return Port(keras_model, torch_model, graph, rows, inputs, tensors, given, as_keras, modules)
+    filled = _fills(rows, weights, torch_model)
+    return Port(keras_model, torch_model, graph, rows, inputs, tensors, given, as_keras, modules, filled, weights)
+
+
+def _fills(rows: list[Row], weights: Mapping[str, Weight], twin: nn.Module) -> list[Fill | Misfit]:
+    """Return what each row moves, or why it cannot; a row with a tensor of a parametrization moves nothing."""
+    tensors, modules = twin_tensors(twin), dict(twin.named_modules(remove_duplicate=False))
+    moved = [row for row in rows if row.keras and row.how in ("", AS_IT_IS) and row.torch in tensors]
+    return list(fills(moved, weights, tensors, modules))
 
 
 def _moved(array: np.ndarray, seed: int) -> np.ndarray:
@@ -115,26 +138,43 @@ def _moved(array: np.ndarray, seed: int) -> np.ndarray:
 def _modules_of_layers(graph: Graph, twin: nn.Module, rows: list[Row]) -> dict[int, list[nn.Module]]:
     """Return the modules that are the twin of each layer with weights, by the identity of the layer.
 
-    Two kinds of layer are left out. If a module also holds the weights of another layer, it does more than this layer.
-    And if a layer consists of layers, such as an attention, it takes more than its weights to find its twin.
+    Of a layer that consists of layers, such as an attention, it is the smallest module that holds all its weights, or
+    else, for an attention, the modules from the query to the output. A module that also holds the weights of another
+    layer is left out: it does more than this layer.
     """
     named = dict(twin.named_modules(remove_duplicate=False))
-    module_of = {row.keras: named[_module_name(row.torch)] for row in rows if row.keras}
+    module_of = {row.keras: named[_module_name(row.torch)] for row in rows if row.keras and row.torch}
     layers = {id(step.layer): step.layer for step in graph.steps}
     holders = {identity: list(_holders(layer, module_of)) for identity, layer in layers.items()}
     owners: dict[int, set[int]] = defaultdict(set)
     for identity, modules in holders.items():
         for module in modules:
             owners[id(module)].add(identity)
+
+    def does_more(module: nn.Module, identity: int) -> bool:
+        return any(owners.get(id(inner), set()) - {identity} for inner in module.modules())
+
     found = {}
     for identity, modules in holders.items():
         layer = layers[identity]
-        inside = {owner for module in modules for inner in module.modules() for owner in owners.get(id(inner), ())}
-        shared = inside - {identity}
-        composite = len(modules) > 1 or len(inner_layers(layer)) > 1
-        if modules and not shared and (find_layout(layer) is not None or not composite):
+        if modules and find_layout(layer) is None and max(len(modules), len(inner_layers(layer))) > 1:
+            around = _around(modules, twin)
+            one = around is not None and not does_more(around, identity)
+            in_a_row = isinstance(layer, _ATTENTION) and len(modules) > 1
+            modules = [around] if one and around is not None else modules if in_a_row else []
+        if modules and not any(does_more(module, identity) for module in modules):
             found[identity] = modules
     return found
+
+
+_ATTENTION = keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention
+
+
+def _around(modules: list[nn.Module], twin: nn.Module) -> nn.Module | None:
+    """Return the smallest module of a twin that has others in it; None if that is the twin itself."""
+    wanted = {id(module) for module in modules}
+    around = [module for module in twin.modules() if wanted <= {id(inner) for inner in module.modules()}]
+    return around[-1] if len(around) > 1 else None
 
 
 def _holders(layer: keras.Layer, module_of: Mapping[str, nn.Module]) -> Iterator[nn.Module]:

@@ -5,16 +5,17 @@ tensors that are still to be compared stay in memory. So a large model needs lit
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any, NamedTuple
 
 from parity.models.alignment import alignments, distance
 from parity.models.inputs import unchanged
-from parity.models.keras_graph import Step, StepIndex, TensorId
+from parity.models.keras_graph import Graph, Step, StepIndex, TensorId
 from parity.models.keras_values import Value, follow_order, walk
 from parity.models.rounding import TIMES_NOISE, noise_of, rule_of
+from parity.models.sequences import SEQUENCE_MODULES, Seen, returned, taken
 from parity.models.torch_calls import Call, Watch, identity_of, record
 from parity.tensors import as_tensor
 from parity.tracing.misfits import without_misfits
@@ -94,7 +95,10 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
 
     def watch(call: int, when: str, tensors: list[Tensor]) -> None:
         for store, key, spot in to_store.pop((call, when), []):
-            store[key] = tensors[spot.position].clone()
+            if spot.when == "out":
+                store[key] = seen_as_keras(graph, run.calls, run.pairing, spot, tensors).tensor.clone()
+            else:
+                store[key] = tensors[spot.position].clone()
         if not to_store:
             raise _EnoughError
 
@@ -112,6 +116,25 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
             if needed <= found.keras.keys():
                 break
     return found
+
+
+def seen_as_keras(graph: Graph, calls: Sequence[Call], pairing: Pairing, spot: Spot, tensors: Sequence[Tensor]) -> Seen:
+    """Return a tensor of the twin with the axes that Keras has.
+
+    Args:
+        graph: The Keras model.
+        calls: The twin's calls.
+        pairing: Which calls are the twin of which step.
+        spot: Where the tensor is seen.
+        tensors: All tensors that the call takes, or that it returns.
+    """
+    module = calls[spot.call].module if spot.call < len(calls) else None
+    if not isinstance(module, SEQUENCE_MODULES):
+        return Seen(tensors[spot.position])
+    end = 0 if spot.when == "in" else -1
+    step = next((step for step, ends in pairing.twins.items() if ends[end] == spot.call), None)
+    layer = None if step is None else graph.steps[step].layer
+    return (taken if spot.when == "in" else returned)(layer, module, tensors, spot.position)
 
 
 class _EnoughError(Exception):
@@ -132,6 +155,8 @@ class _Comparer:
         self.noise: dict[TensorId, float] = {}
         self.stored: dict[TensorId, tuple[Tensor, Tensor]] = {}
         self.returned: dict[int, tuple[Tensor, Tensor]] = {}
+        # Which steps of a sequence are real, by the spot; None where all are.
+        self.real: dict[Spot, Tensor | None] = {}
         # Keras tensors that are still to be compared, and how many times.
         self.values: dict[TensorId, Tensor] = {}
         self.pending: Counter[TensorId] = Counter()
@@ -173,10 +198,16 @@ class _Comparer:
         for number, spot, consumer in self.planned.pop((call, when), []):
             while number not in self.values and self.advance():
                 pass
-            self.enter(number, tensors[spot.position], spot, consumer)
+            self.enter(number, self.seen(spot, tensors), spot, consumer)
             self.pending[number] -= 1
             if not self.pending[number]:
                 del self.values[number]
+
+    def seen(self, spot: Spot, tensors: list[Tensor]) -> Tensor:
+        """Return a tensor of the twin with Keras's axes; note which of its steps are real, if it is a sequence."""
+        found = seen_as_keras(self.graph, self.calls, self.pairing, spot, tensors)
+        self.real[spot] = found.real
+        return found.tensor
 
     def advance(self) -> bool:
         """Compute the Keras model's next step; tell whether there was one."""
@@ -233,8 +264,8 @@ class _Comparer:
         """Compare a Keras tensor and the twin's in each alignment, and return the nearest."""
         best = Comparison(inf, TIMES_NOISE * self.noise[number], MISFIT, tuple(twin.shape), spot)
         module = self.calls[spot.call].module if spot.call < len(self.calls) else None
-        window = spot.when == "in"
-        for aligned in alignments(self.values[number], twin, module, self.flattened.get(number), window):
+        window, value = spot.when == "in", Seen(twin, self.real.get(spot)).value(self.values[number])
+        for aligned in alignments(value, twin, module, self.flattened.get(number), window):
             difference = distance(aligned.value, aligned.twin)
             if best.note == MISFIT or difference < best.difference:
                 best = best._replace(difference=difference, note=aligned.note)

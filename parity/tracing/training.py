@@ -1,6 +1,6 @@
 """Mistakes that show in training only: in running statistics, dropout rates, frozen weights and gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from math import inf, prod, sqrt
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from parity.tensors import as_tensor
 from parity.tracing.gradients import KerasGradients, TwinGradients, keras_gradients, twin_gradients
 from parity.tracing.port import Port
 from parity.tracing.runs import Run
-from parity.weights.layouts import find_layout
+from parity.weights.fills import Fill
 
 import keras
 import torch
@@ -83,7 +83,7 @@ def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
             in_twin = twin_gradients(moved, run, in_keras)
             if trial == 0:
                 faults = _other_statistics(run, before) | _other_rates(run) | _frozen(port, in_keras)
-        other_gradients &= _other_gradients(run, port.key_of, in_keras, in_twin)
+        other_gradients &= _other_gradients(run, port.moves, in_keras, in_twin)
     # The layers before another output have other gradients because of it.
     different = {number for number, found in run.outputs.items() if not found.agrees}
     other_outputs = {index for index, step in enumerate(run.graph.steps) if different.intersection(step.outputs)}
@@ -187,7 +187,7 @@ def _frozen(port: Port, in_keras: KerasGradients | None) -> dict[StepIndex, Trai
 
 
 def _other_gradients(
-    run: Run, keys: dict[str, str], in_keras: KerasGradients, in_twin: TwinGradients
+    run: Run, moves: Mapping[str, list[Fill]], in_keras: KerasGradients, in_twin: TwinGradients
 ) -> set[StepIndex]:
     """Return the steps with another gradient, with respect to an output or a weight.
 
@@ -212,16 +212,18 @@ def _other_gradients(
         following = [right[number] for number in step.inputs if right[number] is not None]
         by_weights = []
         for weight in step.weights if not noise_only.issuperset(step.outputs) else []:
-            pair, key = in_keras.weights.get(weight.path), keys.get(weight.path, "")
-            place = (find_layout(step.layer) or {}).get(weight.name)
-            # Other parameters of a module, such as the parts of a parametrization, have other gradients.
-            if pair is None or place is None or key not in in_twin.weights or key.split(".")[-1] != place.tensor:
-                continue
-            before = in_keras.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
-            terms = float(before.abs().sum()) * max(1.0, *(in_keras.sizes.get(number, 1.0) for number in step.inputs))
-            exact, perturbed = (place.view(gradient) for gradient in pair)
-            features = run.flattened.get(step.inputs[0])
-            by_weights.append(_same((exact, perturbed), in_twin.weights[key], features, coarse, terms))
+            pair = in_keras.weights.get(weight.path)
+            for fill in moves.get(weight.path, []) if pair is not None else []:
+                # Other parameters of a module, such as the parts of a parametrization, have other gradients.
+                if pair is None or fill.row.torch not in in_twin.weights:
+                    continue
+                before = in_keras.tensors.get(step.outputs[0], (torch.zeros(1),))[0]
+                inputs = [in_keras.sizes.get(number, 1.0) for number in step.inputs]
+                terms = float(before.abs().sum()) * max(1.0, *inputs)
+                exact, perturbed = (fill.laid_out(gradient) for gradient in pair)
+                whole = in_twin.weights[fill.row.torch]
+                gradient = None if whole is None else fill.part_of(whole)
+                by_weights.append(_same((exact, perturbed), gradient, run.flattened.get(step.inputs[0]), coarse, terms))
         known = by_weights or following
         agrees = all(by_weights) and (all(by_outputs) or (bool(known) and all(known)))
         right.update(dict.fromkeys(step.outputs, agrees if by_outputs or known else None))

