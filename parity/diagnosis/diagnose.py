@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from parity.diagnosis.activations import by_axis, by_function
+from parity.diagnosis.attention import by_attention, by_attention_weights
 from parity.diagnosis.causes import Cause, Untried, known_cause
 from parity.diagnosis.evidence import Evidence, gather
 from parity.diagnosis.geometry import by_border, by_global_pooling, by_padding, by_pooling
@@ -30,6 +31,7 @@ from parity.diagnosis.order import (
     by_order_of_features,
     by_reshaped_axes,
 )
+from parity.diagnosis.recurrence import by_recurrence, by_recurrent_weights, by_step_taken, by_time_and_batch
 from parity.diagnosis.settings import by_mode, by_settings, other_settings
 from parity.diagnosis.weights import by_bias, by_weights
 from parity.models.inputs import Inputs, TwinInputs
@@ -48,6 +50,10 @@ Attempt = Callable[[Evidence], Iterator[Cause | Untried]]
 
 WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_mode,
+    by_recurrent_weights,
+    by_recurrence,
+    by_attention_weights,
+    by_attention,
     by_weights,
     by_settings,
     by_padding,
@@ -66,6 +72,8 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
 """What may explain that a layer's inputs agree and its outputs do not, in the order in which it is tried."""
 
 WRONG_INPUT: tuple[Attempt, ...] = (
+    by_time_and_batch,
+    by_step_taken,
     by_dropping,
     by_overwriting,
     by_another_tensor,

@@ -9,6 +9,7 @@ from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
 from parity.models.keras_graph import Step, StepIndex, TensorId
 from parity.models.rounding import TIMES_NOISE
 from parity.tensors import as_tensor
+from parity.tracing.op_families import IDENTITIES, names_of_step
 from parity.tracing.port import Port
 from parity.tracing.runs import Run
 from parity.tracing.side_by_side import STORED_NUMBERS, tensors_at
@@ -42,6 +43,8 @@ class Evidence(NamedTuple):
         places: Where in the twin each of the layer's weights is, by path: the module, and the tensor's name in it.
         others: Other tensors of the Keras model with the same shape as the layer's inputs, by name.
         fills: What each of the layer's weights fills, by the same names as ``places``.
+        before: The step that returns the tensor that differs, if the twin takes another input.
+        inputs_before: The inputs of that step.
     """
 
     run: Run
@@ -59,6 +62,8 @@ class Evidence(NamedTuple):
     places: dict[str, tuple[nn.Module, str]]
     others: dict[str, Tensor]
     fills: Mapping[str, Fill] = MappingProxyType({})
+    before: Step | None = None
+    inputs_before: Sequence[Tensor] = ()
 
     def agrees(self, twin: Tensor | None) -> bool:
         """Tell whether a tensor in the twin's order of axes agrees with the Keras tensor."""
@@ -67,6 +72,13 @@ class Evidence(NamedTuple):
     def explains(self, value: Tensor | None) -> bool:
         """Tell whether a tensor in Keras's order of axes agrees with the twin's tensor."""
         return value is not None and agree_within(value, self.twin, self.tolerance, window=True)
+
+    def fills_by_path(self) -> dict[str, list[Fill]]:
+        """Return what each of the layer's weights fills, by its path."""
+        found: dict[str, list[Fill]] = {}
+        for fill in self.fills.values():
+            found.setdefault(fill.row.keras, []).append(fill)
+        return found
 
     def weights_of_layer(self) -> dict[str, Tensor]:
         """Return the layer's weights in PyTorch's layout by their short names, such as "kernel"."""
@@ -88,7 +100,7 @@ def run_modules(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tenso
             for module in modules[1:]:
                 x = module(x)
             return x if isinstance(x, Tensor) else None
-    except (RuntimeError, ValueError, IndexError):
+    except (RuntimeError, ValueError, IndexError, TypeError):  # a module may want more than it is given
         return None
 
 
@@ -114,7 +126,9 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
     step = run.graph.steps[index] if index < len(run.graph.steps) else None
     number, slot = _differing(run, verdict)
     others = _others(run, index, number, diverges)
-    tensors = tensors_at(port, run, index, others)
+    before = None if diverges else _step_before(run, number)
+    wanted = [*others, *(before.inputs if before is not None else ())]
+    tensors = tensors_at(port, run, index, wanted)
     layer_input = number if step is None or not diverges else step.inputs[0]
     compared = run.inputs.get((index, 0)) or run.outputs.get(layer_input)
     weights, places = _weights(port, step)
@@ -136,7 +150,20 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
         places=places,
         others={name: tensors.keras[other] for other, name in others.items()},
         fills=_fills_of(port, places),
+        before=before,
+        inputs_before=[tensors.keras[taken] for taken in before.inputs] if before is not None else [],
     )
+
+
+def _step_before(run: Run, number: TensorId) -> Step | None:
+    """Return the step that computes a tensor, past layers that change nothing in evaluation."""
+    producers = run.graph.producers()
+    while number in producers:
+        step = run.graph.steps[producers[number]]
+        if not names_of_step(step) & IDENTITIES or not step.inputs:
+            return step
+        number = step.inputs[0]
+    return None
 
 
 def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:

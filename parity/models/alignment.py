@@ -82,7 +82,8 @@ def _same_rank(value: Tensor, twin: Tensor, module: nn.Module | None, window: bo
             yield Aligned(value, candidate)
     for candidate in candidates if window else ():
         yield from _windows(value, candidate)
-    if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape:
+    # Of a sequence module it is known where it has the time.
+    if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape and not isinstance(module, SEQUENCE_MODULES):
         yield Aligned(value, twin.transpose(0, 1))
 
 

@@ -76,4 +76,9 @@ class Run(NamedTuple):
             step: A step of the graph, not the model's return.
         """
         numbers = self.graph.steps[step].inputs
-        return [self.inputs.get((step, slot)) or self.outputs.get(number) for slot, number in enumerate(numbers)]
+        # A layer may take the same tensor twice, as query and as value.
+        seen = {number: self.inputs[step, slot] for slot, number in enumerate(numbers) if (step, slot) in self.inputs}
+        return [
+            self.inputs.get((step, slot)) or self.outputs.get(number) or seen.get(number)
+            for slot, number in enumerate(numbers)
+        ]

@@ -1,7 +1,7 @@
 """What a mapping says goes where: for each row, the weight, its place, and the part of the tensor that it fills."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from parity.models.keras_layers import inner_layers
@@ -214,3 +214,25 @@ def twin_tensors(twin: nn.Module) -> dict[str, Tensor]:
             with torch.no_grad():
                 found |= {f"{prefix}{own}": getattr(module, own) for own in module.parametrizations}
     return found
+
+
+def keras_weight_of(several: Sequence[Fill]) -> Tensor | None:
+    """Return what a Keras weight would have to be for the twin to hold what it holds: the way back.
+
+    Args:
+        several: What the weight fills.
+
+    Returns:
+        The tensor in Keras's layout, or None if what was moved is not the weight's numbers in another order.
+    """
+    weight = as_tensor(several[0].weight.variable)
+    found, numbers = weight.clone().flatten(), torch.arange(weight.numel()).reshape(weight.shape)
+    for fill in several:
+        try:
+            at = fill.laid_out(numbers)
+        except RuntimeError:
+            return None
+        if at.dtype != numbers.dtype or at.numel() != fill.tensor.numel():
+            return None
+        found[at.flatten()] = fill.tensor.detach().flatten().to(found.dtype)
+    return found.reshape(weight.shape)

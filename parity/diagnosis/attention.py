@@ -1,0 +1,205 @@
+"""Causes in attention: how its weights were moved, its scale, its masks, and what it takes as query, key and value."""
+
+from collections.abc import Iterator
+from math import sqrt
+from typing import Any
+
+from parity.diagnosis.causes import Cause, known_cause
+from parity.diagnosis.evidence import Evidence
+from parity.models.keras_graph import Step
+from parity.models.keras_variants import Variant, output_of, scale_settings
+from parity.tensors import as_tensor
+from parity.weights.fills import Fill, keras_weight_of
+
+import keras
+import torch
+from torch import Tensor
+
+_L = keras.layers
+_WITH_HEADS = (_L.MultiHeadAttention, _L.GroupQueryAttention)
+_ATTENTION = (*_WITH_HEADS, _L.Attention, _L.AdditiveAttention)
+
+
+def by_attention_weights(evidence: Evidence) -> Iterator[Cause]:
+    """Yield what is wrong with the weights of an attention, if Keras's layer with these returns the twin's."""
+    step = _attention(evidence)
+    if step is None or not evidence.fills:
+        return
+    fills = evidence.fills_by_path()
+    actual: dict[str, Tensor] = {}
+    for path, several in fills.items():
+        found = keras_weight_of(several)
+        if found is not None:
+            actual[path] = found
+    wrong = [path for path, found in actual.items() if not torch.equal(found, _right(fills[path]).to(found.dtype))]
+    if not wrong or not evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual))):
+        return
+    named: dict[str, str] = {}
+    exchanged = {path: _whose(path, actual[path], fills) for path in wrong}
+    for path in wrong:
+        cause, detail = _of_weight(path, actual[path], fills[path], exchanged)
+        named.setdefault(cause, detail)
+    for cause, detail in named.items():
+        yield known_cause(cause, detail)
+
+
+def by_attention(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the scale, the mask or the order of inputs with which an attention returns what the twin returns."""
+    step = _attention(evidence)
+    if step is None:
+        return
+    for cause, detail, variant in _variants(step, evidence):
+        if evidence.explains(output_of(step, evidence.inputs, variant)):
+            yield known_cause(cause, detail)
+            return
+
+
+def _attention(evidence: Evidence) -> Step | None:
+    """Return the step, if it is that of an attention."""
+    step = evidence.step
+    known = step is not None and not step.is_activation and isinstance(step.layer, _ATTENTION)
+    return step if known and evidence.inputs else None
+
+
+def _right(several: list[Fill]) -> Tensor:
+    return as_tensor(several[0].weight.variable)
+
+
+def _layer_of(path: str) -> str:
+    """Return which of an attention's layers a weight belongs to: "query"."""
+    return path.split("/")[-2]
+
+
+def _whose(path: str, found: Tensor, fills: dict[str, list[Fill]]) -> str:
+    """Return the layer, of the same attention, whose weight stands in the place of another; nothing if none does."""
+    for other, several in fills.items():
+        right = _right(several)
+        if other != path and right.shape == found.shape and torch.equal(found, right.to(found.dtype)):
+            return _layer_of(other)
+    return ""
+
+
+def _of_weight(path: str, found: Tensor, several: list[Fill], exchanged: dict[str, str]) -> tuple[str, str]:
+    """Return the cause, and in words what is wrong with one weight of an attention.
+
+    Args:
+        path: The path of the weight.
+        found: What the twin has in its place, in Keras's layout.
+        several: What the weight fills.
+        exchanged: For each wrong weight: whose weight stands in its place.
+    """
+    right, layer, short = _right(several), _layer_of(path), path.rpartition("/")[2]
+    if exchanged[path]:
+        pairs = {(_layer_of(one), other) for one, other in exchanged.items() if other}
+        if pairs == {("key", "value"), ("value", "key")}:
+            return "key and value exchanged", f"{short} of {layer} is that of {exchanged[path]}"
+        return "packed order", f"in the place of {layer} is {exchanged[path]}"
+    if short == "bias" and not bool(found.any()):
+        return "bias missing", f"bias of {layer} is 0"
+    matrix = several[0].value
+    laid = several[0].tensor.detach()
+    if matrix.ndim == laid.ndim == 2:
+        if matrix.shape[0] == matrix.shape[1] and torch.equal(laid, matrix.T.to(laid.dtype)):
+            cause = "output not transposed" if "output" in layer else "kernel not transposed"
+            return cause, f"kernel of {layer}, {tuple(matrix.shape)} either way"
+        if any(torch.equal(laid, other.to(laid.dtype)) for other in _flattened_otherwise(right, matrix)):
+            return "head axes", f"kernel {tuple(right.shape)} of {layer} is flattened in another order"
+    if torch.equal(found.flatten().sort().values, right.flatten().sort().values.to(found.dtype)):
+        return "weights in another order", f"{short} of {layer}"
+    return "weights hold other numbers", f"{short} of {layer}"
+
+
+def _flattened_otherwise(kernel: Tensor, matrix: Tensor) -> Iterator[Tensor]:
+    """Yield a kernel with heads as a matrix of the same shape, its axes in another order or only reshaped."""
+    if kernel.ndim != 3:
+        return
+    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+        reshaped = kernel.permute(order).reshape(matrix.shape)
+        yield reshaped
+        transposed = kernel.permute(order).reshape(matrix.shape[::-1]).T
+        yield transposed
+
+
+def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:
+    """Yield each variant of an attention, with the cause and the words for it."""
+    kwargs: dict[str, Any] = step.node.arguments.kwargs
+    slots = [slot for slot in range(len(evidence.inputs)) if slot not in step.masks]
+    for name, due in scale_settings(step.layer).items():
+        yield "scale missing", f"the scores are not divided by {1 / due:g}", Variant(settings={name: 1.0})
+        width = evidence.inputs[0].shape[-1]
+        for found, what in ((1 / sqrt(width), "the width"), (due**2, "key_dim, not its square root")):
+            yield (
+                "scale missing",
+                f"the scores are divided by {1 / found:g}, of {what}",
+                Variant(settings={name: found}),
+            )
+    if isinstance(step.layer, _L.Attention):
+        by_root = 1 / sqrt(evidence.inputs[0].shape[-1])
+        scaled = Variant(inputs={0: evidence.inputs[0] * by_root})
+        yield (
+            "scale missing",
+            "the scores are divided by the root of the width, which Keras's Attention does not",
+            scaled,
+        )
+    masks = {name: None for name in kwargs if "mask" in name and name != "use_causal_mask"}
+    if masks:
+        yield "mask ignored", "it attends to what is masked", Variant(arguments=masks)
+        for chosen in (step.masks, *({slot} for slot in step.masks)):
+            inverted = {slot: ~evidence.inputs[slot].bool() for slot in chosen}
+            yield "mask inverted", "it attends to what is masked, and to nothing else", Variant(inputs=inverted)
+        for name in masks if len(masks) > 1 else ():
+            yield "mask ignored", f"it does not follow {name}", Variant(arguments={name: None})
+    causal = bool(kwargs.get("use_causal_mask", False))
+    what = "it attends to later steps" if causal else "it attends to no later step, where Keras's layer does"
+    yield "mask ignored" if causal else "mask added", what, Variant(arguments={"use_causal_mask": not causal})
+    if causal and masks:
+        every = masks | {"use_causal_mask": False}
+        yield "mask ignored", "it attends to later steps and to what is masked", Variant(arguments=every)
+    names = ["query", "value", "key"][: len(slots)]
+    for a in range(len(slots)):
+        for b in range(a + 1, len(slots)):
+            exchange = {slots[a]: evidence.inputs[slots[b]], slots[b]: evidence.inputs[slots[a]]}
+            cause = "key and value exchanged" if {names[a], names[b]} == {"key", "value"} else "query exchanged"
+            yield cause, f"it takes the {names[b]} as the {names[a]}", Variant(inputs=exchange)
+    if isinstance(step.layer, _WITH_HEADS):
+        yield from _of_heads(step, evidence)
+
+
+def _of_heads(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:
+    """Yield the variants of an attention with heads: how they are split, and along which axis the softmax is."""
+    weights = {path: _right(several) for path, several in evidence.fills_by_path().items()}
+    inward = {path: _split_otherwise(value, 1) for path, value in weights.items() if _is_inward(path)}
+    outward = {
+        path: _split_otherwise(value, 0) for path, value in weights.items() if path.endswith("attention_output/kernel")
+    }
+    yield "key and value exchanged", "the projected key is taken as the value", Variant(weights=_exchanged(weights))
+    words = "the features are split into (key_dim, heads), not into (heads, key_dim)"
+    yield "head axes", words, Variant(weights=inward)
+    yield "head axes", words, Variant(weights=inward | outward)
+    yield "head axes", "the heads are put together in another order", Variant(weights=outward)
+    for axis in (-2, 1):
+        scores = Variant(settings={"axis": axis}, arguments={"return_attention_scores": True})
+        name = {-2: "the queries", 1: "the heads"}[axis]
+        yield "axis", f"the softmax is along {name}, not along the keys", scores
+
+
+def _exchanged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of key and value, each in the place of the other, where their shapes allow it."""
+    found = {}
+    for path, value in weights.items():
+        other = path.replace("/key/", "/value/") if "/key/" in path else path.replace("/value/", "/key/")
+        if other != path and other in weights and weights[other].shape == value.shape:
+            found[path] = weights[other]
+    return found
+
+
+def _is_inward(path: str) -> bool:
+    return any(f"/{name}/" in path for name in ("query", "key", "value"))
+
+
+def _split_otherwise(weight: Tensor, first: int) -> Tensor:
+    """Return a weight whose axes (heads, key_dim), the first of which is given, are read as (key_dim, heads)."""
+    first = min(first, weight.ndim - 2)
+    heads, size = weight.shape[first : first + 2]
+    flat = weight.flatten(first, first + 1)
+    return flat.unflatten(first, (size, heads)).transpose(first, first + 1).contiguous()

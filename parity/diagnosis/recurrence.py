@@ -1,0 +1,273 @@
+"""Causes in recurrent layers: their weights, masks, directions and activations, and which step is taken of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
+from typing import Any
+
+from parity.diagnosis.causes import Cause, known_cause
+from parity.diagnosis.evidence import Evidence, agree_within, short_name
+from parity.models.alignment import largest
+from parity.models.keras_graph import Step
+from parity.models.keras_layers import activation_name, inner_layers
+from parity.models.keras_variants import Variant, activation_settings, last_cells, output_of, steps_reversed, two_ways
+from parity.models.sequences import SEQUENCE_MODULES, is_sequence_layer
+from parity.recurrent import GRU
+from parity.tensors import as_tensor
+from parity.weights.fills import Fill, keras_weight_of
+from parity.weights.sequence_layouts import slot_of
+
+import keras
+import torch
+from torch import Tensor, nn
+
+_GATES = {keras.layers.LSTMCell: "ifco", keras.layers.GRUCell: "zrh"}
+_ACTIVATIONS = ("tanh", "relu", "sigmoid", "linear", "softsign", "elu", "selu", "hard_sigmoid", "gelu")
+_MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "concat": lambda a, b: torch.cat([a, b], -1),
+    "sum": lambda a, b: a + b,
+    "ave": lambda a, b: (a + b) / 2,
+    "mul": lambda a, b: a * b,
+}
+# At most so many steps are looked at as the step that a twin takes in place of the last.
+_MOST_STEPS = 64
+
+
+def by_recurrent_weights(evidence: Evidence) -> Iterator[Cause]:
+    """Yield what is wrong with the weights of a recurrent layer, if Keras's layer with these returns the twin's."""
+    step = _recurrent(evidence)
+    if step is None:
+        return
+    actual, wrong = _weights_of_twin(evidence)
+    if not wrong or not evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual))):
+        return
+    named: dict[str, str] = {}
+    for path, found in actual.items():
+        if path in wrong:
+            cause, detail = _of_weight(evidence, path, found)
+            named.setdefault(cause, detail)
+    for cause, detail in named.items():
+        yield known_cause(cause, detail)
+
+
+def by_recurrence(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the setting, the mask or the direction with which a recurrent layer returns what the twin returns."""
+    step = _recurrent(evidence)
+    if step is None:
+        return
+    for cause, detail, variant in _variants(step, evidence):
+        if evidence.explains(output_of(step, evidence.inputs, variant)):
+            yield known_cause(cause, detail)
+            return
+    if evidence.explains(_with_the_other_reset(evidence)):
+        due = getattr(_cell(step.layer), "reset_after", True)
+        yield known_cause("reset_after", f"reset_after is {not due}, not {due}")
+
+
+def by_time_and_batch(evidence: Evidence) -> Iterator[Cause]:
+    """Yield that a module takes its sequence with the axes of time and examples exchanged."""
+    module = evidence.modules[0] if evidence.modules else None
+    if not isinstance(module, SEQUENCE_MODULES) or evidence.twin.ndim != 3:
+        return
+    batch_first = getattr(module, "batch_first", True)
+    given = evidence.twin if not batch_first else evidence.twin.transpose(0, 1)
+    if _same(evidence, given):
+        found = "(batch, time, features)" if not batch_first else "(time, batch, features)"
+        yield known_cause("time and batch exchanged", f"batch_first is {batch_first}, and it takes {found}")
+        return
+    layer = evidence.step.layer if evidence.step is not None else None
+    seen = evidence.twin if batch_first else evidence.twin.transpose(0, 1)
+    backwards = getattr(layer, "go_backwards", False)
+    if _same(evidence, seen if backwards else steps_reversed(seen)):
+        yield known_cause("direction", f"it takes the steps {'as they are' if backwards else 'in reversed order'}")
+
+
+def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
+    """Yield which step, which order of steps or which merge of a recurrent layer before is taken."""
+    before = _recurrent_before(evidence)
+    if before is None:
+        return
+    step, values = before
+    layer, ways = step.layer, two_ways(step, values)
+    backwards = getattr(layer, "go_backwards", False)
+    merged = _MERGES[layer.merge_mode](*ways) if len(ways) == 2 and layer.merge_mode else ways[0]
+    if layer.return_sequences:
+        half = [ways[0], steps_reversed(ways[1])] if len(ways) == 2 else [ways[0]]
+        wrong = _MERGES[layer.merge_mode](*half) if len(half) == 2 and layer.merge_mode else half[0]
+        if len(ways) == 2 and layer.merge_mode == "concat" and evidence.explains(torch.cat(ways[::-1], -1)):
+            yield known_cause("direction", f"the two directions of {step.name} are exchanged")
+            return
+        for found in (steps_reversed(merged), wrong, merged):
+            due = steps_reversed(ways[0]) if backwards else merged
+            if not torch.equal(found, due) and evidence.explains(found):
+                yield known_cause("reversed output", f"the steps of {step.name} are in another order than Keras's")
+                return
+    else:
+        cells = last_cells(step, values)
+        if cells is not None and evidence.explains(cells):
+            yield known_cause("another step", f"the cell of {step.name} is taken, not its output")
+            return
+        for at in range(min(merged.shape[1], _MOST_STEPS)):
+            time = merged.shape[1] - 1 - at
+            if evidence.explains(merged[:, time]) and not agree_within(
+                evidence.value, merged[:, time], evidence.tolerance
+            ):
+                detail = f"step {time} of {step.name} is taken, in both directions" if len(ways) == 2 else ""
+                yield known_cause("another step", detail or f"step {time} of {step.name} is taken, not the last")
+                return
+        if len(ways) == 2 and evidence.explains(_MERGES[layer.merge_mode](ways[1][:, 0], ways[0][:, -1])):
+            yield known_cause("direction", f"the two directions of {step.name} are exchanged")
+            return
+    if len(ways) == 2 and layer.merge_mode:
+        ends = ways if layer.return_sequences else [ways[0][:, -1], ways[1][:, 0]]
+        for name, merge in _MERGES.items():
+            if name != layer.merge_mode and evidence.explains(merge(*ends)):
+                yield known_cause("another merge", f"the directions are merged by {name}, not by {layer.merge_mode}")
+                return
+
+
+def _same(evidence: Evidence, found: Tensor) -> bool:
+    """Tell whether a tensor agrees with the Keras tensor as it is, axis by axis."""
+    return found.shape == evidence.value.shape and largest(found - evidence.value) <= evidence.tolerance
+
+
+def _recurrent(evidence: Evidence) -> Step | None:
+    """Return the step, if it is that of a recurrent layer with a twin."""
+    step = evidence.step
+    known = step is not None and not step.is_activation and is_sequence_layer(step.layer)
+    return step if known and evidence.inputs else None
+
+
+def _recurrent_before(evidence: Evidence) -> tuple[Step, list[Tensor]] | None:
+    """Return the recurrent step whose output the twin should take, and its inputs."""
+    step = evidence.before
+    if step is None or not is_sequence_layer(step.layer) or not evidence.inputs_before:
+        return None
+    return step, list(evidence.inputs_before)
+
+
+def _cell(layer: Any) -> Any:
+    """Return the first cell within a recurrent layer."""
+    cells = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
+    return next((inner for inner in inner_layers(layer) if isinstance(inner, cells)), layer)
+
+
+def _weights_of_twin(evidence: Evidence) -> tuple[dict[str, Tensor], set[str]]:
+    """Return what the twin has in the place of each weight, in Keras's layout, and the paths of the wrong ones."""
+    actual: dict[str, Tensor] = {}
+    wrong: set[str] = set()
+    for path, several in evidence.fills_by_path().items():
+        found = keras_weight_of(several)
+        if found is None:
+            continue
+        right = as_tensor(several[0].weight.variable)
+        if short_name(path) == "bias" and not isinstance(several[0].weight.layer, keras.layers.GRUCell):
+            found = found + _second_bias(several[0])
+        actual[path] = found
+        if not torch.equal(found, right):
+            wrong.add(path)
+    return actual, wrong
+
+
+def _second_bias(fill: Fill) -> Tensor:
+    """Return the other of the two biases that PyTorch adds; Keras has one, so it should be 0."""
+    kind, other = ("hh", "ih") if "_hh" in fill.row.tensor else ("ih", "hh")
+    tensor = getattr(fill.module, fill.row.tensor.replace(kind, other), None)
+    return tensor.detach() if isinstance(tensor, Tensor) else torch.zeros_like(fill.tensor.detach())
+
+
+def _of_weight(evidence: Evidence, path: str, found: Tensor) -> tuple[str, str]:
+    """Return the cause, and in words what is wrong with one weight.
+
+    Args:
+        evidence: The layer.
+        path: The path of the weight.
+        found: What the twin has in its place, in Keras's layout.
+    """
+    several = evidence.fills_by_path()
+    fill, right, short = several[path][0], as_tensor(several[path][0].weight.variable), short_name(path)
+    gates = next((names for kind, names in _GATES.items() if isinstance(fill.weight.layer, kind)), "")
+    if short == "bias":
+        if not bool(found.any()):
+            return "bias missing", f"bias is 0 in {slot_of(fill.row.tensor) or fill.row.module}"
+        doubled = right.sum(0).expand_as(right) if right.ndim == 2 else 2 * right
+        if torch.allclose(found, doubled) or (right.ndim == 2 and torch.equal(found, right[:1].expand_as(right))):
+            return "bias added twice", "both of PyTorch's biases have it"
+        summed = torch.stack([right.sum(0), torch.zeros_like(right[0])]) if right.ndim == 2 else None
+        if summed is not None and torch.allclose(found, summed):
+            return "weights hold other numbers", "the two biases are added up in bias_ih, and bias_hh is 0"
+    if gates:
+        parts = right.unflatten(-1, (len(gates), -1))
+        for order in permutations(range(len(gates))):
+            if list(order) != sorted(order) and torch.equal(found, parts[..., list(order), :].flatten(-2)):
+                twin, due = ("".join(names) for names in _orders(gates, order))
+                return "gate order", f"the gates are in the order {twin}, not {due}"
+    for other, fills in several.items():
+        value = as_tensor(fills[0].weight.variable)
+        if other != path and short_name(other) == short and torch.equal(found, value.to(found.dtype)):
+            return "direction", f"{short} of one direction is that of the other"
+    if right.ndim == 2 and right.shape[0] == right.shape[1] and torch.equal(found, right.T):
+        return "kernel not transposed", f"{short}, {tuple(right.shape)} either way"
+    if torch.equal(found.flatten().sort().values, right.flatten().sort().values):
+        return "weights in another order", short
+    return "weights hold other numbers", short
+
+
+def _orders(gates: str, order: tuple[int, ...]) -> tuple[list[str], list[str]]:
+    """Return the order in which the twin has the gates, and the right one, as PyTorch counts them."""
+    torch_order = [1, 0, 2] if gates == "zrh" else [0, 1, 2, 3]
+    due = [gates[gate] for gate in torch_order]
+    return [gates[order[gate]] for gate in torch_order], due
+
+
+def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:
+    """Yield each variant of a recurrent layer, with the cause and the words for it."""
+    cell = _cell(step.layer)
+    for slot in step.masks:
+        name = next((name for name in step.node.arguments.kwargs if "mask" in name), "mask")
+        yield "mask ignored", "it goes through all steps, also those that are masked", Variant(arguments={name: None})
+        yield (
+            "mask inverted",
+            "it leaves out the steps that are not masked",
+            Variant(inputs={slot: ~evidence.inputs[slot].bool()}),
+        )
+    x = evidence.inputs[0]
+    backwards = getattr(step.layer, "go_backwards", False)
+    how = "forward" if backwards else "backward"
+    yield "direction", f"it goes {how} through the steps", Variant(inputs={0: steps_reversed(x)})
+    if step.layer.return_sequences if hasattr(step.layer, "return_sequences") else False:
+        yield "reversed output", "the steps come in the other order", Variant(twin_of=steps_reversed)
+        yield (
+            "direction",
+            f"it goes {how} through the steps",
+            Variant(inputs={0: steps_reversed(x)}, twin_of=steps_reversed),
+        )
+    for name, cause in (("recurrent_activation", "recurrent activation"), ("activation", "another activation")):
+        if hasattr(cell, name):
+            due = activation_name(cell) if name == "activation" else getattr(cell, name).__name__
+            for found, variant in activation_settings(name, _ACTIVATIONS):
+                yield cause, f"{found}, not {due}", variant
+            old = Variant(settings={name: lambda x: keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)})
+            yield cause, f"hard_sigmoid as in Keras 2, not {due}", old
+
+
+def _with_the_other_reset(evidence: Evidence) -> Tensor | None:
+    """Return what a GRU returns that applies its reset gate on the other side of the matrix product."""
+    step, cell = evidence.step, _cell(evidence.step.layer if evidence.step else None)
+    if step is None or not isinstance(cell, keras.layers.GRUCell) or isinstance(step.layer, keras.layers.Bidirectional):
+        return None
+    x = evidence.inputs[0]
+    recurrent = cell.recurrent_activation.__name__
+    try:
+        other = GRU(x.shape[-1], cell.units, True, activation_name(cell), recurrent, reset_after=not cell.reset_after)
+    except ValueError:  # an activation that the module has not
+        return None
+    other = other.to(x.dtype)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+        for fill in evidence.fills.values():
+            tensor = f"{fill.place.tensor}_l0"
+            if isinstance(getattr(other, tensor, None), nn.Parameter):
+                getattr(other, tensor).copy_(fill.value)
+        sequence, (last, *_) = other(steps_reversed(x) if step.layer.go_backwards else x)
+    return sequence if step.layer.return_sequences else last
