@@ -59,9 +59,14 @@ def small_network(
         modules: The name of the twin's module for each name of a Keras layer with weights.
         flatten: What to tell ``transfer`` of a twin that flattens channels first.
     """
-    probes = tuple(_probe(make(*size), batch, seed) for seed, (batch, *size) in enumerate(sizes, 1))
+    probes = probes_of(make, sizes)
     model = probes[0].keras_model
     return ported(model.name, probes, twin.double(), pair_up(model, twin, modules), flatten)
+
+
+def probes_of(make: Callable[..., keras.Model], sizes: list[tuple[int, ...]]) -> tuple[Probe, ...]:
+    """Return a Keras model at several sizes, with random weights and inputs; see ``small_network``."""
+    return tuple(_probe(make(*size), batch, seed) for seed, (batch, *size) in enumerate(sizes, 1))
 
 
 def _probe(model: keras.Model, batch: int, seed: int) -> Probe:

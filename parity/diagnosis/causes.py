@@ -56,6 +56,8 @@ CAUSES = {
     "key and value exchanged": CHEAT_SHEET,
     "query exchanged": CHEAT_SHEET,
     "scale missing": CHEAT_SHEET,
+    "another normalization": CHEAT_SHEET,
+    "pre-norm for post-norm": CHEAT_SHEET,
     "dropout rate": "12",
     "gradient stopped": CHEAT_SHEET,
     "layer frozen": "12",

@@ -23,6 +23,7 @@ from parity.diagnosis.inputs import (
     by_scaled_input,
 )
 from parity.diagnosis.merging import by_merging
+from parity.diagnosis.norms import by_kind_of_norm, by_place_of_norm
 from parity.diagnosis.order import (
     by_channels,
     by_exchanged_axes,
@@ -61,6 +62,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_global_pooling,
     by_bias,
     by_function,
+    by_kind_of_norm,
     by_axis,
     by_merging,
     by_order,
@@ -72,8 +74,9 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
 """What may explain that a layer's inputs agree and its outputs do not, in the order in which it is tried."""
 
 WRONG_INPUT: tuple[Attempt, ...] = (
-    by_time_and_batch,
     by_step_taken,
+    by_time_and_batch,
+    by_place_of_norm,
     by_dropping,
     by_overwriting,
     by_another_tensor,

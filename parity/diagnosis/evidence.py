@@ -142,7 +142,7 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
         inputs=[tensors.keras[input_number] for input_number in step.inputs] if step is not None else [],
         twin_inputs=[twin for _, twin in sorted(tensors.inputs.items())] if step is not None else [],
         value=tensors.keras[number],
-        twin=tensors.outputs[number] if diverges else tensors.inputs[slot],
+        twin=tensors.outputs[number] if diverges else tensors.seen[slot],
         tolerance=TIMES_NOISE * run.noise[number],
         flattened=run.flattened.get(layer_input),
         channels_first=compared is not None and compared.note == CHANNELS_FIRST_FEATURES,

@@ -69,15 +69,12 @@ def by_time_and_batch(evidence: Evidence) -> Iterator[Cause]:
     if not isinstance(module, SEQUENCE_MODULES) or evidence.twin.ndim != 3:
         return
     batch_first = getattr(module, "batch_first", True)
-    given = evidence.twin if not batch_first else evidence.twin.transpose(0, 1)
-    if _same(evidence, given):
+    backwards = getattr(evidence.step.layer if evidence.step is not None else None, "go_backwards", False)
+    seen = steps_reversed(evidence.twin) if backwards else evidence.twin
+    if _same(evidence, seen.transpose(0, 1)):
         found = "(batch, time, features)" if not batch_first else "(time, batch, features)"
         yield known_cause("time and batch exchanged", f"batch_first is {batch_first}, and it takes {found}")
-        return
-    layer = evidence.step.layer if evidence.step is not None else None
-    seen = evidence.twin if batch_first else evidence.twin.transpose(0, 1)
-    backwards = getattr(layer, "go_backwards", False)
-    if _same(evidence, seen if backwards else steps_reversed(seen)):
+    elif _same(evidence, steps_reversed(evidence.twin)):
         yield known_cause("direction", f"it takes the steps {'as they are' if backwards else 'in reversed order'}")
 
 
@@ -86,6 +83,9 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
     before = _recurrent_before(evidence)
     if before is None:
         return
+    backwards = getattr(evidence.step.layer if evidence.step is not None else None, "go_backwards", False)
+    if backwards and _same(evidence, steps_reversed(evidence.twin)):
+        return  # it is this layer that goes the wrong way
     step, values = before
     layer, ways = step.layer, two_ways(step, values)
     backwards = getattr(layer, "go_backwards", False)
@@ -269,5 +269,7 @@ def _with_the_other_reset(evidence: Evidence) -> Tensor | None:
             tensor = f"{fill.place.tensor}_l0"
             if isinstance(getattr(other, tensor, None), nn.Parameter):
                 getattr(other, tensor).copy_(fill.value)
-        sequence, (last, *_) = other(steps_reversed(x) if step.layer.go_backwards else x)
+        mask = next((evidence.inputs[slot] for slot in step.masks), None)
+        steps = [None if one is None else steps_reversed(one) if step.layer.go_backwards else one for one in (x, mask)]
+        sequence, (last, *_) = other(steps[0], mask=steps[1])
     return sequence if step.layer.return_sequences else last

@@ -49,6 +49,13 @@ def _if_interpolating(layer: Any) -> bool:
     return getattr(layer, "interpolation", "") != "nearest"
 
 
+def _if_float32_rounds_its_numbers(layer: Any) -> bool:
+    """Tell whether float32 has not exactly a scale, or what an attention multiplies its queries with."""
+    names = ("scale", "offset", "_inverse_sqrt_key_dim", "_inverse_sqrt_head_dim")
+    numbers = [np.float64(getattr(layer, name, 0)) for name in names]
+    return any((number.astype("float32") != number).any() for number in numbers)
+
+
 def _nothing(function: Any, x: Any) -> float:
     return 0.0
 
@@ -116,6 +123,12 @@ RULES: Mapping[str, Rounding] = {
     ),
     "relu": Rounding(_SELECTS + " TensorFlow 2.21.0 has its settings in float32.", _nothing, _if_not_plain, True),
     "leakyrelu": Rounding(_SELECTS + " TensorFlow 2.21.0 has the slope in float32.", _nothing, _always, True),
+    **dict.fromkeys(
+        ("rescaling", "multiheadattention", "groupedqueryattention"),
+        Rounding(
+            "TensorFlow 2.21.0 makes float32 of their factors first.", float32_constant=_if_float32_rounds_its_numbers
+        ),
+    ),
     **dict.fromkeys(
         ("relu6", "prelu", "hardtanh", "hardsigmoid", "softshrink", "clip", "max", "min", "maxpool"),
         Rounding(_SELECTS, selects=True),

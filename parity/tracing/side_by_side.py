@@ -63,11 +63,13 @@ class Tensors(NamedTuple):
     Attributes:
         keras: The Keras tensors that the step takes and returns, and those that were asked for.
         inputs: What the step's twin takes, by slot; only inputs that can be seen.
+        seen: The same with Keras's axes, where it is known that the twin has others.
         outputs: What the twin returns in place of the step's outputs; only outputs that can be seen.
     """
 
     keras: dict[TensorId, Tensor]
     inputs: dict[int, Tensor]
+    seen: dict[int, Tensor]
     outputs: dict[TensorId, Tensor]
 
 
@@ -82,7 +84,7 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
     """
     graph = port.graph
     outputs = graph.steps[step].outputs if step < len(graph.steps) else ()
-    found = Tensors({}, {}, {})
+    found = Tensors({}, {}, {}, {})
     # For each moment at which the twin is watched: the tensors to store, their keys and where they are seen.
     to_store: dict[tuple[int, str], list[tuple[dict[Any, Tensor], int, Spot]]] = defaultdict(list)
     for (index, slot), spot in run.pairing.inputs.items():
@@ -95,10 +97,11 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
 
     def watch(call: int, when: str, tensors: list[Tensor]) -> None:
         for store, key, spot in to_store.pop((call, when), []):
-            if spot.when == "out":
-                store[key] = seen_as_keras(graph, run.calls, run.pairing, spot, tensors).tensor.clone()
+            seen = seen_as_keras(graph, run.calls, run.pairing, spot, tensors).tensor.clone()
+            if store is found.inputs:
+                found.inputs[key], found.seen[key] = tensors[spot.position].clone(), seen
             else:
-                store[key] = tensors[spot.position].clone()
+                store[key] = seen
         if not to_store:
             raise _EnoughError
 
