@@ -108,12 +108,16 @@ def _run_twice(step: Step, inputs: Sequence[Value], training: bool) -> tuple[lis
         (output,) = run_step(step, [keras.ops.concatenate(inputs[0])], training)
         exact, perturbed = keras.ops.split(output, 2)
         return [exact], [perturbed]
+    if getattr(step.layer, "stateful", False):  # both start from the state that the layer has
+        exact = _run_unnoticed(step, [value.exact for value in inputs], training)
+        return exact, _run_unnoticed(step, [value.perturbed for value in inputs], training)
     return _exact(step, inputs, training), _run_unnoticed(step, [value.perturbed for value in inputs], training)
 
 
 def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[Any]:
     """Run a step, and undo what it did to the layer's statistics."""
-    state = [] if not training else getattr(step.layer, "non_trainable_variables", [])
+    changes = training or getattr(step.layer, "stateful", False)
+    state = getattr(step.layer, "non_trainable_variables", []) if changes else []
     before = [variable.numpy() for variable in state]
     outputs = run_step(step, values, training)
     for variable, value in zip(state, before, strict=True):

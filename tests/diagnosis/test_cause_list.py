@@ -6,7 +6,18 @@ from pathlib import Path
 
 import parity
 from course.pages.anatomy import pages
-from parity.diagnosis import activations, geometry, inputs, merging, order, settings, weights
+from parity.diagnosis import (
+    activations,
+    attention,
+    geometry,
+    inputs,
+    merging,
+    norms,
+    order,
+    recurrence,
+    settings,
+    weights,
+)
 from parity.diagnosis.causes import CAUSES, CHEAT_SHEET, Cause, known_cause
 from parity.diagnosis.diagnose import _CAUSES_IN_TRAINING, WRONG_INPUT, WRONG_OUTPUT
 from parity.diagnosis.settings import _SETTINGS
@@ -15,7 +26,7 @@ from parity.tracing.training import Fault
 import pytest
 
 PACKAGE = Path(parity.__file__).parent
-MODULES = (activations, geometry, inputs, merging, order, settings, weights)
+MODULES = (activations, attention, geometry, inputs, merging, norms, order, recurrence, settings, weights)
 HELPERS = {"by_scaling"}  # takes more than the evidence: it is called by attempts
 
 
