@@ -6,6 +6,7 @@ from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence
+from parity.diagnosis.recurrence import time_and_batch
 from parity.models.keras_graph import Step
 from parity.models.keras_variants import Variant, output_of, scale_settings
 from parity.tensors import as_tensor
@@ -124,6 +125,9 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
     """Yield each variant of an attention, with the cause and the words for it."""
     kwargs: dict[str, Any] = step.node.arguments.kwargs
     slots = [slot for slot in range(len(evidence.inputs)) if slot not in step.masks]
+    if isinstance(step.layer, _WITH_HEADS):
+        turned = {slot: evidence.inputs[slot].transpose(0, 1) for slot in slots}
+        yield "time and batch exchanged", time_and_batch(evidence), Variant(inputs=turned)
     for name, due in scale_settings(step.layer).items():
         yield "scale missing", f"the scores are not divided by {1 / due:g}", Variant(settings={name: 1.0})
         width = evidence.inputs[0].shape[-1]

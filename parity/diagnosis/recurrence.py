@@ -68,14 +68,19 @@ def by_time_and_batch(evidence: Evidence) -> Iterator[Cause]:
     module = evidence.modules[0] if evidence.modules else None
     if not isinstance(module, SEQUENCE_MODULES) or evidence.twin.ndim != 3:
         return
-    batch_first = getattr(module, "batch_first", True)
     backwards = getattr(evidence.step.layer if evidence.step is not None else None, "go_backwards", False)
     seen = steps_reversed(evidence.twin) if backwards else evidence.twin
     if _same(evidence, seen.transpose(0, 1)):
-        found = "(batch, time, features)" if not batch_first else "(time, batch, features)"
-        yield known_cause("time and batch exchanged", f"batch_first is {batch_first}, and it takes {found}")
+        yield known_cause("time and batch exchanged", time_and_batch(evidence))
     elif _same(evidence, steps_reversed(evidence.twin)):
         yield known_cause("direction", f"it takes the steps {'as they are' if backwards else 'in reversed order'}")
+
+
+def time_and_batch(evidence: Evidence) -> str:
+    """Return in words that a module takes its sequence with the axes of time and examples exchanged."""
+    batch_first = getattr(evidence.modules[0], "batch_first", True) if evidence.modules else True
+    found = "(time, batch, features)" if batch_first else "(batch, time, features)"
+    return f"batch_first is {batch_first}, and it takes {found}"
 
 
 def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
@@ -231,6 +236,7 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
             Variant(inputs={slot: ~evidence.inputs[slot].bool()}),
         )
     x = evidence.inputs[0]
+    yield "time and batch exchanged", time_and_batch(evidence), Variant(inputs={0: x.transpose(0, 1)})
     backwards = getattr(step.layer, "go_backwards", False)
     how = "forward" if backwards else "backward"
     yield "direction", f"it goes {how} through the steps", Variant(inputs={0: steps_reversed(x)})

@@ -82,8 +82,9 @@ def _same_rank(value: Tensor, twin: Tensor, module: nn.Module | None, window: bo
             yield Aligned(value, candidate)
     for candidate in candidates if window else ():
         yield from _windows(value, candidate)
-    # Of a sequence module it is known where it has the time.
-    if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape and not isinstance(module, SEQUENCE_MODULES):
+    # Of what a sequence module returns it is known where it has the time; what it takes may be right, and it be wrong.
+    known = isinstance(module, SEQUENCE_MODULES) and not window
+    if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape and not known:
         yield Aligned(value, twin.transpose(0, 1))
 
 
