@@ -6,7 +6,7 @@ import inspect
 import itertools
 from collections.abc import Collection, Iterator
 
-from course.mutants import MUTANTS, NETWORKS, Mutant, load_network
+from course.mutants import MUTANTS, Mutant, load_network
 from parity import CAUSES, ParityError
 
 import keras
@@ -15,8 +15,9 @@ import pandas as pd
 from torch import nn
 
 _MOST = 3  # mistakes in one port
-# DroNet is large, and its port is torch_model.py, which a learner has read.
-_NETWORKS = tuple(name for name in NETWORKS if name != "dronet")
+# DroNet is large, and its port is torch_model.py, which a learner has read. Each name is here, so that a seed plants
+# the same whatever networks are added.
+_NETWORKS = ("signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested")
 
 
 def mistakes(seed: int) -> tuple[Mutant, ...]:

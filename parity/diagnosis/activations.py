@@ -1,6 +1,6 @@
 """Causes in activations, and in the axes of normalizations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, combinations
 
@@ -30,8 +30,13 @@ _DUE_SLOPES: dict[str, float | str] = {"relu": 0.0, "leakyrelu": 0.3, "leaky_rel
 Activation = Callable[[Tensor], Tensor]
 
 
-def activations(value: Tensor) -> Iterator[tuple[str, Activation]]:
-    """Yield the name and the function of each known activation that a tensor (batch, ..., channels) can go through."""
+def activations(value: Tensor, axes: Sequence[int] = ()) -> Iterator[tuple[str, Activation]]:
+    """Yield the name and the function of each known activation that a tensor (batch, ..., channels) can go through.
+
+    Args:
+        value: The tensor.
+        axes: For each of its axes, which one it is in Keras, if they are others there; names tell these.
+    """
     if not value.is_floating_point():
         return
     names = "relu relu6 elu selu celu silu mish sigmoid hard_sigmoid log_sigmoid tanh hard_tanh softplus softsign "
@@ -44,9 +49,9 @@ def activations(value: Tensor) -> Iterator[tuple[str, Activation]]:
     yield "gelu by a sigmoid", lambda x: x * (1.702 * x).sigmoid()
     for slope in (0.01, 0.1, 0.2, 0.3):
         yield f"leaky_relu with slope {slope}", partial(F.leaky_relu, negative_slope=slope)
-    for axis in range(value.ndim):
-        yield f"softmax along axis {axis}", partial(torch.softmax, dim=axis)
-        yield f"log_softmax along axis {axis}", partial(torch.log_softmax, dim=axis)
+    for axis, in_keras in enumerate(axes or range(value.ndim)):
+        yield f"softmax along axis {in_keras}", partial(torch.softmax, dim=axis)
+        yield f"log_softmax along axis {in_keras}", partial(torch.log_softmax, dim=axis)
     if value.ndim > 3:
         yield "softmax along all pixels", lambda x: x.flatten(1, -2).softmax(1).reshape(x.shape)
 
@@ -72,7 +77,7 @@ def by_function(evidence: Evidence) -> Iterator[Cause]:
         if alpha:
             yield known_cause("another slope", f"alpha is {alpha:g}, not {_due(layer, 'alpha', 1.0)}")
             return
-        for name, function in activations(x):
+        for name, function in activations(x, evidence.axes_of_input()):
             if not evidence.explains(function(x)):
                 continue
             if name.startswith(f"{own} along"):
@@ -152,7 +157,9 @@ def by_axis(evidence: Evidence) -> Iterator[Cause]:
             shape = [-1 if axis == scaled else 1 for axis in range(x.ndim)]
             scale, offset = (weight.reshape(shape) if weight.ndim else weight for weight in (gamma, beta))
             if evidence.explains(normal * scale + offset):
-                yield known_cause("axis", _of_axes(layer, normalized, scaled, x.ndim))
+                in_keras = evidence.axes_of_input()
+                along = tuple(sorted(in_keras[axis] for axis in normalized))
+                yield known_cause("axis", _of_axes(layer, along, in_keras[scaled], x.ndim))
                 return
 
 

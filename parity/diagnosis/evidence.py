@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
+from parity.models.keras_channels import as_in_keras, axes_in_keras, with_channels_last
 from parity.models.keras_graph import Step, StepIndex, TensorId
 from parity.models.rounding import TIMES_NOISE
 from parity.tensors import as_tensor
@@ -25,7 +26,7 @@ _HUGE = 1e30
 
 
 class Evidence(NamedTuple):
-    """All that is known of a layer that diverges.
+    """All that is known of a layer that diverges. All Keras tensors in it are (batch, *spatial, channels).
 
     Attributes:
         run: The record of both models' run.
@@ -37,7 +38,8 @@ class Evidence(NamedTuple):
         value: The Keras tensor that differs: the layer's output, or its input if the twin takes another input.
         twin: The twin's tensor in its place.
         tolerance: The largest difference that rounding explains.
-        flattened: The shape that the features of the layer's input were flattened from, None if they were not.
+        flattened: The shape that the features of the layer's input were flattened from, None if they were not; see
+            ``follow_order``.
         channels_first: Whether the twin has those features channels first.
         weights: All Keras weights that can be moved, by path, in PyTorch's layout.
         places: Where in the twin each of the layer's weights is, by path: the module, and the tensor's name in it.
@@ -45,6 +47,9 @@ class Evidence(NamedTuple):
         fills: What each of the layer's weights fills, by the same names as ``places``.
         before: The step that returns the tensor that differs, if the twin takes another input.
         inputs_before: The inputs of that step.
+        axis: The axis on which Keras has the channels of ``value``.
+        axes: Those of each input, if they are not the last of each.
+        features_first: Whether Keras has flattened the features channels first, so that no twin has them otherwise.
     """
 
     run: Run
@@ -64,13 +69,21 @@ class Evidence(NamedTuple):
     fills: Mapping[str, Fill] = MappingProxyType({})
     before: Step | None = None
     inputs_before: Sequence[Tensor] = ()
+    axis: int = -1
+    axes: Sequence[int] = ()
+    features_first: bool = False
+
+    @property
+    def reorderable(self) -> tuple[int, ...] | None:
+        """Return the shape (*spatial, channels) of flattened features that the twin may have channels first."""
+        return None if self.features_first else self.flattened
 
     def agrees(self, twin: Tensor | None) -> bool:
         """Tell whether a tensor in the twin's order of axes agrees with the Keras tensor."""
-        return twin is not None and agree_within(self.value, twin, self.tolerance, self.flattened)
+        return twin is not None and agree_within(self.value, twin, self.tolerance, self.reorderable)
 
     def explains(self, value: Tensor | None) -> bool:
-        """Tell whether a tensor in Keras's order of axes agrees with the twin's tensor."""
+        """Tell whether a tensor (batch, *spatial, channels) agrees with the twin's tensor."""
         return value is not None and agree_within(value, self.twin, self.tolerance, window=True)
 
     def fills_by_path(self) -> dict[str, list[Fill]]:
@@ -79,6 +92,23 @@ class Evidence(NamedTuple):
         for fill in self.fills.values():
             found.setdefault(fill.row.keras, []).append(fill)
         return found
+
+    def explains_in_keras(self, value: Tensor | None) -> bool:
+        """Tell whether a tensor in Keras's order of axes agrees with the twin's tensor."""
+        return value is not None and self.explains(with_channels_last(value, self.axis))
+
+    def inputs_in_keras(self, inputs: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return the layer's inputs, or others in their place, in Keras's order of axes."""
+        given = self.inputs if inputs is None else inputs
+        return [as_in_keras(x, axis) for x, axis in zip(given, self.axes or [-1] * len(given), strict=True)]
+
+    def axes_of_value(self) -> list[int]:
+        """Return for each axis of ``value`` which axis it is in Keras."""
+        return axes_in_keras(self.value.ndim, self.axis)
+
+    def axes_of_input(self) -> list[int]:
+        """Return for each axis of the first input which axis it is in Keras."""
+        return axes_in_keras(self.inputs[0].ndim, self.axes[0] if self.axes else -1)
 
     def weights_of_layer(self) -> dict[str, Tensor]:
         """Return the layer's weights in PyTorch's layout by their short names, such as "kernel"."""
@@ -133,25 +163,31 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
     compared = run.inputs.get((index, 0)) or run.outputs.get(layer_input)
     weights, places = _weights(port, step)
     calls = [run.calls[call] for call in dict.fromkeys(run.pairing.twins.get(index, ()))]
+    in_keras = tensors.keras
+    axis = {n: run.channels.axis(n, step, tensor.ndim) for n, tensor in in_keras.items()}
+    last = {n: with_channels_last(tensor, axis[n]) for n, tensor in in_keras.items()}
     modules = list({id(call.module): call.module for call in calls if call.module is not None}.values())
     return Evidence(
         run=run,
         at_step=index,
         step=step,
         modules=modules,
-        inputs=[tensors.keras[input_number] for input_number in step.inputs] if step is not None else [],
+        inputs=[last[input_number] for input_number in step.inputs] if step is not None else [],
         twin_inputs=[twin for _, twin in sorted(tensors.inputs.items())] if step is not None else [],
-        value=tensors.keras[number],
+        value=last[number],
         twin=tensors.outputs[number] if diverges else tensors.seen[slot],
         tolerance=TIMES_NOISE * run.noise[number],
         flattened=run.flattened.get(layer_input),
         channels_first=compared is not None and compared.note == CHANNELS_FIRST_FEATURES,
         weights=weights,
         places=places,
-        others={name: tensors.keras[other] for other, name in others.items()},
         fills=_fills_of(port, places),
         before=before,
-        inputs_before=[tensors.keras[taken] for taken in before.inputs] if before is not None else [],
+        inputs_before=[last[taken] for taken in before.inputs] if before is not None else [],
+        others={name: last[other] for other, name in others.items()},
+        axes=[axis[input_number] for input_number in step.inputs] if step is not None else [],
+        axis=axis[number],
+        features_first=layer_input in run.channels.features_first,
     )
 
 

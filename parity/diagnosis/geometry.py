@@ -178,7 +178,7 @@ def by_padding(evidence: Evidence) -> Iterator[Cause]:
             yield known_cause("padding", f"padding is {pads}, not {due}{by}")
             return
     for mode in ("reflect", "replicate", "circular"):
-        if any(max(pair) >= size for pair, size in zip(right, sizes, strict=True)):
+        if not any(map(any, right)) or any(max(pair) >= size for pair, size in zip(right, sizes, strict=True)):
             continue
         if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, right, mode))):
             yield known_cause("padding value", f"it is {mode}, not 0")

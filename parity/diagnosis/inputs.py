@@ -82,7 +82,7 @@ def by_other_input(evidence: Evidence) -> Iterator[Cause]:
     for name, other in evidence.others.items():
         if other.shape != evidence.inputs[0].shape:
             continue
-        if evidence.explains(output_of(evidence.step, [other])):
+        if evidence.explains(output_of(evidence, [other])):
             yield known_cause("another skip", f"it takes the output of {name}")._replace(takes_other=True)
             return
 
@@ -133,7 +133,7 @@ def by_another_tensor(evidence: Evidence) -> Iterator[Cause]:
 
 def by_activation_before(evidence: Evidence) -> Iterator[Cause]:
     """Yield an activation that the twin has before the layer and the Keras model does not have."""
-    for name, function in activations(evidence.value):
+    for name, function in activations(evidence.value, evidence.axes_of_value()):
         if evidence.explains(function(evidence.value)):
             yield known_cause("another activation", f"{name}, which the Keras model does not have")
             return

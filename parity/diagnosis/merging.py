@@ -11,6 +11,7 @@ from itertools import combinations, permutations
 from parity.diagnosis.causes import Cause, Untried, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within
 from parity.models.alignment import alignments
+from parity.models.keras_channels import with_channels_last
 from parity.models.keras_graph import Step, run_step
 from parity.tensors import as_tensor
 
@@ -66,10 +67,12 @@ def _another_axis(evidence: Evidence, step: Step) -> Iterator[Cause]:
     if any(x.shape != inputs[0].shape for x in inputs):
         return
     due = getattr(step.layer, "axis", -1) % len(shape)
-    for axis in range(1, inputs[0].ndim):
+    for axis, in_keras in enumerate(evidence.axes_of_input()):
+        if axis == 0 or in_keras == due:
+            continue
         joined = torch.cat(inputs, axis)
-        if axis != due and joined.shape == shape and evidence.explains(joined):
-            yield known_cause("axis", f"joined along axis {axis}, not {due}")
+        if joined.shape == shape and evidence.explains(joined):
+            yield known_cause("axis", f"joined along axis {in_keras}, not {due}")
 
 
 def _in_order(order: Sequence[int]) -> Cause:
@@ -78,6 +81,11 @@ def _in_order(order: Sequence[int]) -> Cause:
 
 def _is_another(slot: int, name: str) -> Cause:
     return known_cause("another skip", f"its input {slot + 1} is the output of {name}")
+
+
+def _axis_of(evidence: Evidence, step: Step) -> int:
+    """Return along which axis of (batch, *spatial, channels) a layer joins its inputs."""
+    return evidence.axes_of_value().index(step.layer.axis % evidence.value.ndim)
 
 
 def _candidates(evidence: Evidence, step: Step) -> Iterator[tuple[str, Tensor]]:
@@ -97,7 +105,7 @@ def _twins(evidence: Evidence) -> Iterator[Tensor]:
 
 def _another_order_joined(evidence: Evidence, step: Step) -> Iterator[Cause]:
     """Look for each input in what the twin has joined, from the first element of the axis on."""
-    axis, inputs = step.layer.axis, evidence.inputs
+    axis, inputs = _axis_of(evidence, step), evidence.inputs
     for twin in _twins(evidence):
         order: list[int] = []
         start = 0
@@ -122,7 +130,7 @@ def _another_order_joined(evidence: Evidence, step: Step) -> Iterator[Cause]:
 
 def _another_joined(evidence: Evidence, step: Step) -> Iterator[Cause]:
     """Look for another tensor where one of the inputs should be, if the others are there."""
-    axis, inputs = step.layer.axis, evidence.inputs
+    axis, inputs = _axis_of(evidence, step), evidence.inputs
     for twin in _twins(evidence):
         parts = twin.split([x.shape[axis] for x in inputs], axis)
         wrong = [
@@ -159,7 +167,7 @@ def _another_element_by_element(evidence: Evidence, step: Step) -> Iterator[Caus
                     yield _not_all(step, evidence)
                     return
                 tries += 1
-                if evidence.explains(_merged(step, [*inputs[:slot], other, *inputs[slot + 1 :]])):
+                if evidence.explains(_merged(evidence, [*inputs[:slot], other, *inputs[slot + 1 :]])):
                     names.append(name)
             if names:
                 yield _is_another(slot, " or ".join(names))
@@ -171,7 +179,7 @@ def _others_tried(evidence: Evidence, step: Step) -> Iterator[Cause | Untried]:
         if tries == _TRIES:
             yield _not_all(step, evidence)
             return
-        if evidence.explains(_merged(step, changed)):
+        if evidence.explains(_merged(evidence, changed)):
             yield cause
 
 
@@ -205,14 +213,17 @@ def _not_all(step: Step, evidence: Evidence) -> Untried:
     )
 
 
-def _merged(step: Step, inputs: Sequence[Tensor]) -> Tensor | None:
+def _merged(evidence: Evidence, inputs: Sequence[Tensor]) -> Tensor | None:
     """Return what a step of the Keras model makes of other inputs, None if it does not take them."""
     try:
-        return output_of(step, inputs)
+        return output_of(evidence, inputs)
     except (ValueError, TypeError):
         return None
 
 
-def output_of(step: Step, inputs: Sequence[Tensor]) -> Tensor:
-    """Return the first output of a step of the Keras model with other inputs."""
-    return as_tensor(run_step(step, [keras.ops.convert_to_tensor(x.numpy()) for x in inputs])[0])
+def output_of(evidence: Evidence, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Return the first output of the Keras layer with other inputs, both (batch, *spatial, channels)."""
+    if evidence.step is None:
+        return None
+    in_keras = [keras.ops.convert_to_tensor(x.numpy()) for x in evidence.inputs_in_keras(inputs)]
+    return with_channels_last(as_tensor(run_step(evidence.step, in_keras)[0]), evidence.axis)

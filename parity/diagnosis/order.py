@@ -6,11 +6,17 @@ from itertools import permutations
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within, run_modules
+from parity.models.keras_channels import as_in_keras
 
 import keras
 from torch import Tensor
 
 _REORDERING = (keras.layers.Flatten, keras.layers.Reshape)
+
+
+def _moves_channels(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a Flatten that moves the channels to the end before it flattens."""
+    return isinstance(layer, keras.layers.Flatten) and layer.data_format == "channels_first"
 
 
 def by_order(evidence: Evidence) -> Iterator[Cause]:
@@ -19,8 +25,9 @@ def by_order(evidence: Evidence) -> Iterator[Cause]:
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
     if isinstance(layer, _REORDERING):
-        for order, reordered in other_orders(x):
-            if evidence.explains(reordered.reshape(evidence.value.shape)):
+        shape = as_in_keras(evidence.value, evidence.axis).shape
+        for order, reordered in other_orders(x if _moves_channels(layer) else evidence.inputs_in_keras()[0]):
+            if evidence.explains_in_keras(reordered.reshape(shape)):
                 yield known_cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
                 return
 
@@ -70,12 +77,16 @@ def other_orders(x: Tensor, all_orders: bool = False) -> Iterator[tuple[tuple[in
 
 
 def by_exchanged_axes(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the other order in which the twin takes the axes between batch and channels."""
-    rank = evidence.value.ndim
-    between = tuple(range(1, rank - 1))
-    for order in permutations(between):
-        if order == between or not evidence.explains(evidence.value.permute(0, *order, rank - 1)):
+    """Yield the other order in which the twin takes the axes, first of all those between batch and channels."""
+    rank, in_keras = evidence.value.ndim, evidence.axes_of_value()
+    axes = tuple(range(1, rank))
+    if evidence.explains(evidence.value):
+        return
+    for order in sorted(permutations(axes), key=lambda order: order[-1] != rank - 1):
+        if order == axes or not evidence.explains(evidence.value.permute(0, *order)):
             continue
+        order = order[:-1] if order[-1] == rank - 1 else order
+        order = tuple(in_keras[axis] for axis in order)
         if evidence.step is not None and isinstance(evidence.step.layer, _REORDERING):
             yield known_cause("flatten order", f"its axes are in the order {order} before they are flattened")
         else:
@@ -85,7 +96,7 @@ def by_exchanged_axes(evidence: Evidence) -> Iterator[Cause]:
 
 def by_reshaped_axes(evidence: Evidence) -> Iterator[Cause]:
     """Yield that the twin's input was reshaped, not permuted."""
-    value, twin = evidence.value, evidence.twin
+    value, twin = as_in_keras(evidence.value, evidence.axis), evidence.twin
     reshaped = value.ndim > 2 and value.shape != twin.shape
     if reshaped and agree_within(value.flatten(1), twin.flatten(1), evidence.tolerance):
         yield known_cause("input axes exchanged", "reshaped, where its axes should be permuted")

@@ -8,6 +8,7 @@ from math import prod
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, run_modules, short_name
 from parity.diagnosis.order import other_orders
+from parity.models.keras_channels import as_in_keras
 from parity.weights.flattened import channels_first_features, counts_features
 from parity.weights.module_settings import depthwise_channels
 
@@ -131,6 +132,10 @@ def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tenso
                 twin = (channels, *spatial) if evidence.channels_first else (*spatial, channels)
                 detail = f"{short} has its features in the order {order}, the twin in {twin}"
                 return known_cause("flatten order", detail)
+        channels, *spatial = evidence.flattened
+        moved = channels_first_features(evidence.weights[path], (*spatial, channels))
+        if evidence.features_first and _equal(actual, moved):
+            return known_cause("flatten order", f"{short} is reordered, and Keras has flattened channels first already")
     if right.ndim == 2 and _equal(actual, right.T):
         return known_cause("kernel not transposed", f"{tuple(right.shape)} either way")
     layer = evidence.step.layer if evidence.step else None
@@ -162,7 +167,7 @@ def _count(evidence: Evidence, wrong: Tensor, weight: Tensor) -> str:
 
 
 def by_bias(evidence: Evidence) -> Iterator[Cause]:
-    """Yield that a function of the twin adds no bias, or adds it twice."""
+    """Yield that a function of the twin adds no bias, or adds it twice, or that Keras adds it along the wrong axis."""
     bias = next(
         (weight for path, weight in evidence.weights.items() if path in evidence.places and path.endswith("/bias")),
         None,
@@ -173,6 +178,16 @@ def by_bias(evidence: Evidence) -> Iterator[Cause]:
         if evidence.explains(evidence.value + sign * bias.to(evidence.value.dtype)):
             yield known_cause(cause, detail)
             return
+    in_keras, own = as_in_keras(evidence.value, evidence.axis), evidence.axis % evidence.value.ndim
+    if own != in_keras.ndim - 1 and in_keras.shape[-1] == len(bias):
+        along_last = bias.to(in_keras.dtype)
+        along_own = along_last.reshape(-1, *[1] * (in_keras.ndim - 1 - own))
+        if evidence.explains_in_keras(in_keras - along_last + along_own):
+            last = in_keras.ndim - 1
+            yield known_cause("axis", f"the twin is right; Keras adds the bias along axis {last}, not {own}, {_WHY}")
+
+
+_WHY = "as Keras 3.15 on TensorFlow does where both are as long as the bias"
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

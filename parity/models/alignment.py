@@ -73,7 +73,7 @@ def alignments(
 def _same_rank(value: Tensor, twin: Tensor, module: nn.Module | None, window: bool) -> Iterator[Aligned]:
     """Yield alignments with a tensor of the same rank: channels first, channels last, with a border, or time first."""
     candidates = []
-    if not isinstance(module, _CHANNELS_LAST):
+    if not _takes_channels_last(module):
         candidates.append(twin.movedim(1, -1))
     if not isinstance(module, _CHANNELS_FIRST):
         candidates.append(twin)
@@ -86,6 +86,11 @@ def _same_rank(value: Tensor, twin: Tensor, module: nn.Module | None, window: bo
     known = isinstance(module, SEQUENCE_MODULES) and not window
     if value.ndim == 3 and value.shape == twin.transpose(0, 1).shape and not known:
         yield Aligned(value, twin.transpose(0, 1))
+
+
+def _takes_channels_last(module: nn.Module | None) -> bool:
+    """Tell whether a module has the channels last. One of the user's own, such as a LayerNorm2d, may not."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in _CHANNELS_LAST)
 
 
 def _features_channels_first(value: Tensor, twin: Tensor, flattened: tuple[int, ...]) -> Aligned:

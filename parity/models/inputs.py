@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 from parity.axes import torch_input
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 TwinInputs = Tensor | Sequence[Tensor] | None
+
+# With more inputs, not every combination of orders of axes is tried.
+_MOST_MIXED = 4
 
 
 def keras_inputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
@@ -63,15 +67,16 @@ def _input_faults(tensor: Any, array: np.ndarray) -> Iterator[str]:
 
 
 def twin_inputs(
-    model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInputs = None, as_keras: bool = False
+    model: nn.Module, arrays: Sequence[np.ndarray], torch_x: TwinInputs = None, as_keras: Sequence[bool] = ()
 ) -> list[Tensor]:
     """Return the inputs of a twin: channels at axis 1, with the twin's dtype. They are copies and may be overwritten.
 
     Args:
         model: The twin.
-        arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels.
+        arrays: An array for each input of the Keras model; with three axes or more, the last is that of the channels,
+            unless the twin takes it as it is.
         torch_x: The twin's inputs, if they are not ``arrays`` with the channels moved to axis 1; examples on axis 0.
-        as_keras: Whether the twin takes its inputs with Keras's axes, as ``takes_keras_axes`` found out.
+        as_keras: Whether the twin takes each input with Keras's axes, as ``takes_keras_axes`` found out.
 
     Raises:
         ParityError: If the twin is not on the CPU or has lazy modules, or ``torch_x`` has something else than tensors.
@@ -89,30 +94,54 @@ def twin_inputs(
         return [tensor.detach().clone() for tensor in inputs]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     tensors = []
-    for given in arrays:
+    for position, given in enumerate(arrays):
         # PyTorch does not take NumPy's bfloat16. Every bfloat16 is a float32.
         array = given if given.dtype.kind in "fiub" else given.astype(np.float32)
-        moved = array.ndim > 2 and not as_keras
+        moved = array.ndim > 2 and not any(as_keras[position : position + 1])
         tensor = torch_input(array) if moved else torch.from_numpy(array.copy())
         tensors.append(tensor.to(dtype) if tensor.is_floating_point() and dtype is not None else tensor)
     return tensors
 
 
-def takes_keras_axes(model: nn.Module, arrays: Sequence[np.ndarray]) -> bool:
-    """Tell whether a twin of sequences takes (batch, length, features), as Keras does, and not the channels first.
+def takes_keras_axes(
+    model: nn.Module, arrays: Sequence[np.ndarray], first: Sequence[bool | None] = ()
+) -> tuple[bool, ...]:
+    """Tell of each input whether the twin takes it with Keras's axes, and not with the last one moved to axis 1.
 
-    A twin with ``nn.Linear``, ``nn.LSTM(batch_first=True)`` or attention does, one with ``nn.Conv1d`` does not. It is
-    run on two examples: if it fails with the features moved to axis 1, and does not with Keras's axes, it takes these.
-    With images this is not tried. Call it inside ``unchanged``.
+    If Keras has the channels of an input first, as its layers say, so has the twin. Else the twin is run on two
+    examples where more than one order is possible. A twin of sequences with ``nn.Linear``,
+    ``nn.LSTM(batch_first=True)`` or attention takes (batch, length, features), as Keras does; one with ``nn.Conv1d``
+    does not. With images whose channels Keras has last, this is not tried. Of the orders with which the twin runs, the
+    first counts: the features of a sequence moved to axis 1. Call it inside ``unchanged``.
 
     Args:
         model: The twin.
         arrays: An array for each input of the Keras model.
+        first: For each of them, whether Keras has its channels first, None if only a layer that permutes the axes says
+            so: the twin may do without that layer. What is not said is False.
     """
-    if all(array.ndim != 3 for array in arrays):
-        return False
+    orders = [_orders(array, (*first, *[False] * len(arrays))[position]) for position, array in enumerate(arrays)]
+    usual = tuple(order[0] for order in orders)
+    other = tuple(order[-1] for order in orders)
+    if usual == other:
+        return usual
     few = [array[:2] for array in arrays]
-    return not _runs(model, twin_inputs(model, few)) and _runs(model, twin_inputs(model, few, as_keras=True))
+    mixed = product(*orders) if len(arrays) <= _MOST_MIXED else ()
+    for as_keras in dict.fromkeys([usual, other, *mixed]):
+        if _runs(model, twin_inputs(model, few, as_keras=as_keras)):
+            return as_keras
+    return usual
+
+
+def _orders(array: np.ndarray, first: bool | None) -> tuple[bool, ...]:
+    """Return whether a twin may take an input with Keras's axes, the likeliest first."""
+    if array.ndim < 3:
+        return (False,)
+    if first is None:
+        return (True, False)
+    if first:
+        return (True,)
+    return (False, True) if array.ndim == 3 else (False,)
 
 
 def _runs(model: nn.Module, inputs: Sequence[Tensor]) -> bool:

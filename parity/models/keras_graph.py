@@ -21,6 +21,13 @@ TensorId = NewType("TensorId", int)
 StepIndex = int
 
 
+# Plain convolutions: a depthwise or separable one moves the channels itself.
+_WITHOUT_KERNEL_ON_CPU = (
+    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
+)
+
+
 class Step(NamedTuple):
     """One call of one Keras layer; a layer with an activation of its own takes two.
 
@@ -252,8 +259,31 @@ def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[
     if step.has_activation:
         # Keras computes a layer and its activation at once. Without the activation, the layer returns what precedes it.
         with mock.patch.object(step.layer, "activation", None):
-            return tree.flatten(step.layer(*args, **kwargs))
-    return tree.flatten(step.layer(*args, **kwargs))
+            return _outputs_of(step.layer, args, kwargs)
+    return _outputs_of(step.layer, args, kwargs)
+
+
+def _outputs_of(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Call a layer. A convolution that cannot run with the channels first runs with the channels last.
+
+    Few processors have a kernel of TensorFlow's for the channels first, and none in float64: "The Conv2D op currently
+    only supports the NHWC tensor format on the CPU".
+    """
+    may_lack_kernel = isinstance(layer, _WITHOUT_KERNEL_ON_CPU) and layer.data_format == "channels_first"
+    try:
+        return tree.flatten(layer(*args, **kwargs))
+    except Exception:
+        if not may_lack_kernel:
+            raise
+    inputs, *rest = args
+    expected = layer.input_spec
+    try:
+        layer.input_spec = None
+        with mock.patch.object(layer, "data_format", "channels_last"):
+            output = layer(keras.ops.moveaxis(inputs, 1, -1), *rest, **kwargs)
+    finally:
+        layer.input_spec = expected
+    return [keras.ops.moveaxis(output, -1, 1)]
 
 
 def activates(step: Step) -> bool:

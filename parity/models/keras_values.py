@@ -1,10 +1,13 @@
 """The tensors of a Keras model, computed step by step: once as they are, once with other rounding errors."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from math import prod
 from typing import Any, NamedTuple
 
+from parity.errors import ParityError
+from parity.models.keras_channels import CHANNELS_LAST, Channels
 from parity.models.keras_graph import Graph, Step, TensorId, run_step
 from parity.models.rounding import Errors, errors_of, is_float, perturbed_tensor, usual_move
 
@@ -61,7 +64,10 @@ def walk(
     yield None, list(values.values()), list(values.values())
     for index, step in enumerate(graph.steps):
         inputs = [values[number] for number in step.inputs]
-        exact, perturbed = _run_twice(step, inputs, training) if perturb else _run_once(step, inputs, training)
+        try:
+            exact, perturbed = _run_twice(step, inputs, training) if perturb else _run_once(step, inputs, training)
+        except Exception as error:
+            raise ParityError(step.name, [f"the Keras model stops there: {_in_one_line(error)}"]) from error
         errors = errors_of(step, [value.exact for value in inputs], exact, training) if perturb else Errors()
         outputs = [value_of(*pair, errors) for pair in zip(exact, perturbed, strict=True)]
         if perturb and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
@@ -74,6 +80,13 @@ def walk(
         for number in step.outputs:
             if number not in last_use:
                 del values[number]
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return an exception's kind and what it says. Keras puts a line of its own before that, and colours."""
+    lines = [re.sub(r"\x1b\[\d+m|{{.*?}}", "", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    return f"{type(error).__name__}: {said[0] if said else 'no message'}"
 
 
 def _moved(step: Step, inputs: Sequence[Value], output: Value) -> Value:
@@ -126,7 +139,11 @@ def _run_unnoticed(step: Step, values: Sequence[Any], training: bool) -> list[An
 
 
 def follow_order(
-    step: Step, inputs: Sequence[Value], outputs: Sequence[Value], flattened: dict[TensorId, tuple[int, ...]]
+    step: Step,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    flattened: dict[TensorId, tuple[int, ...]],
+    channels: Channels = CHANNELS_LAST,
 ) -> None:
     """Add to ``flattened`` the output of a step, if it holds flattened features.
 
@@ -134,7 +151,9 @@ def follow_order(
         step: The step. Features keep their order up to the first Dense layer, which mixes them.
         inputs: The step's inputs.
         outputs: The step's outputs.
-        flattened: For each tensor with flattened features: the shape (*spatial, channels) that they had before.
+        flattened: For each tensor with flattened features: the shape (*spatial, channels) that they had before; of
+            features that lie channels first, the shape (channels, *spatial).
+        channels: Where the tensors have their channels.
     """
     if len(step.inputs) != 1 or len(step.outputs) != 1:
         return
@@ -142,6 +161,9 @@ def follow_order(
     mixes = isinstance(step.layer, keras.layers.Dense) and not step.is_activation
     if isinstance(step.layer, keras.layers.Flatten):
         if len(shape) > 1:
+            if step.outputs[0] not in channels.features_first:
+                axis = channels.axis(step.inputs[0], step, 1 + len(shape)) - 1
+                shape = (*shape[:axis], *shape[axis + 1 :], shape[axis])
             flattened[step.outputs[0]] = shape
     elif step.inputs[0] in flattened and not mixes and result == (prod(flattened[step.inputs[0]]),):
         flattened[step.outputs[0]] = flattened[step.inputs[0]]

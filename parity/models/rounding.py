@@ -9,6 +9,7 @@ from math import exp, isfinite, log1p, prod, sqrt
 from typing import Any, NamedTuple
 
 from parity.models.alignment import largest
+from parity.models.keras_channels import stated_axis
 from parity.models.keras_graph import Step, function_of
 from parity.tensors import as_tensor
 
@@ -237,7 +238,9 @@ def _gain(step: Step, inputs: Sequence[Any], output: Any) -> float:
     if hasattr(step.layer, "kernel") and not step.is_activation:
         # The norm of the weights of one unit or filter, on average.
         kernel = keras.ops.convert_to_numpy(keras.ops.cast(step.layer.kernel, "float32"))
-        return float(np.linalg.norm(kernel.ravel())) / sqrt(output.shape[-1])
+        rank = len(output.shape)
+        said = stated_axis(step, rank)
+        return float(np.linalg.norm(kernel.ravel())) / sqrt(output.shape[rank - 1 if said is None else said])
     rule = rule_of(step)
     if rule.adds or rule.selects:
         return 1.0

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
+from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, TensorId
 from parity.models.keras_layers import inner_layers
 from parity.models.keras_values import Value, follow_order, walk
@@ -22,7 +23,7 @@ class PartInput(NamedTuple):
     """The input of a part in one of its calls.
 
     Attributes:
-        value: The tensor (batch, *spatial, channels).
+        value: The tensor (batch, *spatial, channels), wherever Keras has its channels.
         tolerance: The largest difference that rounding explains.
         flattened: The shape (*spatial, channels) that its features were flattened from, if any.
         before: The labels of the parts before it: the tensor depends on their weights.
@@ -72,6 +73,7 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
     """Run the Keras model; return its parts by label, in the order of the data flow, and faults."""
     parts: dict[str, Part] = {}
     faults: dict[str, None] = {}
+    channels = channels_of(graph)
     # The parts before each tensor, and the shape before flattening of each tensor that has flattened features.
     before: dict[TensorId, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
     flattened: dict[TensorId, tuple[int, ...]] = {}
@@ -86,11 +88,14 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
                 part = parts.setdefault(new.label, new)
                 if part.layer is not new.layer:
                     faults[f"{new.label}: two layers of the Keras model have this path; rename one"] = None
-                shape = flattened.get(step.inputs[0]) if isinstance(new.layer, ON_FEATURES) else None
-                part.inputs.append(_part_input(new, inputs[0], shape, parts_before))
+                features = channels.features(step.inputs[0], flattened)
+                shape = features if isinstance(new.layer, ON_FEATURES) else None
+                found = _part_input(new, inputs[0], shape, parts_before)
+                axis = channels.axis(step.inputs[0], step, found.value.ndim)
+                part.inputs.append(found._replace(value=with_channels_last(found.value, axis)))
                 parts_before |= {new.label}
         before |= dict.fromkeys(step.outputs, parts_before)
-        follow_order(step, inputs, outputs, flattened)
+        follow_order(step, inputs, outputs, flattened, channels)
     if not parts and not faults:
         faults["the Keras model has no weights"] = None
     return parts, list(faults)

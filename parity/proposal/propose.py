@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from parity.errors import ParityError
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
+from parity.models.keras_channels import channels_of, input_axes
 from parity.models.keras_graph import keras_graph, with_graph
 from parity.proposal.layers import Part, keras_dtype, keras_parts
 from parity.proposal.search import Found, Search
@@ -78,12 +79,12 @@ def propose_mapping(
     Args:
         keras_model: A Functional or a built Sequential model.
         torch_model: The twin, a module whose ``forward`` takes as many tensors as the Keras model has inputs.
-        x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs. The
-            first two examples are used. Random numbers tell layers apart better than zeros.
+        x: An input of the Keras model: an array, with the axes that the model takes, or one for each of several inputs.
+            The first two examples are used. Random numbers tell layers apart better than zeros.
         names: The twins that you know: {layer: module}, such as ``{"dense_1": "steer"}``. A SeparableConv has two:
             ``{"sep/depthwise": "a", "sep/pointwise": "b"}``.
-        torch_x: The twin's inputs, if they are neither ``x`` with the channels moved to axis 1 nor, for sequences,
-            ``x`` itself.
+        torch_x: The twin's inputs, if they are neither ``x`` with the channels on axis 1 nor, for sequences, ``x``
+            itself.
 
     Raises:
         ParityError: If no mapping can be complete, with every fault: a Keras model without a graph, a kind of layer
@@ -97,7 +98,8 @@ def propose_mapping(
     parts, faults = keras_parts(graph, arrays)
     twin = TwinCopy(torch_model, keras_dtype(keras_model))
     with unchanged(keras_model, torch_model):
-        as_keras = torch_x is None and takes_keras_axes(twin.model, arrays)
+        first = list(input_axes(graph, channels_of(graph)))
+        as_keras = takes_keras_axes(twin.model, arrays, first) if torch_x is None else ()
         tensors = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x, as_keras)]
         twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
         fits = {label: twin.fitting(part) for label, part in parts.items()}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from parity.errors import ParityError
 from parity.models.alignment import alignments
+from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, TensorId
 from parity.models.keras_values import Value, walk
 from parity.models.rounding import perturbed_tensor
@@ -29,10 +30,10 @@ class KerasGradients(NamedTuple):
     """Gradients of the sum of a model's outputs, each element times a random number.
 
     Attributes:
-        tensors: The gradient with respect to each tensor, exact and perturbed.
+        tensors: The gradient (batch, *spatial, channels) with respect to each tensor, exact and perturbed.
         sizes: The largest absolute value of each tensor.
         weights: The gradient of each weight, exact and perturbed, by the weight's path. None if it is not trained.
-        outputs: The model's outputs, as PyTorch tensors in Keras's order of axes.
+        outputs: The model's outputs (batch, *spatial, channels), as PyTorch tensors.
         factors: The random numbers, of the same shapes.
         gains: For each output of a BatchNormalization: the largest factor by which the layer magnifies its input.
     """
@@ -72,6 +73,12 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
         return None
     import tensorflow as tf
 
+    channels = channels_of(graph)
+
+    def last(number: TensorId, tensor: Any) -> Tensor:
+        dense = _dense(tensor)
+        return with_channels_last(dense, channels.axis(number, None, dense.ndim))
+
     trained: dict[str, Any] = {w.path: w for step in graph.steps for w in getattr(step.layer, "trainable_weights", [])}
     paths = {w.path for step in graph.steps for w in step.layer_weights}
     values: dict[TensorId, Value] = {}
@@ -104,7 +111,7 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
     )
     for number, exact, perturbed in pairs:
         if exact is not None and perturbed is not None and number not in graph.inputs:
-            tensors[number] = _dense(exact), _dense(perturbed)
+            tensors[number] = last(number, exact), last(number, perturbed)
     weights: dict[str, tuple[Tensor, Tensor] | None] = dict.fromkeys(paths)
     variables = [weight.value for weight in trained.values()]
     by_path = zip(trained, tape.gradient(losses[0], variables), tape.gradient(losses[1], variables), strict=True)
@@ -112,8 +119,9 @@ def keras_gradients(graph: Graph, x: Sequence[np.ndarray], seed: int = 0) -> Ker
         if exact is not None:
             weights[path] = _dense(exact), _dense(perturbed)
     sizes = {number: float(keras.ops.max(keras.ops.abs(values[number].exact))) for number in floats}
-    exact_outputs = [_dense(end.exact) for end in ends]
-    return KerasGradients(tensors, sizes, weights, exact_outputs, list(map(_dense, factors)), gains)
+    exact_outputs = [last(number, end.exact) for number, end in zip(graph.outputs, ends, strict=True)]
+    factors_of_outputs = [last(number, factor) for number, factor in zip(graph.outputs, factors, strict=True)]
+    return KerasGradients(tensors, sizes, weights, exact_outputs, factors_of_outputs, gains)
 
 
 def _gain(layer: Any, x: Any) -> float:

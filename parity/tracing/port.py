@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from parity.errors import ParityError
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
+from parity.models.keras_channels import channels_of, input_axes
 from parity.models.keras_graph import Graph, keras_graph, with_graph
 from parity.models.keras_layers import inner_layers
 from parity.weights.fills import Fill, Misfit, Weight, fills, keras_weights, twin_tensors
@@ -30,7 +31,7 @@ class Port(NamedTuple):
         twin_inputs: The twin's inputs. The twin may overwrite its inputs, so run it with copies.
         twin_inputs_given: Whether the user has given the twin's inputs; else they are ``inputs`` with the channels
             moved, or as they are.
-        as_keras: Whether they are as they are, because the twin takes its inputs with Keras's axes.
+        as_keras: Whether each is as it is, because the twin takes it with Keras's axes.
         modules: The modules that hold a Keras layer's weights, in the order of the weights, by the layer's identity.
         fills: What each row moves, or why it cannot.
         weights: The Keras weights, by path.
@@ -43,7 +44,7 @@ class Port(NamedTuple):
     inputs: list[np.ndarray]
     twin_inputs: list[Tensor]
     twin_inputs_given: bool
-    as_keras: bool
+    as_keras: tuple[bool, ...]
     modules: dict[int, list[nn.Module]]
     fills: list[Fill | Misfit]
     weights: dict[str, Weight]
@@ -90,10 +91,10 @@ def make_port(
     Args:
         keras_model: A Functional or a built Sequential model, or a subclassed one whose ``call`` takes symbolic inputs.
         torch_model: The twin.
-        x: The input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
+        x: The input of the Keras model: an array with the axes that the model takes, or one for each of its inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
-        torch_x: The twin's inputs, if they are neither ``x`` with the channels moved to axis 1 nor, for sequences,
-            ``x`` itself.
+        torch_x: The twin's inputs, if they are neither ``x`` with the channels on axis 1 nor, for sequences, ``x``
+            itself.
 
     Raises:
         ParityError: If the Keras model has no graph, the twin is no module or not on the CPU, the mapping has other
@@ -113,9 +114,10 @@ def make_port(
     given = torch_x is not None
     tensors = twin_inputs(torch_model, inputs, torch_x)
     with unchanged(keras_model, torch_model):
-        as_keras = not given and takes_keras_axes(torch_model, inputs)
-    if as_keras:
-        tensors = twin_inputs(torch_model, inputs, as_keras=True)
+        first = list(input_axes(graph, channels_of(graph)))
+        as_keras = () if given else takes_keras_axes(torch_model, inputs, first)
+    if any(as_keras):
+        tensors = twin_inputs(torch_model, inputs, as_keras=as_keras)
     modules = _modules_of_layers(graph, torch_model, rows)
     filled = _fills(rows, weights, torch_model)
     return Port(keras_model, torch_model, graph, rows, inputs, tensors, given, as_keras, modules, filled, weights)

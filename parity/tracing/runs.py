@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from parity.models.keras_channels import CHANNELS_LAST, Channels
 from parity.models.keras_graph import Graph, StepIndex, TensorId
 from parity.models.torch_calls import Call
 from parity.tracing.pairing import Pairing, Spot
@@ -48,11 +49,13 @@ class Run(NamedTuple):
         inputs: The comparison of each input of a step with what the step's twin takes, by step and slot.
         outputs: The comparison of each Keras tensor with what the twin returns in its place. If the twin has no such
             call, with what the tensor's consumers take; of several consumers, the nearest.
-        shapes: The shape of each Keras tensor.
-        flattened: For each Keras tensor that holds flattened features: the shape (*spatial, channels) before.
+        shapes: The shape of each Keras tensor, with Keras's order of axes.
+        flattened: For each Keras tensor that holds flattened features: the shape before, as ``follow_order`` has it.
         noise: The rounding noise to expect in each Keras tensor.
-        stored: The Keras tensor and the twin's for outputs that diverge, as long as there was room for them.
-        returned: Each output of the model, and the twin's, by slot.
+        stored: The Keras tensor (batch, *spatial, channels) and the twin's for outputs that diverge, as long as there
+            was room for them.
+        returned: Each output of the model (batch, *spatial, channels), and the twin's, by slot.
+        channels: Where the Keras tensors have their channels.
     """
 
     graph: Graph
@@ -66,6 +69,11 @@ class Run(NamedTuple):
     noise: Mapping[TensorId, float]
     stored: Mapping[TensorId, tuple[Tensor, Tensor]]
     returned: Mapping[int, tuple[Tensor, Tensor]]
+    channels: Channels = CHANNELS_LAST
+
+    def features(self, number: TensorId) -> tuple[int, ...] | None:
+        """Return the shape (*spatial, channels) that a tensor was flattened from, if a twin may flatten otherwise."""
+        return self.channels.features(number, self.flattened)
 
     def inputs_of(self, step: StepIndex) -> list[Comparison | None]:
         """Return the comparisons of a step's inputs, None for each input that was seen nowhere.

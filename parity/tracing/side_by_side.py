@@ -7,11 +7,13 @@ tensors that are still to be compared stay in memory. So a large model needs lit
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from itertools import chain
 from math import inf
 from typing import Any, NamedTuple
 
 from parity.models.alignment import alignments, distance
 from parity.models.inputs import unchanged
+from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, Step, StepIndex, TensorId
 from parity.models.keras_values import Value, follow_order, walk
 from parity.models.rounding import TIMES_NOISE, noise_of, rule_of
@@ -150,7 +152,7 @@ class _Comparer:
     def __init__(self, port: Port, calls: list[Call], pairing: Pairing, training: bool) -> None:
         self.graph, self.calls, self.pairing, self.training = port.graph, calls, pairing, training
         self.steps = walk(port.graph, port.inputs, training)
-        self.producers = port.graph.producers()
+        self.producers, self.channels = port.graph.producers(), channels_of(port.graph)
         self.inputs: dict[Consumer, Comparison] = {}
         self.outputs: dict[TensorId, Comparison] = {}
         self.shapes: dict[TensorId, tuple[int, ...]] = {}
@@ -166,8 +168,8 @@ class _Comparer:
         # What to compare at each moment at which the twin is watched: a Keras tensor, the spot of the twin's tensor,
         # and the input of a step that it is, None for the output of a step.
         self.planned: dict[tuple[int, str], list[tuple[TensorId, Spot, Consumer | None]]] = defaultdict(list)
-        # Comparisons that were agreement, by Keras tensor and identity of the twin's tensor.
-        self.agreed: dict[tuple[TensorId, tuple[int, int] | None], Comparison] = {}
+        # Comparisons that were agreement, by Keras tensor, axis of its channels and identity of the twin's tensor.
+        self.agreed: dict[tuple[TensorId, int, tuple[int, int] | None], Comparison] = {}
         for consumer, spot in pairing.inputs.items():
             step, slot = consumer
             self.plan(self.graph.inputs_of(step)[slot], spot, consumer)
@@ -194,6 +196,7 @@ class _Comparer:
             noise=self.noise,
             stored=self.stored,
             returned=self.returned,
+            channels=self.channels,
         )
 
     def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:
@@ -235,11 +238,12 @@ class _Comparer:
             # The twin may select other elements, even if the perturbed model selects the same.
             least = max(self.noise[number] for number in step.inputs)
             self.noise.update({number: max(least, self.noise[number]) for number in step.outputs})
-        follow_order(step, inputs, outputs, self.flattened)
+        follow_order(step, inputs, outputs, self.flattened, self.channels)
 
     def enter(self, number: TensorId, twin: Tensor, spot: Spot, consumer: Consumer | None) -> None:
         """Compare a Keras tensor with the twin's and add the comparison."""
-        found, value = self.comparison(number, twin, spot), self.values[number]
+        axes = self.axes(number, consumer)
+        found, value = self.comparison(number, twin, spot, axes), with_channels_last(self.values[number], axes[0])
         if consumer is not None:
             self.inputs[consumer] = found
             step, slot = consumer
@@ -251,24 +255,32 @@ class _Comparer:
             if not found.agrees and room and self.inputs_agree(number):
                 self.stored[number] = (value, twin.clone())
 
-    def comparison(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:
+    def axes(self, number: TensorId, consumer: Consumer | None) -> Sequence[int]:
+        """Return where a Keras tensor may have its channels, as the step says that takes it, or that returns it."""
+        index = self.producers.get(number) if consumer is None else consumer[0]
+        step = None if index is None or index == len(self.graph.steps) else self.graph.steps[index]
+        return self.channels.possible(number, step, self.values[number].ndim)
+
+    def comparison(self, number: TensorId, twin: Tensor, spot: Spot, axes: Sequence[int]) -> Comparison:
         # A tensor is seen as the output of one call and as the input of the next. It is compared only once, unless it
-        # was overwritten in between.
+        # was overwritten in between, or the two layers do not have the channels on the same axis.
         identity = identity_of(twin)
-        known = self.agreed.get((number, identity))
+        known = self.agreed.get((number, axes[0], identity))
         if known is not None:
             return known
-        found = self.closest(number, twin, spot)
+        found = self.closest(number, twin, spot, axes)
         if found.agrees and identity is not None:
-            self.agreed[number, identity] = found
+            self.agreed[number, axes[0], identity] = found
         return found
 
-    def closest(self, number: TensorId, twin: Tensor, spot: Spot) -> Comparison:
+    def closest(self, number: TensorId, twin: Tensor, spot: Spot, axes: Sequence[int]) -> Comparison:
         """Compare a Keras tensor and the twin's in each alignment, and return the nearest."""
         best = Comparison(inf, TIMES_NOISE * self.noise[number], MISFIT, tuple(twin.shape), spot)
         module = self.calls[spot.call].module if spot.call < len(self.calls) else None
-        window, value = spot.when == "in", Seen(twin, self.real.get(spot)).value(self.values[number])
-        for aligned in alignments(value, twin, module, self.flattened.get(number), window):
+        window, in_keras = spot.when == "in", Seen(twin, self.real.get(spot)).value(self.values[number])
+        features = self.channels.features(number, self.flattened)
+        values = [with_channels_last(in_keras, axis) for axis in axes]
+        for aligned in chain.from_iterable(alignments(value, twin, module, features, window) for value in values):
             difference = distance(aligned.value, aligned.twin)
             if best.note == MISFIT or difference < best.difference:
                 best = best._replace(difference=difference, note=aligned.note)

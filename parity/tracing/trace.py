@@ -74,10 +74,11 @@ def trace(
     Args:
         keras_model: A Functional or a built Sequential model, or a subclassed one whose ``call`` takes symbolic inputs.
         torch_model: The twin; it runs in the mode that it is in.
-        x: An input of the Keras model: an array (batch, *spatial, channels), or one for each of several inputs.
+        x: An input of the Keras model: an array, with the axes that the model takes, or one for each of several inputs.
         mapping: Which Keras weight fills which PyTorch tensor, as ``parity.read_mapping`` returns it.
-        torch_x: The twin's inputs, examples on axis 0, if they are not ``x`` with the channels moved to axis 1. A twin
-            of sequences may also take ``x`` as it is; that is found out by trying.
+        torch_x: The twin's inputs, examples on axis 0, if they are not ``x`` with the channels on axis 1: moved there,
+            or as they are, if the Keras layers have them there. A twin of sequences may also take ``x`` as it is; that
+            is found out by trying.
         training: Run both in training mode, without dropout, and compare running statistics, dropout rates and
             gradients, too. That PyTorch's running variance divides by N - 1 and Keras's by N is no difference.
             Gradients need all of both models in memory, and TensorFlow as Keras's backend.

@@ -122,7 +122,7 @@ def _same_statistics(run: Run, index: StepIndex, before: dict[str, Tensor]) -> b
     shape = run.shapes[number]
     count = prod(shape) // shape[layer.axis]
     calls = sum(step.layer is layer for step in run.graph.steps)
-    flattened = run.flattened.get(number)
+    flattened = run.features(number)
     for variable, buffer, n in (
         (layer.moving_mean, running_mean, inf),
         (layer.moving_variance, running_var, count),
@@ -201,7 +201,7 @@ def _other_gradients(
     coarse = any(map(has_float32_constants, run.graph.steps))
     for index, step in enumerate(run.graph.steps):
         by_outputs = [
-            _same(in_keras.tensors[number], in_twin.tensors[number], run.flattened.get(number), coarse)
+            _same(in_keras.tensors[number], in_twin.tensors[number], run.features(number), coarse)
             for number in step.outputs
             # Of a tensor of zeros several gradients may be right: a maximum may select any of equal elements.
             if in_keras.sizes.get(number, 0) > 0
@@ -223,7 +223,7 @@ def _other_gradients(
                 exact, perturbed = (fill.laid_out(gradient) for gradient in pair)
                 whole = in_twin.weights[fill.row.torch]
                 gradient = None if whole is None else fill.part_of(whole)
-                by_weights.append(_same((exact, perturbed), gradient, run.flattened.get(step.inputs[0]), coarse, terms))
+                by_weights.append(_same((exact, perturbed), gradient, run.features(step.inputs[0]), coarse, terms))
         known = by_weights or following
         agrees = all(by_weights) and (all(by_outputs) or (bool(known) and all(known)))
         right.update(dict.fromkeys(step.outputs, agrees if by_outputs or known else None))

@@ -21,7 +21,7 @@ channels, m is the depth multiplier, u the number of units of a recurrent layer,
 | LayerNormalization, GroupNorm. | gamma, beta        | (c)               | weight, bias   | (c)                    |
 | RMSNormalization               | scale              | (c)               | weight         | (c)                    |
 | Normalization                  | mean, variance     | (c)               | of any name    | (c)                    |
-| PReLU with shared spatial axes | alpha              | (1s, c)           | weight         | (c)                    |
+| PReLU with shared spatial axes | alpha              | (1s, c), (c, 1s)  | weight         | (c)                    |
 | Embedding                      | embeddings         | (v, e)            | weight         | (v, e)                 |
 | SimpleRNN, LSTM, GRU           | kernel             | (i, gates u)      | weight_ih_l0   | (gates u, i)           |
 |                                | recurrent_kernel   | (u, gates u)      | weight_hh_l0   | (gates u, u)           |

@@ -76,8 +76,11 @@ def channels_moved(weight: Tensor) -> Tensor:
 
 
 def shared_alpha(weight: Tensor) -> Tensor:
-    """View a shared alpha (1, ..., 1, c) as (c,), and another one, which fits no nn.PReLU, as (c, *spatial)."""
-    return weight.flatten() if weight.numel() == weight.shape[-1] else channels_moved(weight)
+    """View a shared alpha as (c,), and another one, which fits no nn.PReLU, as (c, *spatial).
+
+    The shared one is (1, ..., 1, c), or (c, 1, ..., 1) where Keras has the channels first.
+    """
+    return weight.flatten() if weight.numel() == max(weight.shape) else channels_moved(weight)
 
 
 def standard_deviation(variance: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def transfer(
         flatten: For a twin that flattens its activations channels first: the name of each Keras layer after such a
             ``Flatten``, up to the first Dense layer, and the shape (*spatial, channels) that Keras flattens. The layer
             may be Dense, whose kernel has a row for each feature, or BatchNormalization, LayerNormalization or PReLU,
-            whose vectors have a number for each feature.
+            whose vectors have a number for each feature. A Keras model with the channels first needs this only for a
+            ``Flatten(data_format="channels_first")``, which moves the channels to the end before it flattens.
         training: Whether the twin will be trained. Then another momentum of BatchNormalization is a fault; else it is
             a warning, because it changes no prediction.
 

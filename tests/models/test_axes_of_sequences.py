@@ -70,7 +70,7 @@ def test_a_mistake_in_a_port_of_tokens_is_located_and_named():
     ids=["dense", "lstm", "convolution", "both", "neither", "features", "images"],
 )
 def test_only_a_twin_of_sequences_that_fails_with_the_features_first_takes_them_last(twin, shape, as_keras):
-    assert takes_keras_axes(twin, [np.zeros((3, *shape), "float32")]) == as_keras
+    assert takes_keras_axes(twin, [np.zeros((3, *shape), "float32")]) == (as_keras,)
 
 
 def test_a_mistake_of_the_reader_is_told_and_torch_x_is_named():

@@ -151,7 +151,9 @@ def test_a_proposal_says_what_is_open():
 # --- Other networks: 1D, nested, shared, separable, several inputs, flattened channels first ------------------------
 
 
-@pytest.mark.parametrize("name", ["signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested"])
+@pytest.mark.parametrize(
+    "name", ["signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested", "channels_first"]
+)
 def test_the_small_networks_are_found_whole(name):
     network = load_network(name)
     model, x = network.probes[0].keras_model, network.probes[0].x

@@ -295,9 +295,9 @@ def counted(monkeypatch):
     compared = []
 
     class Counting(side_by_side._Comparer):
-        def closest(self, number, twin, spot):
+        def closest(self, number, *others):
             compared.append(number)
-            return super().closest(number, twin, spot)
+            return super().closest(number, *others)
 
     monkeypatch.setattr(side_by_side, "_Comparer", Counting)
     return compared
