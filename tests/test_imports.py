@@ -23,7 +23,7 @@ ALLOWED = {
     "parity.tracing": {"parity.errors", "parity.tensors", "parity.weights", "parity.models"},
     "parity.diagnosis": {
         *("parity.errors", "parity.tensors", "parity.weights", "parity.models"),
-        *("parity.padding", "parity.tracing"),
+        *("parity.padding", "parity.recurrent", "parity.tracing"),
     },
     "parity": {
         "parity.axes",

@@ -39,7 +39,9 @@ def plain(name):
 
 def of_name(module, name):
     """Return what of a module of Keras goes by a name of the table, a class before a function."""
-    found = [value for key, value in vars(module).items() if plain(key) == name]
+    found = [
+        value for key, value in vars(module).items() if name in (plain(key), plain(getattr(value, "__name__", "")))
+    ]
     return sorted(found, key=lambda one: not isinstance(one, type))[:1]
 
 
@@ -61,12 +63,21 @@ ALSO_TAKEN = {
 }
 
 
+# What layers must be given.
+NEEDED = {
+    "resizing": (2, 2),
+    "rescaling": (0.1,),
+    "multiheadattention": (2, 3),
+    "groupedqueryattention": (3, 2, 1),
+}
+
+
 def steps_called(name):
     """Return a step for all in Keras that goes by a name of the table: a layer, an operation, an activation."""
     steps = []
     for kind in of_name(L, name):
         sized = "adaptive" in name or (name.startswith(("max", "average")) and name.endswith("d"))
-        sizes = (2, 2) if name == "resizing" else (2,) if sized else ()
+        sizes = NEEDED.get(name, (2,) if sized else ())
         steps.append(step_of(kind(*sizes)))
     for function in of_name(ops, name):
         steps.append(step_of(operation_of(function, *ALSO_TAKEN.get(name, tuple)())))
@@ -176,6 +187,14 @@ def test_what_selects_moves_as_what_it_takes_or_a_share_of_it_or_not_at_all(name
         (L.UpSampling1D(), False),
         (L.PReLU(), False),
         (L.MaxPooling2D(), False),
+        (L.Rescaling(1 / 255), True),
+        (L.Rescaling([0.5, 0.1]), True),
+        (L.Rescaling(0.5, 0.1), True),
+        (L.Rescaling(0.5, -1.0), False),
+        (L.MultiHeadAttention(2, 3), True),
+        (L.MultiHeadAttention(2, 4), False),
+        (L.GroupQueryAttention(3, 2, 1), True),
+        (L.GroupQueryAttention(16, 2, 1), False),
     ],
     ids=lambda x: getattr(x, "name", None),
 )
