@@ -36,7 +36,15 @@ ALLOWED = {
     | {f"parity.{room}" for room in ("weights", "models", "tracing", "diagnosis", "proposal")},
     "course.official_weights": set(),
     "course.pages": {"course.official_weights"},
-    "course": {"parity", "parity.axes", "parity.padding", "parity.tracing.plot", "keras_model", "torch_model"},
+    "course": {
+        "parity",
+        "parity.axes",
+        "parity.padding",
+        "parity.recurrent",
+        "parity.tracing.plot",
+        "keras_model",
+        "torch_model",
+    },
     "keras_model": {"course"},
     "torch_model": {"parity.padding"},
 }
