@@ -22,6 +22,7 @@ from parity.diagnosis.inputs import (
     by_precision,
     by_scaled_input,
 )
+from parity.diagnosis.inside import by_folding, by_function_inside
 from parity.diagnosis.merging import by_merging
 from parity.diagnosis.norms import by_kind_of_norm, by_place_of_norm
 from parity.diagnosis.order import (
@@ -41,7 +42,7 @@ from parity.tracing.port import Port, make_port
 from parity.tracing.runs import Run
 from parity.tracing.trace import Divergence, divergence_of, run_and_judge
 from parity.tracing.training import Fault
-from parity.tracing.verdicts import STARTS, Kind, Verdict, table
+from parity.tracing.verdicts import STARTS, Kind, Verdict, only_outputs, table
 
 import keras
 import pandas as pd
@@ -55,6 +56,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_recurrence,
     by_attention_weights,
     by_attention,
+    by_folding,
     by_weights,
     by_settings,
     by_padding,
@@ -63,6 +65,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_bias,
     by_function,
     by_kind_of_norm,
+    by_function_inside,
     by_axis,
     by_merging,
     by_order,
@@ -106,18 +109,27 @@ class Diagnosis(NamedTuple):
         causes: The known causes that explain it; empty if none does.
         traced: What ``parity.trace`` returns.
         untried: Where a search met its bound before it found anything, what it left out.
+        only_outputs: Whether nothing but the outputs of both models was compared, because nothing in the twin was found
+            for any layer.
     """
 
     divergence: Divergence | None
     causes: list[Cause]
     traced: pd.DataFrame
     untried: tuple[str, ...] = ()
+    only_outputs: bool = False
 
     def __str__(self) -> str:
+        only = "only the outputs were compared, because nothing in the twin was found for any layer"
         if self.divergence is None:
-            return "no layer diverges"
+            return f"the outputs agree; {only}" if self.only_outputs else "no layer diverges"
         lines = [str(cause) for cause in self.causes] or ["none of the known causes explains it"]
-        return "\n  ".join([str(self.divergence), *lines, *(f"not all was tried: {what}" for what in self.untried)])
+        lines += [only] if self.only_outputs else []
+        lines += [f"not all was tried: {what}" for what in self.untried]
+        function, at = self.divergence.twin.rpartition(", ")[2], self.divergence.at
+        if at and function.endswith("()"):  # a module can be found by its name
+            lines.append(f"{function} is called in {at}")
+        return "\n  ".join([str(self.divergence), *lines])
 
 
 def diagnose(
@@ -143,13 +155,13 @@ def diagnose(
     traced = table(run, verdicts)
     first = next((verdict for verdict in verdicts if verdict.kind in STARTS), None)
     if first is None:
-        return Diagnosis(None, [], traced)
+        return Diagnosis(None, [], traced, only_outputs=only_outputs(run))
     causes, untried = _causes(port, run, first)
     divergence = divergence_of(run, first)
     if any(cause.takes_other for cause in causes):
         # A function's input may not have been seen. Then the cause alone tells that it is another one.
         divergence = divergence._replace(verdict=str(Kind.TAKES_OTHER))
-    return Diagnosis(divergence, causes, traced, untried)
+    return Diagnosis(divergence, causes, traced, untried, only_outputs(run))
 
 
 def _causes(port: Port, run: Run, verdict: Verdict) -> tuple[list[Cause], tuple[str, ...]]:

@@ -1,13 +1,15 @@
 """All that is known of a layer that diverges, and how it is gathered."""
 
+import copy
 from collections.abc import Container, Mapping, Sequence
+from itertools import islice, takewhile
 from math import prod
 from types import MappingProxyType
 from typing import NamedTuple
 
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
 from parity.models.keras_channels import as_in_keras, axes_in_keras, with_channels_last
-from parity.models.keras_graph import Step, StepIndex, TensorId
+from parity.models.keras_graph import Step, StepIndex, TensorId, run_step
 from parity.models.rounding import TIMES_NOISE
 from parity.tensors import as_tensor
 from parity.tracing.op_families import IDENTITIES, names_of_step
@@ -17,12 +19,41 @@ from parity.tracing.side_by_side import STORED_NUMBERS, tensors_at
 from parity.tracing.verdicts import Kind, Verdict
 from parity.weights.fills import Fill
 
+import keras
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 # The number in place of infinity where tensors are subtracted.
 _HUGE = 1e30
+# At most so many steps behind a layer are tried together with it.
+_MOST_BEHIND = 4
+
+
+class Behind(NamedTuple):
+    """A step behind a layer, for which the twin has no call, so that the layer's module may do it as well.
+
+    Attributes:
+        step: The step.
+        taken: What it takes in Keras (batch, *spatial, channels).
+        returned: What it returns in Keras, likewise.
+        tolerance: The largest difference of that which rounding explains.
+        axes: The axis on which Keras has the channels of what it takes, and of what it returns.
+    """
+
+    step: Step
+    taken: Tensor
+    returned: Tensor
+    tolerance: float
+    axes: tuple[int, int] = (-1, -1)
+
+    def output_of(self, value: Tensor) -> Tensor | None:
+        """Return what the step makes of another tensor (batch, *spatial, channels), None if it does not take it."""
+        try:
+            found = run_step(self.step, [keras.ops.convert_to_tensor(as_in_keras(value, self.axes[0]).numpy())])[0]
+        except (ValueError, TypeError):
+            return None
+        return with_channels_last(as_tensor(found), self.axes[1])
 
 
 class Evidence(NamedTuple):
@@ -50,6 +81,7 @@ class Evidence(NamedTuple):
         axis: The axis on which Keras has the channels of ``value``.
         axes: Those of each input, if they are not the last of each.
         features_first: Whether Keras has flattened the features channels first, so that no twin has them otherwise.
+        behind: The steps behind the layer that its module may do as well, in their order.
     """
 
     run: Run
@@ -72,6 +104,7 @@ class Evidence(NamedTuple):
     axis: int = -1
     axes: Sequence[int] = ()
     features_first: bool = False
+    behind: tuple[Behind, ...] = ()
 
     @property
     def reorderable(self) -> tuple[int, ...] | None:
@@ -79,12 +112,27 @@ class Evidence(NamedTuple):
         return None if self.features_first else self.flattened
 
     def agrees(self, twin: Tensor | None) -> bool:
-        """Tell whether a tensor in the twin's order of axes agrees with the Keras tensor."""
-        return twin is not None and agree_within(self.value, twin, self.tolerance, self.reorderable)
+        """Tell whether a tensor in the twin's order of axes agrees with the Keras tensor, or with one behind it."""
+        if twin is None:
+            return False
+        found = [(self.value, self.tolerance)]
+        # If nothing passes a ReLU, all is 0, and that says nothing.
+        found += [(one.returned, one.tolerance) for one in self.behind if not _is_constant(one.returned)]
+        return any(agree_within(value, twin, tolerance, self.reorderable) for value, tolerance in found)
 
     def explains(self, value: Tensor | None) -> bool:
-        """Tell whether a tensor (batch, *spatial, channels) agrees with the twin's tensor."""
-        return value is not None and agree_within(value, self.twin, self.tolerance, window=True)
+        """Tell whether a tensor (batch, *spatial, channels), or what steps behind make of it, is what the twin has."""
+        if value is None:
+            return False
+        if agree_within(value, self.twin, self.tolerance, window=True):
+            return True
+        for one in self.behind:
+            value = one.output_of(value)
+            if value is None:
+                break
+            if not _is_constant(value) and agree_within(value, self.twin, one.tolerance, window=True):
+                return True
+        return False
 
     def fills_by_path(self) -> dict[str, list[Fill]]:
         """Return what each of the layer's weights fills, by its path."""
@@ -115,9 +163,24 @@ class Evidence(NamedTuple):
         return {short_name(path): weight for path, weight in self.weights.items() if path in self.places}
 
 
+def _is_constant(tensor: Tensor) -> bool:
+    return not bool((tensor != tensor.flatten()[:1]).any())
+
+
 def short_name(path: str) -> str:
     """Return the name of a weight without the path of its layer."""
     return path.rpartition("/")[2]
+
+
+def copied(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return copies of modules, on which repairs can be tried.
+
+    A tensor that a module computes from others, such as the weight of ``torch.nn.utils.weight_norm``, is copied as its
+    values: PyTorch does not copy such a one together with its gradient.
+    """
+    held = [value for module in modules for inner in module.modules() for value in vars(inner).values()]
+    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(list(modules), {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 def run_modules(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor | None:
@@ -157,7 +220,9 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
     number, slot = _differing(run, verdict)
     others = _others(run, index, number, diverges)
     before = None if diverges else _step_before(run, number)
-    wanted = [*others, *(before.inputs if before is not None else ())]
+    behind = _behind(run, index) if diverges else ()
+    wanted = [tensor for later in behind for tensor in (*later.inputs, *later.outputs)]
+    wanted += [*others, *(before.inputs if before is not None else ())]
     tensors = tensors_at(port, run, index, wanted)
     layer_input = number if step is None or not diverges else step.inputs[0]
     compared = run.inputs.get((index, 0)) or run.outputs.get(layer_input)
@@ -188,6 +253,7 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
         axes=[axis[input_number] for input_number in step.inputs] if step is not None else [],
         axis=axis[number],
         features_first=layer_input in run.channels.features_first,
+        behind=tuple(_as_behind(run, in_keras, later) for later in behind),
     )
 
 
@@ -202,6 +268,23 @@ def _step_before(run: Run, number: TensorId) -> Step | None:
     return None
 
 
+def _behind(run: Run, index: StepIndex) -> list[Step]:
+    """Return the steps behind a step that its twin may do as well: those it does in any case, and more."""
+    numbers = run.outputs_of(index) if index < len(run.graph.steps) else ()
+    work = next((run.pairing.work[number] for number in numbers if number in run.pairing.work), None)
+    if work is None:
+        return []
+    more = takewhile(lambda step: step not in run.pairing.twins, work.more)
+    return [run.graph.steps[later] for later in (*work.least, *islice(more, _MOST_BEHIND))]
+
+
+def _as_behind(run: Run, in_keras: Mapping[TensorId, Tensor], step: Step) -> Behind:
+    numbers = step.inputs[0], step.outputs[0]
+    axes = [run.channels.axis(number, step, in_keras[number].ndim) for number in numbers]
+    taken, returned = (with_channels_last(in_keras[n], axis) for n, axis in zip(numbers, axes, strict=True))
+    return Behind(step, taken, returned, TIMES_NOISE * run.noise[numbers[1]], (axes[0], axes[1]))
+
+
 def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
     """Return the Keras tensor that differs first, and its slot; the slot of an output is 0."""
     index = verdict.step
@@ -210,8 +293,8 @@ def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
     step = run.graph.steps[index]
     if verdict.kind == Kind.DIVERGES:
         # A fault that shows in training only is in none of the outputs.
-        wrong = [number for number in step.outputs if number in run.outputs and not run.outputs[number].agrees]
-        return (wrong or list(step.outputs))[0], 0
+        wrong = [number for number in run.outputs_of(index) if number in run.outputs and not run.outputs[number].agrees]
+        return (wrong or list(run.outputs_of(index)))[0], 0
     compared = [(slot, run.inputs[index, slot]) for slot in range(len(step.inputs)) if (index, slot) in run.inputs]
     slot = next(slot for slot, found in compared if not found.agrees)
     return step.inputs[slot], slot

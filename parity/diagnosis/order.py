@@ -1,11 +1,10 @@
 """Causes in the order of axes, features and channels."""
 
-import copy
 from collections.abc import Iterator
 from itertools import permutations
 
 from parity.diagnosis.causes import Cause, known_cause
-from parity.diagnosis.evidence import Evidence, agree_within, run_modules
+from parity.diagnosis.evidence import Evidence, agree_within, copied, run_modules
 from parity.models.keras_channels import as_in_keras
 
 import keras
@@ -37,7 +36,7 @@ def by_channels(evidence: Evidence) -> Iterator[Cause]:
     if len(evidence.twin_inputs) != 1 or evidence.twin_inputs[0].ndim < 3:
         return
     # In training mode, modules update their statistics when they run.
-    x, modules = evidence.twin_inputs[0], copy.deepcopy(evidence.modules)
+    x, modules = evidence.twin_inputs[0], copied(evidence.modules)
     if evidence.agrees(run_modules(modules, [x.flip(1)])):
         yield known_cause("channels reversed", "the last channel first")
     groups = getattr(evidence.step.layer, "groups", 1) if evidence.step else 1

@@ -1,11 +1,10 @@
 """Causes in the mode and the settings of a layer's twin."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
-from parity.diagnosis.evidence import Evidence, run_modules
+from parity.diagnosis.evidence import Evidence, copied, run_modules
 from parity.diagnosis.geometry import right_convolution
 from parity.models.alignment import alignments, largest
 from parity.weights.module_settings import same_setting
@@ -23,10 +22,10 @@ _SETTINGS = {
 def by_mode(evidence: Evidence) -> Iterator[Cause]:
     """Yield that the twin is in training mode, if it agrees in evaluation mode, or the other way round."""
     # If the modules agree in the mode that they are in, the fault is in a function between or after them.
-    modules_agree = evidence.agrees(run_modules(copy.deepcopy(evidence.modules), evidence.twin_inputs))
+    modules_agree = evidence.agrees(run_modules(copied(evidence.modules), evidence.twin_inputs))
     for training, how in ((False, "eval()"), (True, "train()")):
         if not modules_agree and any(module.training != training for module in evidence.modules):
-            modules = [module.train(training) for module in copy.deepcopy(evidence.modules)]
+            modules = [module.train(training) for module in copied(evidence.modules)]
             if evidence.agrees(run_modules(modules, evidence.twin_inputs)):
                 yield known_cause("train mode", f"it agrees after {how}")
                 return
@@ -68,7 +67,7 @@ def by_settings(evidence: Evidence) -> Iterator[Cause]:
         if name in ("stride", "dilation"):  # they also change how much padding is right
             output = right_convolution(evidence)
         else:
-            modules = copy.deepcopy(evidence.modules)
+            modules = copied(evidence.modules)
             for module in modules:
                 if hasattr(module, name):
                     setattr(module, name, expected)

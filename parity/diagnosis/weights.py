@@ -1,12 +1,12 @@
 """Causes in the weights of a layer's twin: what went wrong when they were moved."""
 
-import copy
 from collections.abc import Iterator
 from itertools import chain, combinations, permutations
 from math import prod
 
 from parity.diagnosis.causes import Cause, known_cause
-from parity.diagnosis.evidence import Evidence, run_modules, short_name
+from parity.diagnosis.evidence import Evidence, copied, run_modules, short_name
+from parity.diagnosis.inside import folded_into
 from parity.diagnosis.order import other_orders
 from parity.models.keras_channels import as_in_keras
 from parity.weights.flattened import channels_first_features, counts_features
@@ -18,10 +18,10 @@ from torch import Tensor
 
 def by_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield what went wrong with the weights, if the layer agrees with the right ones."""
-    if not evidence.places or not evidence.modules:
+    if not evidence.places or not evidence.modules or folded_into(evidence):
         return
     different: list[tuple[str, Tensor, Tensor]] = []
-    repaired = copy.deepcopy(evidence.modules)
+    repaired = copied(evidence.modules)
     filled = set()
     for path, (module, name) in evidence.places.items():
         # If the second call of a shared layer is another module, the layer's weights are in the first module.

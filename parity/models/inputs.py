@@ -166,7 +166,7 @@ def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool =
     state = [(variable, variable.numpy()) for variable in keras_model.non_trainable_variables] if training else []
     losses = [(layer._losses, list(layer._losses)) for layer in inner_layers(keras_model)]
     modules = list(torch_model.modules())
-    modes = [module.training for module in modules]
+    modes = [getattr(module, "training", None) for module in modules]  # a frozen module of TorchScript has none
     attributes_of_modules = [vars(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
     containers: list[Any] = list(attributes_of_modules)
     for attributes in attributes_of_modules:
@@ -184,7 +184,8 @@ def unchanged(keras_model: keras.Model, torch_model: nn.Module, training: bool =
             yield
     finally:
         for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+            if mode is not None:
+                module.training = mode
         for container, content in zip(containers, contents, strict=True):
             container.clear()
             if isinstance(container, list):

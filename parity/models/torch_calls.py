@@ -1,8 +1,11 @@
 """Record what a PyTorch model calls while it runs: its modules, and the functions between them."""
 
+import os
+import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
@@ -14,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 _TAG = "_parity_number"
+# Where code that is not the user's lies. A cell of a notebook has no file, but IPython gives it the name of one.
+_NOT_THE_USERS = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
 _DROPOUTS = frozenset(
     {
         torch.dropout,
@@ -43,6 +48,7 @@ class Call(NamedTuple):
         rate: The dropout rate, if it is dropout, or a module of the user's own that does nothing but dropout.
         overwrites: Whether it returns the same tensor object that it takes, with other numbers or the same.
         rates_inside: The rates of all dropout in a module that does more than dropout.
+        at: File and line of the user's code that calls it, such as "port.py, line 12"; empty if there is no such file.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Call(NamedTuple):
     rate: float | None = None
     overwrites: bool = False
     rates_inside: tuple[float, ...] = ()
+    at: str = ""
 
 
 # Called with the number of a call, "in" before it runs or "out" after it, and its inputs or outputs. The call after the
@@ -62,6 +69,11 @@ Watcher = Callable[[int, str, list[Tensor]], None]
 
 HINT_OF_AXES = ". If its inputs have other axes than Keras's with the channels moved to axis 1, give them as torch_x"
 """What is said of a twin that stops, for it may be right."""
+
+HINT_OF_SIZE = ". It was exported for inputs of one size: give inputs of that size, or export it with dynamic_shapes"
+"""What is said of a twin by ``torch.export`` that stops because its inputs have another size."""
+
+_GUARD = "Guard failed"
 
 
 class Watch(NamedTuple):
@@ -116,7 +128,8 @@ def record(
             if isinstance(error, ParityError) or error is recorder.watcher_error:
                 raise
             where = f" in {recorder.failed}" if recorder.failed else ""
-            raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}{HINT_OF_AXES}") from error
+            hint = HINT_OF_SIZE if str(error).startswith(_GUARD) else HINT_OF_AXES
+            raise recorder.fault(f"it stops{where}: {type(error).__name__}: {error}{hint}") from error
         if recorder.expected_name() is not None:
             raise recorder.fault(_OTHER_CALLS)
         if isinstance(outputs, Mapping) and set(outputs) == set(keys):
@@ -153,6 +166,7 @@ class _Recorder(TorchFunctionMode):
         self.calls: list[Call] = []
         # The module that runs, if one does: its identity, its inputs and their numbers.
         self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []
+        self.entered_at = ""
         # The dropout rate of each function that has run in it, None for other functions.
         self.functions_inside: list[float | None] = []
         self.failed = ""
@@ -201,6 +215,7 @@ class _Recorder(TorchFunctionMode):
         if self.inside:
             return
         tensors = tensors_in((args, kwargs))
+        self.entered_at = self.line()
         self.inside.append((id(module), tensors, tuple(map(number_of, tensors))))
         self.notify("in", tensors)
 
@@ -217,7 +232,8 @@ class _Recorder(TorchFunctionMode):
         if output is None:  # the module failed; its caller may catch the error
             self.failed = name
             return
-        call = Call(name, module, numbers, rate=rate, rates_inside=rates if rate is None else ())
+        inside = rates if rate is None else ()
+        call = Call(name, module, numbers, rate=rate, rates_inside=inside, at=self.entered_at)
         self.add(call, tensors, tensors_in(output))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -227,7 +243,7 @@ class _Recorder(TorchFunctionMode):
             if tensors_in(output):
                 self.functions_inside.append(_rate(func, args, kwargs))
             return output
-        name = getattr(func, "__name__", "").strip("_")
+        name = getattr(func, "__name__", "").strip("_").partition(".")[0]  # torch.export has conv2d.default
         # x.T and the like are attributes: their function is called __get__, that of any attribute.
         name = "permute" if name == "get" else name
         tensors = tensors_in((args, kwargs))
@@ -235,12 +251,22 @@ class _Recorder(TorchFunctionMode):
         known = any(number >= 0 for number in numbers)
         if known and self.watch is not None and name == self.expected_name():
             self.notify("in", tensors)
-        rate = _rate(func, args, kwargs)
+        rate, at = _rate(func, args, kwargs), self.line() if known else ""
         output = func(*args, **kwargs)
         results = tensors[:1] if name == "setitem" else tensors_in(output)
         if results and known:
-            self.add(Call(name, None, numbers, rate=rate), tensors, results)
+            self.add(Call(name, None, numbers, rate=rate, at=at), tensors, results)
         return output
+
+    @staticmethod
+    def line() -> str:
+        """Return the file and the line of the user's code that is running; nothing if it is in no file."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+            frame = frame.f_back
+        if frame is None or not os.path.isfile(frame.f_code.co_filename):
+            return ""
+        return f"{os.path.basename(frame.f_code.co_filename)}, line {frame.f_lineno}"
 
     def expected_name(self) -> str | None:
         """Return the name of the call that is expected next, None if no call is."""

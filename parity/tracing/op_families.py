@@ -36,6 +36,12 @@ FAMILIES: Mapping[str, frozenset[str]] = {
         "border": "zeropadding zeropad pad constantpad cropping getitem narrow reflectionpad",
         "dropout": "dropout spatialdropout alphadropout gaussiandropout gaussiannoise feature_dropout alpha_dropout",
         "upsampling": "upsampling upsample interpolate repeat_interleave",
+        "linear": "dense linear addmm einsumdense einsum",
+        "convolution": "conv depthwiseconv separableconv convtranspose conv_transpose convolution",
+        "statistics": "batchnormalization batchnorm batch_norm layernormalization layernorm layer_norm "
+        "groupnormalization groupnorm group_norm",
+        "division": "truedivide divide true_divide truediv div",
+        "power": "sqrt rsqrt square power pow norm linalg_norm linalg_vector_norm",
         "scale": "rescaling normalization unitnormalization mul multiply div truediv sub add imul itruediv normalize",
     }.items()
 }
@@ -51,7 +57,9 @@ _MAXIMA = "maxpooling globalmaxpooling adaptivemaxpooling maxpool max_pool adapt
 POOLINGS = (frozenset(_AVERAGES.split()), frozenset(_MAXIMA.split()))
 """The names of each kind of pooling."""
 
-ARITHMETIC = frozenset({*FAMILIES["merge"], *FAMILIES["scale"], "where", "maximum", "minimum", "clamp", "clip"})
+ARITHMETIC = frozenset({"where", "maximum", "minimum", "clamp", "clip"}).union(
+    *(FAMILIES[family] for family in ("merge", "scale", "division", "power"))
+)
 """Operations that may be done in another order with the same result."""
 
 IDENTITIES = frozenset({*FAMILIES["dropout"], "identity", "activityregularization", "masking"})

@@ -4,13 +4,15 @@ Layers with weights are paired by the mapping. A layer without weights is paired
 of a fitting kind that a paired consumer takes its input from, or that takes the output of a paired producer.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from parity.models.keras_graph import Graph, Step, StepIndex, TensorId
 from parity.models.sequences import count_of_outputs
 from parity.models.torch_calls import Call
+from parity.tracing.covers import Known, Work, work_of, works_of_calls
 from parity.tracing.op_families import (
     ARITHMETIC,
     FAMILIES,
@@ -56,6 +58,8 @@ class Pairing(NamedTuple):
             only by its inputs, and may be the first of several that do together what the layer does, as in
             ``(a + b) / 2``. Or it was found by its consumer, which is a module of the user's own that may do what
             several layers do. Or it is arithmetic, which may be done in another order.
+        work: What the call of each module with weights may do, by the tensor that is seen as its output.
+        heads: Keras tensors of which the output of a call may hold several, one beside the other.
     """
 
     twins: dict[StepIndex, tuple[int, int]]
@@ -63,6 +67,8 @@ class Pairing(NamedTuple):
     outputs: dict[TensorId, Spot]
     observed: dict[TensorId, list[Spot]]
     guessed: set[TensorId]
+    work: Mapping[TensorId, Work] = MappingProxyType({})
+    heads: frozenset[TensorId] = frozenset()
 
 
 def pair(
@@ -70,6 +76,7 @@ def pair(
     calls: Sequence[Call],
     returned: Sequence[int],
     modules: dict[int, list[nn.Module]],
+    known: Known | None = None,
 ) -> Pairing:
     """Pair the steps of a Keras model with the calls of its twin.
 
@@ -78,29 +85,33 @@ def pair(
         calls: The twin's calls.
         returned: Numbers of the twin's outputs.
         modules: The modules that hold a Keras layer's weights, by the identity of the layer. They run in this order.
+        known: What else is known.
     """
-    return _Pairer(graph, calls, returned, modules).pair()
+    return _Pairer(graph, [*calls, Call("return", None, tuple(returned), (), ())], modules, known or Known()).pair()
 
 
 class _Pairer:
     """The two graphs while they are being paired."""
 
-    def __init__(
-        self, graph: Graph, calls: Sequence[Call], returned: Sequence[int], modules: dict[int, list[nn.Module]]
-    ) -> None:
-        self.steps = graph.steps
-        self.calls = [*calls, Call("return", None, tuple(returned), (), ())]
-        self.modules = modules
+    def __init__(self, graph: Graph, calls: list[Call], modules: dict[int, list[nn.Module]], known: Known) -> None:
+        self.graph, self.steps, self.calls = graph, graph.steps, calls
+        self.modules, self.known = modules, known
         self.producers, self.consumers = graph.producers(), graph.consumers()
         # The call that returns each tensor of the twin.
         self.call_of = {number: index for index, call in enumerate(self.calls) for number in call.outputs}
         holders = {id(module) for several in modules.values() for module in several}
+        holders |= {id(one.module) for one in known.shared}
         self.with_weights = {index for index, call in enumerate(self.calls) if id(call.module) in holders}
-        self.used = self.with_weights | {len(calls)}
+        end = len(calls) - 1
+        self.used = self.with_weights | {end}
         # Calls that may do what several layers do. It is not clear whose input they take.
-        without_weights = [(index, call) for index, call in enumerate(calls) if index not in self.with_weights]
+        without_weights = [(index, call) for index, call in enumerate(calls[:end]) if index not in self.with_weights]
         self.unclear = {index for index, call in without_weights if may_be_anything(call)}
         self.result = Pairing({}, {}, {}, {}, set())
+        self.work: dict[TensorId, Work] = {}
+        self.heads: set[TensorId] = set()
+        # Steps behind the first that a shared module does.
+        self.inside: set[StepIndex] = set()
         # The sources of each tensor: the nearest calls before it of modules with weights. -1, -2, ... stand for the
         # inputs. None for a Keras tensor that comes from a layer whose modules the twin does not call.
         self.keras_sources: dict[TensorId, frozenset[int] | None] = {}
@@ -109,11 +120,13 @@ class _Pairer:
         for index, call in enumerate(self.calls):
             sources = frozenset({index}) if index in self.with_weights else self.sources_of(*call.inputs)
             self.twin_sources.update(dict.fromkeys(call.outputs, sources))
-        for slot in range(min(len(graph.outputs), len(returned))):
-            self.result.inputs[len(graph.steps), slot] = Spot(len(calls), "in", slot)
+        for slot in range(min(len(graph.outputs), len(calls[end].inputs))):
+            self.result.inputs[len(graph.steps), slot] = Spot(end, "in", slot)
 
     def pair(self) -> Pairing:
         self.pair_by_modules()
+        for index, call in self.known.by_numbers.items():
+            self.match(index, self.first_of_several(self.steps[index], call), call)
         for index in reversed(range(len(self.steps))):
             if self.is_open(index):
                 self.pair_with_consumers(index, clear=True)
@@ -123,11 +136,12 @@ class _Pairer:
         for index in reversed(range(len(self.steps))):
             if self.is_open(index):
                 self.pair_with_consumers(index, clear=False)
-        return self.result
+        return self.result._replace(work=self.work, heads=frozenset(self.heads))
 
     def is_open(self, index: StepIndex) -> bool:
         """Tell whether a step has no twin yet, and its output is not observed either."""
-        return index not in self.result.twins and self.steps[index].outputs[0] not in self.result.observed
+        seen = index in self.result.twins or self.steps[index].outputs[0] in self.result.observed
+        return not seen and index not in self.inside
 
     def pair_by_modules(self) -> None:
         """Pair each layer with weights with the module or modules that hold them, call by call.
@@ -142,17 +156,38 @@ class _Pairer:
             layer: list(zip(calls_of[id(several[0])], calls_of[id(several[-1])], strict=False))
             for layer, several in self.modules.items()
         }
+        several_do = works_of_calls(self.graph, self.consumers, self.known.shared, calls_of, self.modules)
+        works_in = Counter(call for _, call in several_do.values())
+        for work, last in several_do.values():
+            self.inside.update(work.least)
+            if works_in[last] > 1:
+                self.heads.update(work.tensors(self.graph))
         for index, step in enumerate(self.steps):
             sources = self.sources_of_step(step)
-            if not step.is_activation and id(step.layer) in self.modules:
+            if index in several_do:
+                work, last = several_do[index]
+                self.match_work(work, last, last)
+                sources = frozenset({last})
+            elif not step.is_activation and id(step.layer) in self.modules:
                 calls = free[id(step.layer)]
                 same = [(first, last) for first, last in calls if self.sources_of_call(first) == sources]
                 sources = None
                 for first, last in (same or calls)[:1]:
                     calls.remove((first, last))
-                    self.match(index, first, last)
+                    self.match_work(work_of(self.graph, self.consumers, index, self.modules), first, last)
                     sources = frozenset({last})
             self.keras_sources.update(dict.fromkeys(step.outputs, sources))
+
+    def match_work(self, work: Work, first: int, last: int) -> None:
+        """Add the pair of the first step that a module with weights does, and of its call or calls."""
+        self.match(work.step, first, last)
+        number = self.steps[work.step].outputs[0]
+        if work.least:
+            # What it returns is seen only as the output of the last of these.
+            seen = self.result.outputs.pop(number)
+            number = work.tensors(self.graph)[len(work.least)]
+            self.result.outputs[number] = seen
+        self.work[number] = work
 
     def match(self, step: StepIndex, first: int, last: int) -> None:
         """Add a pair: a step, and the first and the last call of its twin."""
@@ -271,13 +306,15 @@ class _Pairer:
                 inputs[index, 0] = spots[0]
 
     def first_of_several(self, step: Step, call: int) -> int:
-        """Return the first of the functions in a row that together scale as a step does.
+        """Return the first of the functions in a row that together scale as a step does, or that do what it does.
 
         Args:
             step: The step.
             call: The last of the functions. It is also the first if it scales alone, or if the step does not scale.
         """
         before = self.producers.get(step.inputs[0]) if step.inputs else None
+        if before is not None and before in self.known.by_numbers and len(set(step.inputs)) == 1:
+            return self.first_behind(self.known.by_numbers[before], call)
         if not names_of_step(step) & SCALES or (before is not None and names_of_step(self.steps[before]) & SCALES):
             return call
         while (producer := self.call_of.get(self.calls[call].inputs[0])) is not None:
@@ -286,6 +323,18 @@ class _Pairer:
             if producer in self.used or not scales:
                 break
             call = producer
+        return call
+
+    def first_behind(self, before: int, call: int) -> int:
+        """Return the first of the functions in a row that lead from the output of one call to the output of another."""
+        first = call
+        while (known := {number for number in self.calls[first].inputs if number >= 0}) and len(known) == 1:
+            producer = self.call_of.get(known.pop())
+            if producer == before:
+                return first
+            if producer is None or producer in self.used:
+                break
+            first = producer
         return call
 
     def of_the_same_modules(self, step: Step) -> int | None:
@@ -338,6 +387,9 @@ class _Pairer:
         for candidate, call in enumerate(self.calls):
             known = sum(number >= 0 for number in call.inputs)
             if candidate in self.used or not may_be_twin(step, call) or known < len(inputs):
+                continue
+            merges_more = names_of_step(step) & FAMILIES["merge"] and len({*call.inputs} - {-1}) > len(inputs)
+            if merges_more:
                 continue
             if all(any(self.comes_from(number, producer) for number in call.inputs) for producer in producers):
                 self.match(index, candidate, candidate)

@@ -12,6 +12,7 @@ from parity.models.keras_layers import inner_layers
 from parity.weights.fills import Fill, Misfit, Weight, fills, keras_weights, twin_tensors
 from parity.weights.layouts import find_layout
 from parity.weights.mapping import AS_IT_IS, Row, mapping_rows, source_of, unknown_names
+from parity.weights.names import with_names_of
 
 import keras
 import numpy as np
@@ -107,6 +108,7 @@ def make_port(
     rows = mapping_rows(mapping)
     weights = {weight.variable.path: weight for weight in keras_weights(keras_model)}
     keys = {**torch_model.state_dict(keep_vars=True), **twin_tensors(torch_model)}
+    rows = with_names_of(rows, weights, keys)
     faults = list(unknown_names(rows, weights, keys))
     if faults:
         raise ParityError(source_of(mapping), faults)
@@ -145,7 +147,7 @@ def _modules_of_layers(graph: Graph, twin: nn.Module, rows: list[Row]) -> dict[i
     layer is left out: it does more than this layer.
     """
     named = dict(twin.named_modules(remove_duplicate=False))
-    module_of = {row.keras: named[_module_name(row.torch)] for row in rows if row.keras and row.torch}
+    module_of = {row.keras: named[module_name(row.torch)] for row in rows if row.keras and row.torch}
     layers = {id(step.layer): step.layer for step in graph.steps}
     holders = {identity: list(_holders(layer, module_of)) for identity, layer in layers.items()}
     owners: dict[int, set[int]] = defaultdict(set)
@@ -189,7 +191,7 @@ def _holders(layer: keras.Layer, module_of: Mapping[str, nn.Module]) -> Iterator
             yield module
 
 
-def _module_name(key: str) -> str:
+def module_name(key: str) -> str:
     """Return the module of a tensor; a parametrization, such as weight_norm, is a module within it."""
     parts = key.split(".")
     return ".".join(parts[: parts.index("parametrizations") if "parametrizations" in parts else -1])

@@ -1,6 +1,7 @@
 """The record of both models' run side by side: what was compared, and what was found."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from parity.models.keras_channels import CHANNELS_LAST, Channels
@@ -56,6 +57,7 @@ class Run(NamedTuple):
             was room for them.
         returned: Each output of the model (batch, *spatial, channels), and the twin's, by slot.
         channels: Where the Keras tensors have their channels.
+        covers: The steps behind a step that its twin does as well, one module for all of them, by the first step.
     """
 
     graph: Graph
@@ -70,10 +72,20 @@ class Run(NamedTuple):
     stored: Mapping[TensorId, tuple[Tensor, Tensor]]
     returned: Mapping[int, tuple[Tensor, Tensor]]
     channels: Channels = CHANNELS_LAST
+    covers: Mapping[StepIndex, tuple[StepIndex, ...]] = MappingProxyType({})
 
     def features(self, number: TensorId) -> tuple[int, ...] | None:
         """Return the shape (*spatial, channels) that a tensor was flattened from, if a twin may flatten otherwise."""
         return self.channels.features(number, self.flattened)
+
+    @property
+    def covered_by(self) -> dict[StepIndex, StepIndex]:
+        """Return the step whose twin does a step as well, for each step that has no twin of its own for that reason."""
+        return {index: first for first, several in self.covers.items() for index in several}
+
+    def outputs_of(self, step: StepIndex) -> tuple[TensorId, ...]:
+        """Return the tensors that the twin of a step returns: the step's outputs, or those of the last that it does."""
+        return self.graph.steps[self.covers.get(step, (step,))[-1]].outputs
 
     def inputs_of(self, step: StepIndex) -> list[Comparison | None]:
         """Return the comparisons of a step's inputs, None for each input that was seen nowhere.

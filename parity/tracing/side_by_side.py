@@ -5,12 +5,13 @@ tensors that are still to be compared stay in memory. So a large model needs lit
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from math import inf
 from typing import Any, NamedTuple
 
+from parity.errors import ParityError
 from parity.models.alignment import alignments, distance
 from parity.models.inputs import unchanged
 from parity.models.keras_channels import channels_of, with_channels_last
@@ -20,6 +21,7 @@ from parity.models.rounding import TIMES_NOISE, noise_of, rule_of
 from parity.models.sequences import SEQUENCE_MODULES, Seen, returned, taken
 from parity.models.torch_calls import Call, Watch, identity_of, record
 from parity.tensors import as_tensor
+from parity.tracing.covers import Known, likeliest_parts, shared_modules
 from parity.tracing.misfits import without_misfits
 from parity.tracing.pairing import Pairing, Spot, pair
 from parity.tracing.port import Port
@@ -34,22 +36,27 @@ STORED_NUMBERS = 2**24
 Consumer = tuple[StepIndex, int]
 
 
-def run(port: Port, training: bool = False) -> Run:
+def run(port: Port, training: bool = False, by_numbers: Mapping[StepIndex, int] | None = None) -> Run:
     """Run both models of a port and compare every tensor that can be seen in both. Neither model is changed.
 
     Args:
         port: The two models. Unless ``training``, the twin runs in the mode that it is in.
         training: Run both in training mode, but without dropout, because its random numbers would differ.
+        by_numbers: Calls of the twin that are known to return what steps without weights return, by the step.
 
     Raises:
         ParityError: If the twin fails, or calls other modules and functions when it runs again.
     """
     whole, keys = port.modules_with_weights, port.graph.keys
     with unchanged(port.keras_model, port.twin, training):
-        # A few examples are enough to record the calls. In training mode one may be too few.
+        # A few examples are enough to record the calls. In training mode one may be too few. A twin that was exported
+        # for so many examples takes no other number.
         few = [tensor[:2].clone() for tensor in port.twin_inputs]
-        calls, returned, _ = record(port.twin, few, whole, keys)
-    pairing = pair(port.graph, calls, returned, port.modules)
+        try:
+            calls, returned, _ = record(port.twin, few, whole, keys)
+        except ParityError:
+            calls, returned, _ = record(port.twin, [tensor.clone() for tensor in port.twin_inputs], whole, keys)
+    pairing = pair(port.graph, calls, returned, port.modules, Known(shared_modules(port), by_numbers or {}))
     comparer = _Comparer(port, calls, pairing, training)
     with unchanged(port.keras_model, port.twin, training):
         watch = Watch(calls, comparer.watch, dropout=not training)
@@ -85,7 +92,7 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
         wanted: Other Keras tensors to return.
     """
     graph = port.graph
-    outputs = graph.steps[step].outputs if step < len(graph.steps) else ()
+    outputs = run.outputs_of(step) if step < len(graph.steps) else ()
     found = Tensors({}, {}, {}, {})
     # For each moment at which the twin is watched: the tensors to store, their keys and where they are seen.
     to_store: dict[tuple[int, str], list[tuple[dict[Any, Tensor], int, Spot]]] = defaultdict(list)
@@ -138,6 +145,8 @@ def seen_as_keras(graph: Graph, calls: Sequence[Call], pairing: Pairing, spot: S
         return Seen(tensors[spot.position])
     end = 0 if spot.when == "in" else -1
     step = next((step for step, ends in pairing.twins.items() if ends[end] == spot.call), None)
+    if spot.when == "out":  # of several layers, the last returns it
+        step = next((work.least[-1] for work in pairing.work.values() if work.step == step and work.least), step)
     layer = None if step is None else graph.steps[step].layer
     return (taken if spot.when == "in" else returned)(layer, module, tensors, spot.position)
 
@@ -162,6 +171,7 @@ class _Comparer:
         self.returned: dict[int, tuple[Tensor, Tensor]] = {}
         # Which steps of a sequence are real, by the spot; None where all are.
         self.real: dict[Spot, Tensor | None] = {}
+        self.covers = {work.step: work.least for work in pairing.work.values() if work.least}
         # Keras tensors that are still to be compared, and how many times.
         self.values: dict[TensorId, Tensor] = {}
         self.pending: Counter[TensorId] = Counter()
@@ -175,6 +185,7 @@ class _Comparer:
             self.plan(self.graph.inputs_of(step)[slot], spot, consumer)
         for number, spot in pairing.outputs.items():
             self.plan(number, spot, None)
+            self.pending.update(self.behind(number))
         for number, spots in pairing.observed.items():
             for spot in spots:
                 self.plan(number, spot, None)
@@ -197,17 +208,55 @@ class _Comparer:
             stored=self.stored,
             returned=self.returned,
             channels=self.channels,
+            covers=self.covers,
         )
 
     def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:
         """Compare what is planned for a call of the twin; see ``parity.models.torch_calls.Watcher``."""
         for number, spot, consumer in self.planned.pop((call, when), []):
-            while number not in self.values and self.advance():
-                pass
-            self.enter(number, self.seen(spot, tensors), spot, consumer)
-            self.pending[number] -= 1
-            if not self.pending[number]:
-                del self.values[number]
+            self.compute(number)
+            twin = self.seen(spot, tensors)
+            is_output = consumer is None and spot == self.pairing.outputs.get(number)
+            if not (is_output and self.covers_more(number, twin, spot)):
+                self.enter(number, twin, spot, consumer)
+            for compared in (number, *(self.behind(number) if is_output else ())):
+                self.pending[compared] -= 1
+                if not self.pending[compared]:
+                    self.values.pop(compared, None)
+
+    def compute(self, number: TensorId) -> None:
+        """Compute the Keras model as far as a tensor, if it is not computed yet."""
+        while number not in self.values and self.advance():
+            pass
+
+    def behind(self, number: TensorId) -> list[TensorId]:
+        """Return what a module with weights may return in place of a Keras tensor, because it does more."""
+        work = self.pairing.work.get(number)
+        return work.tensors(self.graph)[1 + len(work.least) :] if work is not None else []
+
+    def covers_more(self, number: TensorId, twin: Tensor, spot: Spot) -> bool:
+        """Tell whether a module does more than the layers whose weights it holds; if so, enter what it returns.
+
+        Args:
+            number: What these layers return.
+            twin: What the module returns.
+            spot: Where that is seen.
+        """
+        if not self.behind(number) or not self.inputs_agree(number):
+            return False
+        if self.comparison(number, twin, spot, self.axes(number, None)).agrees:
+            return False
+        work = self.pairing.work[number]
+        for count, later in enumerate(self.behind(number), 1):
+            self.compute(later)
+            found = self.comparison(later, twin, spot, self.axes(later, None))
+            # After a ReLU that nothing passes, all is 0. Then a ReLU of its own in the twin speaks against this one.
+            has_twin = work.more[count - 1] in self.pairing.twins
+            if found.agrees and (_differs_within(self.values[later]) or not has_twin):
+                self.outputs[later] = found
+                self.covers[work.step] = (*work.least, *work.more[:count])
+                return True
+        return False
 
     def seen(self, spot: Spot, tensors: list[Tensor]) -> Tensor:
         """Return a tensor of the twin with Keras's axes; note which of its steps are real, if it is a sequence."""
@@ -280,7 +329,11 @@ class _Comparer:
         window, in_keras = spot.when == "in", Seen(twin, self.real.get(spot)).value(self.values[number])
         features = self.channels.features(number, self.flattened)
         values = [with_channels_last(in_keras, axis) for axis in axes]
-        for aligned in chain.from_iterable(alignments(value, twin, module, features, window) for value in values):
+        pairs = [(value, twin) for value in values]
+        if number in self.pairing.heads:
+            pairs += [(value, part) for value in values for part in likeliest_parts(value, twin)]
+        ways = (alignments(value, part, module, features, window) for value, part in pairs)
+        for aligned in chain.from_iterable(ways):
             difference = distance(aligned.value, aligned.twin)
             if best.note == MISFIT or difference < best.difference:
                 best = best._replace(difference=difference, note=aligned.note)
@@ -298,3 +351,8 @@ class _Comparer:
             if found is not None and not found.agrees:
                 return False
         return True
+
+
+def _differs_within(tensor: Tensor) -> bool:
+    """Tell whether not all numbers of a tensor are the same."""
+    return bool((tensor != tensor.flatten()[0]).any()) if tensor.numel() else False

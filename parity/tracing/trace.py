@@ -1,9 +1,12 @@
 """Where does a twin part from its Keras model? A table of all layers, and the first layer that diverges."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from parity.models.inputs import Inputs, TwinInputs
+from parity.models.keras_graph import StepIndex
 from parity.models.rounding import TIMES_NOISE
+from parity.tracing.numbers import found_by_numbers
 from parity.tracing.port import Port, make_port
 from parity.tracing.runs import Run
 from parity.tracing.side_by_side import run
@@ -12,10 +15,12 @@ from parity.tracing.verdicts import (
     EXCHANGED,
     NOT_SEEN,
     OR_AT,
+    OTHER_SHAPE,
     STARTS,
     Kind,
     Verdict,
     layer_name,
+    line_of,
     note_of,
     table,
     twin_name,
@@ -37,12 +42,15 @@ class Divergence(NamedTuple):
         verdict: "DIVERGES HERE" if its inputs agree and its outputs do not, or it trains in another way; "TAKES OTHER
             INPUT" if the twin takes something else than the layers before it return.
         note: What else is known; may be empty.
+        at: File and line in which the twin is called, such as "port.py, line 12"; empty if that is not known, as in the
+            cell of a notebook.
     """
 
     layer: str
     twin: str
     verdict: str
     note: str = ""
+    at: str = ""
 
     def __str__(self) -> str:
         if self.note.startswith(EXCHANGED):
@@ -53,11 +61,13 @@ class Divergence(NamedTuple):
         if self.note.startswith(OR_AT):
             where += f", {self.note}"
         if self.verdict == Kind.TAKES_OTHER:
-            return f"{where}{',' * self.note.startswith(OR_AT)} does not take what the layers before it return"
+            shapes = f": {self.note}" if self.note.startswith(OTHER_SHAPE) else ""
+            return f"{where}{',' * self.note.startswith(OR_AT)} does not take what the layers before it return{shapes}"
         in_training = next((str(fault) for fault in Fault if self.note.startswith(fault)), "")
         seen = not self.note.startswith((OR_AT, NOT_SEEN))
         before = "its inputs agree" if seen else "all that was seen before it agrees"
-        return f"{where}: {in_training or f'{before}, its outputs do not'}"
+        wrong = f"{before}, its outputs do not" + (f": {self.note}" if self.note.startswith(OTHER_SHAPE) else "")
+        return f"{where}: {in_training or wrong}"
 
 
 def trace(
@@ -89,8 +99,8 @@ def trace(
         The columns: ``layer``; ``kind``; ``twin``, a module, or a function with brackets; ``keras_shape`` and
         ``torch_shape`` of the output, each with its framework's order of axes; ``inputs`` and ``outputs``, the largest
         absolute difference after the change of layout, NaN where it could not be seen; ``noise``, the difference that
-        rounding makes there, as measured by rounding otherwise; ``verdict``, one of five; and ``note``, what else is
-        known, which may be empty. The verdicts:
+        rounding makes there, as measured by rounding otherwise; ``verdict``, one of five; ``note``, what else is
+        known, which may be empty; and ``at``, file and line in which the twin is called. The verdicts:
 
         - "agree": the outputs agree.
         - "DIVERGES HERE": the inputs agree, the outputs do not; or, with ``training``, only the training step differs.
@@ -115,15 +125,36 @@ def run_and_judge(port: Port, training: bool = False) -> tuple[Run, list[Verdict
         training: Run both in training mode, and compare the results of a training step.
     """
     record = run(port, training)
+    first = _first_start(verdicts_of(record, {}))
+    if first is None and any(_has_no_module(record, index) for index in range(len(record.graph.steps))):
+        first = len(record.graph.steps)
+    if first is not None:
+        # A mistake makes numbers differ, so that what was paired by order and kind may be wrong up to it. And weights
+        # that no module holds, as in a twin of functions, do not tell what takes them.
+        by_numbers = found_by_numbers(port, record, first)
+        again = run(port, training, by_numbers) if by_numbers else record
+        first_again = _first_start(verdicts_of(again, {}))
+        record = again if first_again is None or first_again >= first else record
     faults = training_faults(port, record) if training else {}
     return record, verdicts_of(record, faults)
+
+
+def _has_no_module(run: Run, index: StepIndex) -> bool:
+    """Tell whether a step computes with weights, and no twin was found for it."""
+    return bool(run.graph.steps[index].weights) and index not in run.pairing.twins and index not in run.covered_by
+
+
+def _first_start(verdicts: Sequence[Verdict]) -> StepIndex | None:
+    """Return the first step that starts a divergence, None if none does."""
+    return next((verdict.step for verdict in verdicts if verdict.kind in STARTS), None)
 
 
 def readable(traced: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of a trace that people read.
 
     Differences have two digits, so that they come out the same on most machines. A difference that is agreement is the
-    word "agree".
+    word "agree". Where shapes do not fit, both stand there, the twin's first; of an input it is said only that they do
+    not.
 
     Args:
         traced: What ``trace`` returned.
@@ -143,7 +174,18 @@ def readable(traced: pd.DataFrame) -> pd.DataFrame:
         if column == "inputs":
             agrees |= traced.verdict == Kind.DIVERGES
         table[column] = [_in_words(*row) for row in zip(traced[column], agrees, strict=True)]
+    other = [_have_other_sizes(*shapes) for shapes in zip(traced.keras_shape, traced.torch_shape, strict=True)]
+    shapes = [f"{twin} for {keras}" for keras, twin in zip(traced.keras_shape, traced.torch_shape, strict=True)]
+    table["outputs"] = table.outputs.where((table.outputs != "inf") | ~np.array(other, bool), shapes)
+    behind = np.logical_or.accumulate(np.array(other, bool)) if other else np.zeros(0, bool)
+    table["inputs"] = table.inputs.where((table.inputs != "inf") | ~behind, "other shape")
     return table
+
+
+def _have_other_sizes(keras_shape: object, torch_shape: object) -> bool:
+    """Tell whether two tensors cannot be the same in another order of axes."""
+    shapes = [shape for shape in (keras_shape, torch_shape) if isinstance(shape, tuple)]
+    return len(shapes) == 2 and sorted(shapes[0]) != sorted(shapes[1])
 
 
 def _in_words(difference: float, agrees: bool) -> str:
@@ -161,8 +203,7 @@ def first_divergence(traced: pd.DataFrame) -> Divergence | None:
     starts = traced[traced.verdict.isin(STARTS)]
     if starts.empty:
         return None
-    layer, twin, verdict, note = (str(starts[column].iloc[0]) for column in ("layer", "twin", "verdict", "note"))
-    return Divergence(layer, twin, verdict, note)
+    return Divergence(*(str(starts[column].iloc[0]) for column in ("layer", "twin", "verdict", "note", "at")))
 
 
 def divergence_of(run: Run, verdict: Verdict) -> Divergence:
@@ -172,4 +213,5 @@ def divergence_of(run: Run, verdict: Verdict) -> Divergence:
         run: The record of both models' run.
         verdict: The verdict; its kind is one of ``STARTS``.
     """
-    return Divergence(layer_name(run, verdict), twin_name(run, verdict), str(verdict.kind), note_of(run, verdict))
+    names = layer_name(run, verdict), twin_name(run, verdict)
+    return Divergence(*names, str(verdict.kind), note_of(run, verdict), line_of(run, verdict))

@@ -4,19 +4,23 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from parity.models.alignment import alignments
+from parity.models.alignment import BORDERS, alignments
 from parity.models.keras_graph import StepIndex, TensorId
-from parity.tracing.runs import Comparison, Run
+from parity.tracing.runs import MISFIT, Comparison, Run
 from parity.tracing.training import Fault, TrainingFault
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-TRACE_COLUMNS = ["layer", "kind", "twin", "keras_shape", "torch_shape", "inputs", "outputs", "noise", "verdict", "note"]
+TRACE_COLUMNS = [
+    *("layer", "kind", "twin", "keras_shape", "torch_shape", "inputs", "outputs", "noise", "verdict", "note", "at"),
+]
 EXCHANGED = "exchanged with "
 OR_AT = "or at "
 NOT_SEEN = "its inputs were not seen"
+ONLY_OUTPUTS = "nothing before it was compared"
+OTHER_SHAPE = "its shape is "
 # If a twin may diverge at many other layers as well, this many of them are named.
 _NEAREST = 5
 
@@ -85,7 +89,7 @@ def table(run: Run, verdicts: Sequence[Verdict]) -> pd.DataFrame:
     for number, call in enumerate(run.calls):
         if call.module is not None and number not in paired:
             name, shape = f"{call.name} ({type(call.module).__name__})", next(iter(call.shapes), None)
-            rows.append(("-", "-", name, None, shape, np.nan, np.nan, np.nan, str(Kind.NOT_PAIRED), ""))
+            rows.append(("-", "-", name, None, shape, np.nan, np.nan, np.nan, str(Kind.NOT_PAIRED), "", call.at))
     return pd.DataFrame(rows, columns=TRACE_COLUMNS)
 
 
@@ -102,10 +106,17 @@ def twin_name(run: Run, verdict: Verdict) -> str:
     """Return the name of a step's twin: modules, functions with brackets, or "-" if it has none."""
     if verdict.step == len(run.graph.steps):
         return f"return value {verdict.output + 1}"
-    if verdict.step not in run.pairing.twins:
+    step = run.covered_by.get(verdict.step, verdict.step)
+    if step not in run.pairing.twins:
         return "-"
-    calls = [run.calls[number] for number in dict.fromkeys(run.pairing.twins[verdict.step])]
+    calls = [run.calls[number] for number in dict.fromkeys(run.pairing.twins[step])]
     return ", ".join(call.name if call.module is not None else f"{call.name}()" for call in calls) or "the model"
+
+
+def line_of(run: Run, verdict: Verdict) -> str:
+    """Return the file and the line in which a step's twin is called; nothing if that is not known."""
+    last = run.pairing.twins.get(run.covered_by.get(verdict.step, verdict.step), (None, None))[1]
+    return "" if last is None else run.calls[last].at
 
 
 def note_of(run: Run, verdict: Verdict) -> str:
@@ -122,6 +133,13 @@ def note_of(run: Run, verdict: Verdict) -> str:
     if verdict.perhaps_at:
         nearest = ", ".join(steps[index].name for index in verdict.perhaps_at[-_NEAREST:])
         return f"{OR_AT}{nearest}" + (" or before" if len(verdict.perhaps_at) > _NEAREST else "")
+    together = _done_together(run, verdict.step)
+    if together:
+        return together
+    if verdict.kind in STARTS and (other := _other_shape(run, verdict)):
+        return other
+    if verdict.step == len(steps) and verdict.kind == Kind.AGREES and only_outputs(run):
+        return ONLY_OUTPUTS
     if verdict.kind == Kind.DIVERGES and _inputs_not_seen(run, verdict.step):
         return NOT_SEEN
     return ", ".join(verdict.alignments)
@@ -132,6 +150,33 @@ def _inputs_not_seen(run: Run, step: StepIndex) -> bool:
     return any(found is None and slot not in masks for slot, found in enumerate(run.inputs_of(step)))
 
 
+def only_outputs(run: Run) -> bool:
+    """Tell whether nothing but the model's outputs was compared."""
+    return not (run.outputs.keys() - set(run.graph.outputs)) and not run.pairing.twins
+
+
+def _other_shape(run: Run, verdict: Verdict) -> str:
+    """Return in words that the twin's tensor has a shape that does not fit; nothing if it fits."""
+    if verdict.kind == Kind.DIVERGES:
+        compared = [(number, run.outputs.get(number)) for number in run.outputs_of(verdict.step)]
+    elif verdict.step == len(run.graph.steps):
+        compared = [(run.graph.outputs[verdict.output], run.inputs.get((verdict.step, verdict.output)))]
+    else:
+        compared = list(zip(run.graph.steps[verdict.step].inputs, run.inputs_of(verdict.step), strict=True))
+    for number, found in compared:
+        if found is not None and found.note == MISFIT:
+            return f"{OTHER_SHAPE}{found.shape}, that in Keras {run.shapes[number]}"
+    return ""
+
+
+def _done_together(run: Run, step: StepIndex) -> str:
+    """Return in words what one module of the twin does together; nothing of a step that has a twin of its own."""
+    steps, covered_by = run.graph.steps, run.covered_by
+    if step in covered_by:
+        return f"in the twin of {steps[covered_by[step]].name}"
+    return "together with " + ", ".join(steps[index].name for index in run.covers[step]) if step in run.covers else ""
+
+
 def _row(run: Run, verdict: Verdict) -> tuple:
     if verdict.step == len(run.graph.steps):
         kind, number = "-", run.graph.outputs[verdict.output]
@@ -139,7 +184,8 @@ def _row(run: Run, verdict: Verdict) -> tuple:
     else:
         step = run.graph.steps[verdict.step]
         kind, number = step.kind, step.outputs[0]
-        inputs, outputs = run.inputs_of(verdict.step), [run.outputs.get(output) for output in step.outputs]
+        inputs = run.inputs_of(verdict.step)
+        outputs = [run.outputs.get(output) for output in run.outputs_of(verdict.step)]
     first = outputs[0]
     return (
         layer_name(run, verdict),
@@ -152,6 +198,7 @@ def _row(run: Run, verdict: Verdict) -> tuple:
         run.noise[number],
         str(verdict.kind),
         note_of(run, verdict),
+        line_of(run, verdict),
     )
 
 
@@ -164,27 +211,40 @@ def _of_steps(run: Run) -> list[Verdict]:
     right: dict[TensorId, bool] = dict.fromkeys(run.graph.inputs, True)
     # For each tensor that was not seen: its step, and the steps before it whose outputs were not seen either.
     unseen: dict[TensorId, tuple[StepIndex, ...]] = {}
-    verdicts = []
+    verdicts: list[Verdict] = []
     masks = run.graph.masks()  # a twin may do without them, or have them in another form
+    covered_by = run.covered_by
     for index, step in enumerate(run.graph.steps):
+        if index in covered_by:
+            whole = verdicts[covered_by[index]].kind
+            right.update(dict.fromkeys(step.outputs, whole == Kind.AGREES))
+            verdicts.append(Verdict(whole if whole in (Kind.AGREES, Kind.NOT_PAIRED) else Kind.DIFFERENT_BEFORE, index))
+            continue
         unseen_before = tuple(dict.fromkeys(hidden for number in step.inputs for hidden in unseen.get(number, ())))
         right_before = all(right[number] for number in step.inputs)
         compared = zip(step.inputs, run.inputs_of(index), strict=True)
-        inputs_agree = all(found.agrees if found else right[number] for number, found in compared)
-        for number in step.outputs:
-            found = run.outputs.get(number)
-            right[number] = found.agrees if found else right_before
+        inputs_agree = all(_agrees(found, right[number]) for number, found in compared)
+        for number, returned in zip(step.outputs, run.outputs_of(index), strict=False):
+            found = run.outputs.get(returned)
+            right[number] = _agrees(found, right_before)
             if found is None and number not in masks:
                 unseen[number] = (*unseen_before, index)
         verdicts.append(_of_step(run, index, inputs_agree, right_before, unseen_before))
     stored = {}
-    for index, step in enumerate(run.graph.steps):
-        number = step.outputs[0]
-        if verdicts[index].kind == Kind.DIVERGES and number in run.stored:
+    for index, verdict in enumerate(verdicts):
+        number = run.outputs_of(index)[0]
+        if verdict.kind == Kind.DIVERGES and number in run.stored:
             stored[index] = (run.outputs[number].tolerance, *run.stored[number])
     for index, others in _exchanged(stored).items():
         verdicts[index] = Verdict(Kind.DIVERGES, index, exchanged_with=others)
     return verdicts
+
+
+def _agrees(found: Comparison | None, right_before: bool) -> bool:
+    """Tell whether a tensor agrees. What holds the right numbers within a border does so if all before it is right."""
+    if found is None:
+        return right_before
+    return found.agrees and (right_before or found.note not in BORDERS)
 
 
 def _of_step(
@@ -199,10 +259,10 @@ def _of_step(
         right_before: Whether the layers before it return what they should.
         unseen_before: Steps before it whose outputs were not seen.
     """
-    compared = [run.outputs[number] for number in run.graph.steps[index].outputs if number in run.outputs]
+    compared = [run.outputs[number] for number in run.outputs_of(index) if number in run.outputs]
     if not compared:
         return Verdict(Kind.NOT_PAIRED, index)
-    if all(found.agrees for found in compared):
+    if all(_agrees(found, right_before) for found in compared):
         return Verdict(Kind.AGREES, index, alignments=tuple(sorted({found.note for found in compared if found.note})))
     if inputs_agree:
         return Verdict(Kind.DIVERGES, index, perhaps_at=unseen_before)

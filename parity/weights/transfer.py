@@ -13,6 +13,7 @@ from parity.weights.flattened import ON_FEATURES, counts_features, is_shape_of, 
 from parity.weights.layouts import find_layout, needs_no_place
 from parity.weights.mapping import AS_IT_IS, NOT_FROM_KERAS, Row, mapping_rows, source_of, unknown_names
 from parity.weights.module_settings import MOMENTUM, same_setting
+from parity.weights.names import with_names_of
 from parity.weights.sequence_layouts import is_query_key_or_value, slot_of
 
 import keras
@@ -57,6 +58,7 @@ def transfer(
     rows = mapping_rows(mapping)
     weights, faults = _by_path(keras_model)
     tensors = twin_tensors(torch_model)
+    rows = with_names_of(rows, weights, tensors)
     faults += unknown_names(rows, weights, tensors)
     faults += _repeated_or_missing(rows, weights, tensors)
     known = [row for row in rows if row.torch in tensors and (not row.keras or row.keras in weights)]

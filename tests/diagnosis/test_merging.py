@@ -88,13 +88,13 @@ def test_an_exchange_of_two_is_found_in_a_layer_of_ones_own(count):
 
 
 def test_a_search_that_meets_its_bound_says_so():
-    named, found = causes(MANY, other_sum(), lambda parts: weighted(parts) ** 3)
+    named, found = causes(MANY, other_sum(), lambda parts: weighted(parts[1:]) ** 3)
     assert named == []
-    assert str(found).endswith(
+    assert (
         "\n  none of the known causes explains it"
         "\n  not all was tried: weighted has 30 inputs; other orders of them, and other tensors in their place, were "
         "tried 200 times"
-    )
+    ) in str(found)
 
 
 def test_a_search_that_ends_says_nothing_of_it():

@@ -15,7 +15,7 @@ import pytest
 def traced(*rows, noise=1e-9):
     """Return a trace: of each row (layer, inputs, outputs, verdict, note) are given."""
     filled = [
-        (layer, "Dense", f"twin of {layer}", (2, 2), (2, 2), inputs, outputs, noise, str(verdict), note)
+        (layer, "Dense", f"twin of {layer}", (2, 2), (2, 2), inputs, outputs, noise, str(verdict), note, "")
         for layer, inputs, outputs, verdict, note in rows
     ]
     return pd.DataFrame(filled, columns=TRACE_COLUMNS)

@@ -15,7 +15,10 @@ from matplotlib.colors import to_hex
 
 def traced(*rows):
     """Return a trace: of each row (layer, outputs, noise, verdict) are given."""
-    filled = [(n, "Dense", n, (2,), (2,), 0.0, outputs, noise, str(verdict), "") for n, outputs, noise, verdict in rows]
+    filled = [
+        (name, "Dense", name, (2,), (2,), 0.0, outputs, noise, str(verdict), "", "")
+        for name, outputs, noise, verdict in rows
+    ]
     return pd.DataFrame(filled, columns=TRACE_COLUMNS)
 
 

@@ -247,8 +247,8 @@ def test_the_table_has_a_row_for_each_verdict_and_each_module_without_a_layer():
     calls = [
         Call("first", linear, (0,), (1,), ((2, 2),)),
         Call("relu", None, (1,), (2,), ((2, 2),)),
-        Call("act", nn.ReLU(), (2,), (3,), ((2, 3),)),
-        Call("other", unused, (3,), (4,), ((2, 9),)),
+        Call("act", nn.ReLU(), (2,), (3,), ((2, 3),), at="port.py, line 4"),
+        Call("other", unused, (3,), (4,), ((2, 9),), at="port.py, line 5"),
         Call("cumsum", None, (3,), (4,), ((2, 9),)),
     ]
     run = run_of(
@@ -262,11 +262,11 @@ def test_the_table_has_a_row_for_each_verdict_and_each_module_without_a_layer():
     assert list(made.columns) == TRACE_COLUMNS
     empty = made.astype(object).where(made.notna(), None)
     assert [tuple(row) for row in empty.to_numpy()] == [
-        ("a", "ReLU", "first", (2, 2), (2, 7), 0.125, 0.25, 0.125, "agree", ""),
-        ("b", "ReLU", "relu(), act", (2, 3), (2, 8), RIGHT, WRONG, 0.25, "DIVERGES HERE", ""),
-        ("c", "ReLU", "-", (2, 4), None, WRONG, None, 0.375, "not paired", ""),
-        ("output 1, of c", "-", "return value 1", (2, 4), None, None, None, 0.375, "not paired", ""),
-        ("-", "-", "other (Tanh)", None, (2, 9), None, None, None, "not paired", ""),
+        ("a", "ReLU", "first", (2, 2), (2, 7), 0.125, 0.25, 0.125, "agree", "", ""),
+        ("b", "ReLU", "relu(), act", (2, 3), (2, 8), RIGHT, WRONG, 0.25, "DIVERGES HERE", "", "port.py, line 4"),
+        ("c", "ReLU", "-", (2, 4), None, WRONG, None, 0.375, "not paired", "", ""),
+        ("output 1, of c", "-", "return value 1", (2, 4), None, None, None, 0.375, "not paired", "", ""),
+        ("-", "-", "other (Tanh)", None, (2, 9), None, None, None, "not paired", "", "port.py, line 5"),
     ]
     assert made.outputs.dtype == made.noise.dtype == np.float64
 
