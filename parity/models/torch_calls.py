@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -195,6 +196,8 @@ class _Recorder(TorchFunctionMode):
             with ExitStack() as stack:
                 if any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in self.model.modules()):
                     stack.enter_context(torch.compiler.set_stance("force_eager"))
+                    stack.enter_context(warnings.catch_warnings())
+                    warnings.filterwarnings("ignore", "Using `torch.compile")  # that there are hooks, which are these
                 yield
         finally:
             for handle in handles:

@@ -1,10 +1,11 @@
 """Drop comparisons with a wrong tensor of the twin, which show only after both models have run."""
 
 from functools import cache
+from math import inf
 
 from parity.models.alignment import BORDERS
 from parity.models.keras_graph import StepIndex, TensorId
-from parity.tracing.runs import MISFIT, Run
+from parity.tracing.runs import MISFIT, Comparison, Run
 
 
 def without_misfits(run: Run) -> Run:
@@ -54,4 +55,25 @@ def without_misfits(run: Run) -> Run:
     for index, slot in list(inputs):
         if inputs[index, slot].note == MISFIT and is_right(index):
             del inputs[index, slot]
+    _without_borders_of_wrong_tensors(run, inputs, outputs)
     return run._replace(inputs=inputs, outputs=outputs, pairing=run.pairing._replace(twins=twins))
+
+
+def _without_borders_of_wrong_tensors(
+    run: Run, inputs: dict[tuple[StepIndex, int], Comparison], outputs: dict[TensorId, Comparison]
+) -> None:
+    """Undo each agreement within a border behind a layer that returns something else.
+
+    A layer that returns more than it should has the right numbers within what it returns. That is no padding.
+    """
+    wrong = {number for number, found in outputs.items() if not found.agrees}
+    for index, step in enumerate(run.graph.steps):
+        for slot, number in enumerate(step.inputs):
+            found = inputs.get((index, slot))
+            if number in wrong and found is not None and found.note in BORDERS:
+                inputs[index, slot] = found._replace(difference=inf, note=MISFIT)
+        for number in step.outputs if wrong.intersection(step.inputs) else ():
+            found = outputs.get(number)
+            if found is not None and found.note in BORDERS:
+                outputs[number] = found._replace(difference=inf, note=MISFIT)
+                wrong.add(number)

@@ -54,10 +54,11 @@ class Pairing(NamedTuple):
         outputs: Where each Keras tensor is seen as the output of a call.
         observed: Where each other Keras tensor is seen: as an input of its consumers' calls, because it is not certain
             which call returns it.
-        guessed: Keras tensors of which another call may be the producer. There are three reasons. The call was found
+        guessed: Keras tensors of which another call may be the producer. There are four reasons. The call was found
             only by its inputs, and may be the first of several that do together what the layer does, as in
             ``(a + b) / 2``. Or it was found by its consumer, which is a module of the user's own that may do what
-            several layers do. Or it is arithmetic, which may be done in another order.
+            several layers do. Or it is arithmetic, which may be done in another order. Or it is one of several heads
+            in one module, which may have it in another form, as a bidirectional module has its second direction.
         work: What the call of each module with weights may do, by the tensor that is seen as its output.
         heads: Keras tensors of which the output of a call may hold several, one beside the other.
     """
@@ -162,6 +163,7 @@ class _Pairer:
             self.inside.update(work.least)
             if works_in[last] > 1:
                 self.heads.update(work.tensors(self.graph))
+                self.result.guessed.update(self.heads)
         for index, step in enumerate(self.steps):
             sources = self.sources_of_step(step)
             if index in several_do:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from parity.models.alignment import BORDERS, alignments
+from parity.models.alignment import alignments
 from parity.models.keras_graph import StepIndex, TensorId
 from parity.tracing.runs import MISFIT, Comparison, Run
 from parity.tracing.training import Fault, TrainingFault
@@ -223,10 +223,10 @@ def _of_steps(run: Run) -> list[Verdict]:
         unseen_before = tuple(dict.fromkeys(hidden for number in step.inputs for hidden in unseen.get(number, ())))
         right_before = all(right[number] for number in step.inputs)
         compared = zip(step.inputs, run.inputs_of(index), strict=True)
-        inputs_agree = all(_agrees(found, right[number]) for number, found in compared)
+        inputs_agree = all(found.agrees if found else right[number] for number, found in compared)
         for number, returned in zip(step.outputs, run.outputs_of(index), strict=False):
             found = run.outputs.get(returned)
-            right[number] = _agrees(found, right_before)
+            right[number] = found.agrees if found else right_before
             if found is None and number not in masks:
                 unseen[number] = (*unseen_before, index)
         verdicts.append(_of_step(run, index, inputs_agree, right_before, unseen_before))
@@ -238,13 +238,6 @@ def _of_steps(run: Run) -> list[Verdict]:
     for index, others in _exchanged(stored).items():
         verdicts[index] = Verdict(Kind.DIVERGES, index, exchanged_with=others)
     return verdicts
-
-
-def _agrees(found: Comparison | None, right_before: bool) -> bool:
-    """Tell whether a tensor agrees. What holds the right numbers within a border does so if all before it is right."""
-    if found is None:
-        return right_before
-    return found.agrees and (right_before or found.note not in BORDERS)
 
 
 def _of_step(
@@ -262,7 +255,7 @@ def _of_step(
     compared = [run.outputs[number] for number in run.outputs_of(index) if number in run.outputs]
     if not compared:
         return Verdict(Kind.NOT_PAIRED, index)
-    if all(_agrees(found, right_before) for found in compared):
+    if all(found.agrees for found in compared):
         return Verdict(Kind.AGREES, index, alignments=tuple(sorted({found.note for found in compared if found.note})))
     if inputs_agree:
         return Verdict(Kind.DIVERGES, index, perhaps_at=unseen_before)
