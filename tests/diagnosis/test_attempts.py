@@ -9,6 +9,7 @@ from parity.diagnosis import (
     attention,
     geometry,
     inputs,
+    inside,
     merging,
     norms,
     order,
@@ -17,8 +18,8 @@ from parity.diagnosis import (
     weights,
 )
 from parity.diagnosis.diagnose import WRONG_INPUT, WRONG_OUTPUT, diagnose, explained_by
-from parity.diagnosis.evidence import Evidence
-from parity.models.keras_graph import keras_graph
+from parity.diagnosis.evidence import Behind, Evidence
+from parity.models.keras_graph import keras_graph, run_step
 from parity.models.keras_values import walk
 from parity.models.torch_calls import Call
 from parity.tensors import as_tensor
@@ -123,6 +124,45 @@ def conv(**more):
 
 def conv_module(**more):
     return lambda: nn.Conv2d(4, 6, 3, **({"padding": 1} | more))
+
+
+def doing_more(twin, behind=None, module=True):
+    """Return what makes the evidence of a convolution, whose module may do the layer behind it as well.
+
+    Args:
+        twin: Takes the evidence so far and returns what the twin has, channels last.
+        behind: The layer; none if not given.
+        module: Whether there is a module.
+    """
+
+    def make():
+        evidence = evidence_of(IMAGE, conv(), module=conv_module())
+        pairing, call = SimpleNamespace(twins={evidence.at_step: (0, 0)}), Call("both", evidence.modules[0], (), ())
+        run = SimpleNamespace(graph=evidence.run.graph, pairing=pairing, calls=[call])
+        evidence = evidence._replace(run=run, modules=evidence.modules if module else [])
+        if behind is not None:
+            graph = keras_graph(float64_model(tuple(evidence.value.shape[1:]), behind()))
+            returned = as_tensor(run_step(graph.steps[-1], [evidence.value.numpy()])[0])
+            evidence = evidence._replace(behind=(Behind(graph.steps[-1], evidence.value, returned, 1e-9),))
+        return evidence._replace(twin=first(twin(evidence)))
+
+    return make
+
+
+def normalizing():
+    return L.BatchNormalization(name="norm", dtype="float64")
+
+
+def folded(evidence, **changed):
+    """Return what the BatchNormalization behind a layer makes of its output, with other values of its own."""
+    layer = evidence.behind[0].step.layer
+    values = {w.name: torch.from_numpy(w.numpy()) for w in layer.weights} | {"epsilon": layer.epsilon} | changed
+    scale = values["gamma"] / (values["moving_variance"] + values["epsilon"]) ** values.get("power", 0.5)
+    return (values.get("x", evidence.value) - values["moving_mean"]) * scale + values["beta"]
+
+
+def bias_of(evidence):
+    return torch.from_numpy(evidence.step.layer.bias.numpy())
 
 
 def dense(units=3, **more):
@@ -549,6 +589,45 @@ EXPLAINED = {
             "",
         ),
     ],
+    inside.by_folding: [
+        (
+            doing_more(lambda e: folded(e, epsilon=1e-5), normalizing),
+            "epsilon",
+            "norm is in the weights of both, with",
+        ),
+        (
+            doing_more(lambda e: folded(e, beta=0.0), normalizing),
+            "bias missing",
+            "norm is in the weights of both, without its beta",
+        ),
+        (
+            doing_more(lambda e: folded(e, x=e.value - bias_of(e)), normalizing),
+            "bias missing",
+            "norm is in the weights of both, without the bias of conv",
+        ),
+        (
+            doing_more(lambda e: folded(e, x=e.value - bias_of(e)) + bias_of(e), normalizing),
+            "weights hold other numbers",
+            "norm is in the weights of both, and the bias of conv is not scaled",
+        ),
+        *(
+            (doing_more(lambda e, c=changed: folded(e, **c), normalizing), "weights hold other numbers", detail)
+            for changed, detail in (
+                ({"moving_mean": 0.0}, "norm is in the weights of both, without its mean"),
+                ({"gamma": 1.0}, "norm is in the weights of both, without its gamma"),
+                ({"power": 1.0}, "norm is in the weights of both, divided by the variance"),
+            )
+        ),
+    ],
+    inside.by_function_inside: [
+        (doing_more(lambda e: e.value.relu()), "another activation", "both also applies relu"),
+        (doing_more(lambda e: e.value.tanh(), L.ReLU), "another activation", "tanh, not relu; in both"),
+        (
+            doing_more(lambda e: F.leaky_relu(e.value, 0.07), lambda: L.LeakyReLU(0.3)),
+            "another slope",
+            "slope is 0.07, not 0.3; in both",
+        ),
+    ],
     activations.by_function: [
         (activated(L.ReLU(), lambda x: x), "activation missing", "relu"),
         (with_twin((7,), dense(activation="tanh"), lambda e: e.inputs[0]), "activation missing", "tanh"),
@@ -832,6 +911,17 @@ SILENT = {
         "a bias of 0": lambda: (e := evidence_of(IMAGE, conv(), plain, module=conv_module()))._replace(
             weights={path: 0 * value for path, value in e.weights.items()}
         ),
+    },
+    inside.by_folding: {
+        "nothing behind": doing_more(lambda e: e.value + 1),
+        "an activation behind": doing_more(lambda e: e.value + 1, L.ReLU),
+        "no module": doing_more(lambda e: folded(e, beta=0.0), normalizing, module=False),
+        "strange": doing_more(lambda e: folded(e, moving_mean=7.0), normalizing),
+    },
+    inside.by_function_inside: {
+        "strange": doing_more(lambda e: e.value**3 + 7),
+        "strange, before an activation": doing_more(lambda e: e.value**3 + 7, L.ReLU),
+        "no module": doing_more(lambda e: e.value.relu(), module=False),
     },
     activations.by_function: {
         "strange": activated(L.ReLU(), lambda x: x**3 + 7),

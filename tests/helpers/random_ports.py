@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import parity.padding as padding
@@ -121,6 +122,8 @@ class _Recipe:
         self.inputs: list[keras.KerasTensor] = []
         self.homes: dict[str, str] = {}  # the module of each Keras layer with weights
         self.flatten: dict[str, tuple[int, ...]] = {}
+        self.folding = False  # whether a BatchNormalization may be folded into a convolution
+        self.folded: dict[str, keras.layers.BatchNormalization] = {}  # by the name of the convolution's layer
 
     # What all layers need.
 
@@ -192,11 +195,20 @@ class _Recipe:
 
     def convolved(self, layer: keras.Layer, x: Value, index: int, fused: str | None) -> Value:
         """Close a convolution or Dense layer: run the Keras layer, and add its own activation to the twin."""
-        if fused == "relu" and self.draw(st.booleans()):
+        if fused is not None and self.draw(st.integers(0, 3)) == 0:
+            self.do_more(self.homes[layer.name], fused)
+        elif fused == "relu" and self.draw(st.booleans()):
             index = self.step(self.module(nn.ReLU(inplace=True)), index)  # nobody else reads the convolution's output
         elif fused is not None:
             index = self.activate(fused, index)
         return Value(layer(x.keras), index)
+
+    def do_more(self, home: str, name: str) -> None:
+        """Let a module also do an activation that follows its layer."""
+        module, (_, function) = self.modules[home], _ACTIVATIONS[name]
+        kind = type(module)
+        more = {"forward": lambda self, x: function(kind.forward(self, x))}
+        module.__class__ = type(f"{kind.__name__}And{name.title()}", (kind,), more)
 
     def fused(self, channels: int) -> str | None:
         """Draw the activation of a layer that may have one of its own."""
@@ -319,7 +331,10 @@ class _Recipe:
             layer = self.layer("BatchNormalization", epsilon=epsilon, momentum=momentum, scale=scale, center=center)
             rank = self.rank if len(x.sizes) else 1
             module = getattr(nn, f"BatchNorm{rank}d")(channels, epsilon, 1 - momentum)
-            return Value(layer(x.keras), self.step(self.module(module, layer), x))
+            y = Value(layer(x.keras), self.step(self.module(module, layer), x))
+            if self.draw(st.integers(0, 2)) == 0:
+                return self.done_inside(self.homes[layer.name], y)
+            return y
         epsilon = max(epsilon, 1e-3)
         if kind == "Group":
             groups = self.one_of(*(g for g in (1, 2) if channels % (2 * g) == 0 or g == 1))
@@ -328,6 +343,23 @@ class _Recipe:
         layer = self.layer("LayerNormalization", epsilon=epsilon)
         run = self.module(nn.LayerNorm(channels, epsilon), layer)
         return Value(layer(x.keras), self.step(lambda twin, x: run(twin, x.movedim(1, -1)).movedim(-1, 1), x))
+
+    def done_inside(self, home: str, x: Value) -> Value:
+        """Add an activation layer that a module, the twin of the layer before it, also does."""
+        name = self.one_of(*_activations(x.channels))
+        self.do_more(home, name)
+        return Value(self.layer("Activation", name)(x.keras), x.index)
+
+    def folds(self, x: Value) -> Value:
+        """Add a convolution and a BatchNormalization, which is folded into the twin's convolution."""
+        x = self.convolution(x, bare=True)
+        name = next(reversed(self.homes))
+        module = self.modules[self.homes[name]]
+        if module.bias is None:
+            module.bias = nn.Parameter(torch.zeros(x.channels))
+        layer = self.folded[name] = self.layer("BatchNormalization", epsilon=self.one_of(1e-3, 1e-2))
+        x, home = Value(layer(x.keras), x.index), self.homes[name]
+        return self.done_inside(home, x) if self.draw(st.booleans()) else x
 
     def slopes(self, x: Value) -> Value:
         """Add a PReLU with a slope for each channel."""
@@ -366,6 +398,9 @@ class _Recipe:
         """Add a convolution and a ReLU that overwrites its output, which nobody else reads."""
         x = self.convolution(x, bare=True)
         layer = self.one_of(self.layer("ReLU"), self.layer("Activation", "relu"))
+        if self.draw(st.integers(0, 2)) == 0:
+            self.do_more(self.homes[next(reversed(self.homes))], "relu")
+            return Value(layer(x.keras), x.index)
         run = self.module(nn.ReLU(inplace=True)) if self.draw(st.booleans()) else lambda _, x: F.relu(x, inplace=True)
         return Value(layer(x.keras), self.step(run, x))
 
@@ -457,6 +492,7 @@ class _Recipe:
             *([self.transposed] if math.prod(x.sizes) < 200 else []),
             self.depthwise,
             self.separable,
+            *([self.folds] if self.folding else []),
             self.activation,
             self.keeping,
             self.zero_padding,
@@ -487,11 +523,39 @@ class _Recipe:
         return model, Steps(modules, self.steps, tuple(y.index for y in outputs))
 
 
+def _fold(twin: nn.Module, recipe: _Recipe) -> None:
+    """Give the twin's convolutions the weights of theirs with the BatchNormalization behind it folded in."""
+    for name, norm in recipe.folded.items():
+        module = twin.get_submodule(recipe.homes[name])
+        gamma, beta, mean, variance = (torch.from_numpy(weight.numpy()) for weight in norm.weights)
+        scale = gamma / (variance + norm.epsilon).sqrt()
+        with torch.no_grad():
+            module.weight.mul_(scale.reshape(-1, *[1] * (module.weight.ndim - 1)))
+            module.bias.copy_((module.bias - mean) * scale + beta)
+
+
+def _mapping(model: keras.Model, twin: nn.Module, recipe: _Recipe) -> pd.DataFrame:
+    """Return the mapping; the weights of a BatchNormalization that is folded into another layer are moved by hand."""
+    by_hand = {weight.path for norm in recipe.folded.values() for weight in norm.weights}
+    rest = SimpleNamespace(weights=[weight for weight in model.weights if weight.path not in by_hand])
+    mapping = pair_up(rest, twin, recipe.homes)
+    if by_hand:
+        more = pd.DataFrame({"keras": sorted(by_hand), "torch": "", "how": "by hand"})
+        mapping = pd.concat([mapping.assign(how=""), more], ignore_index=True)
+    return mapping
+
+
 @st.composite
-def right_ports(draw_: Callable) -> Port:
-    """Draw correct ports: random networks in one or two dimensions, of random sizes, each with its twin."""
+def right_ports(draw_: Callable, folding: bool = False) -> Port:
+    """Draw correct ports: random networks in one or two dimensions, of random sizes, each with its twin.
+
+    Args:
+        draw_: What hypothesis draws with.
+        folding: Whether a BatchNormalization may be folded into a convolution: then the twin is right in prediction.
+    """
     rank, dtype = draw_(st.integers(1, 2)), draw_(st.sampled_from(["float32", "float64"]))
     recipe = _Recipe(draw_, dtype, rank, itertools.count())
+    recipe.folding = folding
     with_heads = draw_(st.integers(0, 3)) > 0
     x = recipe.input(*(draw_(st.integers(3, 12)) for _ in range(rank)), draw_(st.integers(1, 5)))
     vector = recipe.input(draw_(st.integers(1, 5))) if with_heads and draw_(st.integers(0, 3)) == 0 else None
@@ -505,8 +569,9 @@ def right_ports(draw_: Callable) -> Port:
     seed = draw_(st.integers(0, 2**16))
     fill_scaled(model, seed)
     twin = twin.to(getattr(torch, dtype)).eval()
-    mapping, flatten = pair_up(model, twin, recipe.homes), recipe.flatten or None
+    mapping, flatten = _mapping(model, twin, recipe), recipe.flatten or None
     transfer(model, twin, mapping, flatten)
+    _fold(twin, recipe)
     batch = draw_(st.integers(1, 3))
     inputs = [draw(batch, *start.shape[1:], seed=(seed, k)).astype(dtype) for k, start in enumerate(model.inputs)]
     return Port(model, inputs, twin, mapping, flatten, 1e-6 if dtype == "float64" else 1e-4)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 
 
 @settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))
-@given(right_ports())
+@given(right_ports(folding=True))
 def test_no_alarm_on_random_right_ports(port):
     for expected, y in zip(run_keras(Probe(port.keras_model, port.x)), run_twin(port.twin, port.x), strict=True):
         assert expected.shape == y.shape
@@ -30,7 +30,7 @@ def test_no_alarm_on_random_right_ports_in_training(port):
 
 
 @settings(max_examples=PORTS // 10, deadline=None, suppress_health_check=list(HealthCheck))
-@given(right_ports())
+@given(right_ports(folding=True))
 def test_a_random_port_with_one_wrong_number_is_an_alarm(port):
     """A trace that finds nothing in right ports must find something in wrong ones of the same kind."""
     twin = copy.deepcopy(port.twin)
