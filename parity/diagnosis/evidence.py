@@ -1,7 +1,7 @@
 """All that is known of a layer that diverges, and how it is gathered."""
 
-from collections.abc import Container, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Container, Mapping, Sequence
+from math import isfinite, prod
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 # The number in place of infinity where tensors are subtracted.
 _HUGE = 1e30
+
+Function = Callable[..., Tensor]
+"""A function of a step's inputs, which are (batch, *spatial, channels), as is what it returns."""
 
 
 class Evidence(NamedTuple):
@@ -50,6 +53,10 @@ class Evidence(NamedTuple):
         axis: The axis on which Keras has the channels of ``value``.
         axes: Those of each input, if they are not the last of each.
         features_first: Whether Keras has flattened the features channels first, so that no twin has them otherwise.
+        onward: If not the layer's own output is seen in the twin, but only one behind it: takes a function, and returns
+            what the Keras model has there if the layer computes this function. Then ``twin`` is the twin's tensor
+            there, and only ``gives`` can be asked.
+        composed: Whether the step stands for several operations in a row, of which it is the last.
     """
 
     run: Run
@@ -72,6 +79,8 @@ class Evidence(NamedTuple):
     axis: int = -1
     axes: Sequence[int] = ()
     features_first: bool = False
+    onward: Callable[[Function], Tensor | None] | None = None
+    composed: bool = False
 
     @property
     def reorderable(self) -> tuple[int, ...] | None:
@@ -110,6 +119,26 @@ class Evidence(NamedTuple):
         """Return for each axis of the first input which axis it is in Keras."""
         return axes_in_keras(self.inputs[0].ndim, self.axes[0] if self.axes else -1)
 
+    def gives(self, function: Function) -> bool:
+        """Tell whether a function, in place of what the Keras layer computes, gives what the twin has."""
+        if self.onward is not None:
+            return self.explains(self.onward(function))
+        value = result_of(function, self.inputs)
+        if value is None:
+            return False
+        # The larger the numbers, the larger their rounding errors.
+        growth = largest(self.twin) / max(largest(self.value), 1e-30)
+        larger = self.tolerance * max(1.0, growth if isfinite(growth) else 1.0)
+        return agree_within(value, self.twin, larger, window=True)
+
+    def gives_in_keras(self, function: Function) -> bool:
+        """Tell the same of a function that takes and returns tensors in Keras's order of axes."""
+        return self.gives(lambda *xs: with_channels_last(function(*self.inputs_in_keras(xs)), self.axis))
+
+    def value_in_keras(self) -> Tensor:
+        """Return ``value`` in Keras's order of axes."""
+        return as_in_keras(self.value, self.axis)
+
     def weights_of_layer(self) -> dict[str, Tensor]:
         """Return the layer's weights in PyTorch's layout by their short names, such as "kernel"."""
         return {short_name(path): weight for path, weight in self.weights.items() if path in self.places}
@@ -118,6 +147,14 @@ class Evidence(NamedTuple):
 def short_name(path: str) -> str:
     """Return the name of a weight without the path of its layer."""
     return path.rpartition("/")[2]
+
+
+def result_of(function: Function, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Return what a function makes of tensors; None if it cannot take them."""
+    try:
+        return function(*inputs)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
 
 
 def run_modules(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor | None:
