@@ -31,6 +31,12 @@ def keras_input(*shape: int | None, name: str = "input", dtype: str = "float64")
     return keras.Input(shape, name=name, dtype=dtype)
 
 
+def named(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Give the operation that returns a Keras tensor a name that is the same in each model; return the tensor."""
+    tensor._keras_history.operation.name = name
+    return tensor
+
+
 def ported(
     name: str,
     probes: tuple[Probe, ...],

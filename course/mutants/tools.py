@@ -47,6 +47,11 @@ def another_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     module.__class__ = type(type(module).__name__, (type(module),), {"forward": forward})
 
 
+def another_method(module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+    """Give a module another method in the place of one of its own, as ``another_forward`` does."""
+    module.__class__ = type(type(module).__name__, (type(module),), {name: method})
+
+
 def before(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Make a module change its first input before it does what it did."""
     original = type(module).forward

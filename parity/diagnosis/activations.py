@@ -1,11 +1,14 @@
 """Causes in activations, and in the axes of normalizations."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 
 from parity.diagnosis.causes import Cause, known_cause
-from parity.diagnosis.evidence import Evidence
+from parity.diagnosis.evidence import Evidence, result_of
+from parity.diagnosis.merging import computed
+from parity.diagnosis.operations import identified, is_unknown, same
 from parity.models.alignment import alignments, largest
 from parity.models.keras_graph import activates
 from parity.models.keras_layers import activation_name
@@ -29,6 +32,14 @@ _DUE_SLOPES: dict[str, float | str] = {"relu": 0.0, "leakyrelu": 0.3, "leaky_rel
 
 Activation = Callable[[Tensor], Tensor]
 
+_NAMES = (
+    *("relu", "relu6", "elu", "selu", "celu", "silu", "mish", "sigmoid", "hard_sigmoid", "log_sigmoid", "tanh"),
+    *("hard_tanh", "softplus", "softsign", "hard_silu", "exponential", "hard_shrink", "soft_shrink", "tanh_shrink"),
+    *("squareplus", "sparse_plus", "sparse_sigmoid"),
+)
+# Operations that are an activation with some constants, such as keras.ops.maximum(x, 0).
+_MAY_ACTIVATE = ("Clip", "Maximum", "Minimum", "Where")
+
 
 def activations(value: Tensor, axes: Sequence[int] = ()) -> Iterator[tuple[str, Activation]]:
     """Yield the name and the function of each known activation that a tensor (batch, ..., channels) can go through.
@@ -39,9 +50,7 @@ def activations(value: Tensor, axes: Sequence[int] = ()) -> Iterator[tuple[str, 
     """
     if not value.is_floating_point():
         return
-    names = "relu relu6 elu selu celu silu mish sigmoid hard_sigmoid log_sigmoid tanh hard_tanh softplus softsign "
-    names += "hard_silu exponential"
-    for name in names.split():
+    for name in _NAMES:
         yield name, partial(_in_keras, name)
     yield "hard_sigmoid as in Keras 2", lambda x: (0.2 * x + 0.5).clamp(0, 1)
     yield "gelu", F.gelu
@@ -52,46 +61,190 @@ def activations(value: Tensor, axes: Sequence[int] = ()) -> Iterator[tuple[str, 
     for axis, in_keras in enumerate(axes or range(value.ndim)):
         yield f"softmax along axis {in_keras}", partial(torch.softmax, dim=axis)
         yield f"log_softmax along axis {in_keras}", partial(torch.log_softmax, dim=axis)
+    for axis, in_keras in enumerate(axes or range(value.ndim)):
+        yield f"sparsemax along axis {in_keras}", partial(_in_keras, "sparsemax", axis=axis)
     if value.ndim > 3:
         yield "softmax along all pixels", lambda x: x.flatten(1, -2).softmax(1).reshape(x.shape)
 
 
-def _in_keras(name: str, x: Tensor) -> Tensor:
+def _in_keras(name: str, x: Tensor, **settings: int) -> Tensor:
     """Return what Keras's activation of this name makes of a tensor."""
-    return as_tensor(keras.activations.get(name)(x.numpy()))
+    return as_tensor(keras.activations.get(name)(x.numpy(), **settings))
 
 
 def by_function(evidence: Evidence) -> Iterator[Cause]:
     """Yield the activation with which the step's input gives what the twin has."""
-    if evidence.step is None or len(evidence.inputs) != 1:
+    own = own_activation(evidence)
+    if evidence.step is None or not own:
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
-    own = activation_name(layer) if activates(evidence.step) else type(layer).__name__.lower()
-    known = activates(evidence.step) or isinstance(layer, _ACTIVATIONS)
-    if known and x.shape == evidence.value.shape:
-        if evidence.explains(x):
-            yield known_cause("activation missing", own)
-            return
-        slope = _slope(evidence) if own in _DUE_SLOPES else None
-        alpha = _slope(evidence, torch.expm1) if own == "elu" else None
-        if alpha:
-            yield known_cause("another slope", f"alpha is {alpha:g}, not {_due(layer, 'alpha', 1.0)}")
-            return
-        for name, function in activations(x, evidence.axes_of_input()):
-            if not evidence.explains(function(x)):
-                continue
-            if name.startswith(f"{own} along"):
-                yield known_cause("axis", f"{name}, not {_due_axis(layer, x.ndim)}")
-            elif slope and "leaky" in name:
-                yield known_cause("another slope", _of_slope(slope, own, layer))
-            else:
-                yield known_cause("another activation", f"{name}, not {_described(own, layer)}")
-            return
-        if slope is not None:
+    if x.shape != evidence.value.shape:
+        return
+    direct = evidence.onward is None
+    if evidence.gives(torch.clone):
+        yield known_cause("activation missing", own)
+        return
+    slope = _slope(evidence) if direct and own in _DUE_SLOPES else None
+    alpha = _slope(evidence, torch.expm1) if direct and own == "elu" else None
+    if alpha:
+        yield known_cause("another slope", f"alpha is {alpha:g}, not {_due(layer, 'alpha', 1.0)}")
+        return
+    for name, function in activations(x, evidence.axes_of_input()):
+        if not evidence.gives(function):
+            continue
+        if name.startswith(f"{own} along"):
+            yield known_cause("axis", f"{name}, not {_due_axis(layer, x.ndim)}")
+        elif slope and "leaky" in name:
             yield known_cause("another slope", _of_slope(slope, own, layer))
-        elif _slope(evidence) is not None:
-            found = f"leaky_relu with slope {_slope(evidence):g}"
-            yield known_cause("another activation", f"{found}, not {_described(own, layer)}")
+        else:
+            yield known_cause("another activation", f"{name}, not {_described(own, layer)}")
+        return
+    if slope is not None:
+        yield known_cause("another slope", _of_slope(slope, own, layer))
+    elif direct and _slope(evidence) is not None:
+        found = f"leaky_relu with slope {_slope(evidence):g}"
+        yield known_cause("another activation", f"{found}, not {_described(own, layer)}")
+    elif direct:
+        yield from _by_setting(evidence, own)
+
+
+def own_activation(evidence: Evidence) -> str:
+    """Return the name of the activation that a step computes, nothing if it computes none.
+
+    It is a layer's activation, a layer that is one, an operation such as ``keras.ops.relu``, or something else, such as
+    a Lambda, that returns what an activation returns.
+    """
+    step = evidence.step
+    if step is None or len(evidence.inputs) != 1:
+        return ""
+    kind = type(step.layer).__name__
+    if activates(step):
+        return activation_name(step.layer)
+    if isinstance(step.layer, _ACTIVATIONS):
+        return kind.lower()
+    if not isinstance(step.layer, keras.layers.Layer):
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower()
+        if name == "gelu":
+            return "gelu by tanh" if step.layer.approximate else "gelu"
+        if name in (*_NAMES, "leaky_relu", "softmax", "log_softmax", "sparsemax", "threshold"):
+            return name
+    if step.weights:
+        return ""
+    if evidence.composed or is_unknown(step) or kind in _MAY_ACTIVATE:
+        return identified(evidence, dict(activations(evidence.inputs[0], evidence.axes_of_input()))) or ""
+    return ""
+
+
+def _by_setting(evidence: Evidence, own: str) -> Iterator[Cause]:
+    """Yield the other setting of an activation with which it gives what the twin has."""
+    layer = evidence.step.layer if evidence.step else None
+    for x, twin, _ in alignments(evidence.inputs[0], evidence.twin):
+        if x.shape != twin.shape or x.shape != evidence.inputs[0].shape:
+            continue
+        for name, function in _set_otherwise(x, twin, own):
+            if evidence.gives(function):
+                yield known_cause("another activation", f"{own} with {name}, not {_described(own, layer)}")
+                return
+
+
+def _set_otherwise(x: Tensor, y: Tensor, own: str) -> Iterator[tuple[str, Activation]]:
+    """Yield an activation with each setting that one tensor may have been made of another with.
+
+    Args:
+        x: What the activation takes.
+        y: What the twin returns.
+        own: The name of the activation.
+    """
+    if not bool(y.isfinite().all()):
+        return
+    low, high = float(y.min()), float(y.max())
+    kept = y != 0
+    if own in ("relu", "relu6", "leaky_relu", "leakyrelu", "hard_tanh", "hard_sigmoid"):
+        for slope in (0.0, 0.01, 0.1, 0.2, 0.3):
+            leaky = partial(F.leaky_relu, negative_slope=slope)
+            yield f"max_value {high:.4g}", partial(_clipped, leaky, high)
+        yield f"numbers from {low:.4g} to {high:.4g}", lambda x: x.clamp(low, high)
+    if own in ("relu", "threshold", "hard_shrink") and bool(kept.any()) and not bool(kept.all()):
+        above = float(x[kept].min())
+        yield f"threshold {above:.2g}", lambda x: torch.where(x >= above, x, 0)
+        smallest = float(x[kept].abs().min())
+        yield f"threshold {smallest:.2g}", lambda x: torch.where(x.abs() >= smallest, x, 0)
+    if own == "soft_shrink" and bool(kept.any()):
+        by = float((x[kept].abs() - y[kept].abs()).median())
+        yield f"threshold {by:.4g}", lambda x: x.sign() * (x.abs() - by).clamp(min=0)
+    if own == "squareplus":
+        b = float(((2 * y - x).square() - x.square()).median())
+        yield f"b {b:.4g}", lambda x: (x + (x.square() + b).clamp(min=0).sqrt()) / 2
+    for number in (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0):
+        if own == "celu":
+            yield f"alpha {number:g}", partial(F.celu, alpha=number)
+        if own in _STEEPER:
+            yield f"beta {number:g}", partial(_STEEPER[own], number)
+
+
+def _clipped(function: Activation, high: float, x: Tensor) -> Tensor:
+    return function(x).clamp(max=high)
+
+
+_STEEPER: dict[str, Callable[[float, Tensor], Tensor]] = {
+    "softplus": lambda beta, x: F.softplus(x, beta=beta),
+    "silu": lambda beta, x: x * (beta * x).sigmoid(),
+    "sigmoid": lambda beta, x: (beta * x).sigmoid(),
+}
+
+
+def by_gate(evidence: Evidence) -> Iterator[Cause]:
+    """Yield what a gated linear unit does otherwise in the twin: the halves exchanged, another gate, another axis."""
+    step = evidence.step
+    if step is None or step.weights or len(evidence.inputs) != 1 or not evidence.inputs[0].is_floating_point():
+        return
+    x, value = evidence.inputs[0], evidence.value
+    halved = [axis for axis in range(1, x.ndim) if value.ndim == x.ndim and x.shape[axis] == 2 * value.shape[axis]]
+    if len(halved) != 1 or not same(result_of(partial(F.glu, dim=halved[0]), [x]), value):
+        return
+    axis = halved[0]
+    gates: dict[str, Activation] = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "silu": F.silu, "gelu": F.gelu}
+    gates |= {"relu": F.relu, "hard_sigmoid": F.hardsigmoid, "nothing": torch.clone}
+    for (name, gate), half in product(gates.items(), ("second", "first")):
+        if evidence.gives(partial(_gated, axis=axis, gate=gate, first=half == "first")):
+            yield known_cause(
+                "another activation", f"glu: the gate is {name} of the {half} half, not sigmoid of the second"
+            )
+            return
+    even, odd = (x.index_select(axis, torch.arange(start, x.shape[axis], 2)) for start in (0, 1))
+    if evidence.gives(lambda x: even * odd.sigmoid()):
+        yield known_cause("another activation", "glu: each second element is the gate, not the second half")
+
+
+def by_moved_activation(evidence: Evidence) -> Iterator[Cause]:
+    """Yield that the twin has an activation before the layer that merges, where the Keras model has it behind.
+
+    The evidence is that of the activation and of the merge together: of the activation, with the inputs of the merge.
+    """
+    step, inputs = evidence.step, evidence.inputs
+    if step is None or not evidence.composed or len(inputs) < 2:
+        return
+    run = evidence.run
+    merge = run.graph.steps[run.graph.producers()[step.inputs[0]]]
+    name = own_activation(evidence._replace(inputs=inputs[:1], composed=False))
+    if not name:
+        return
+    every = tuple(range(len(inputs)))
+    for slots in (every, *((slot,) for slot in every)):
+
+        def moved(*xs: Tensor, slots: tuple[int, ...] = slots) -> Tensor:
+            return computed(merge, [computed(step, [x]) if slot in slots else x for slot, x in enumerate(xs)])
+
+        if evidence.gives_in_keras(moved):
+            which = "all inputs" if slots == every else f"input {slots[0] + 1}"
+            found = f"{name} is applied to {which} of {merge.name}, not to what it returns"
+            yield known_cause("activation in another place", found)
+            return
+
+
+def _gated(x: Tensor, axis: int, gate: Activation, first: bool = False) -> Tensor:
+    a, b = torch.chunk(x, 2, axis)
+    return gate(a) * b if first else a * gate(b)
 
 
 def _of_slope(slope: float, own: str, layer: keras.Layer) -> str:

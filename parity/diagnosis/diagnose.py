@@ -7,11 +7,12 @@ twin's. Nothing is changed: modules are copied before anything is tried on them.
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from parity.diagnosis.activations import by_axis, by_function
+from parity.diagnosis.activations import by_axis, by_function, by_gate, by_moved_activation
 from parity.diagnosis.attention import by_attention, by_attention_weights
 from parity.diagnosis.causes import Cause, Untried, known_cause
+from parity.diagnosis.elsewhere import explained_elsewhere, targets_first, targets_then
 from parity.diagnosis.evidence import Evidence, gather
-from parity.diagnosis.geometry import by_border, by_global_pooling, by_padding, by_pooling
+from parity.diagnosis.geometry import by_border, by_padding
 from parity.diagnosis.inputs import (
     by_activation_before,
     by_another_tensor,
@@ -24,7 +25,9 @@ from parity.diagnosis.inputs import (
 )
 from parity.diagnosis.inside import by_folding, by_function_inside
 from parity.diagnosis.merging import by_merging
+from parity.diagnosis.normalizing import by_formula, by_local_response, by_norm
 from parity.diagnosis.norms import by_kind_of_norm, by_place_of_norm
+from parity.diagnosis.operations import by_element, by_operation, by_reduction
 from parity.diagnosis.order import (
     by_channels,
     by_exchanged_axes,
@@ -33,7 +36,10 @@ from parity.diagnosis.order import (
     by_order_of_features,
     by_reshaped_axes,
 )
+from parity.diagnosis.pooling import by_global_pooling, by_pooling, by_unseen_pooling
 from parity.diagnosis.recurrence import by_recurrence, by_recurrent_weights, by_step_taken, by_time_and_batch
+from parity.diagnosis.resizing import by_interpolation, by_pixel_blocks
+from parity.diagnosis.scaling import by_scale
 from parity.diagnosis.settings import by_mode, by_settings, other_settings
 from parity.diagnosis.weights import by_bias, by_weights
 from parity.models.inputs import Inputs, TwinInputs
@@ -66,12 +72,22 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_function,
     by_kind_of_norm,
     by_function_inside,
+    by_gate,
     by_axis,
+    by_formula,
     by_merging,
     by_order,
     by_border,
+    by_interpolation,
+    by_pixel_blocks,
+    by_norm,
+    by_local_response,
+    by_reduction,
+    by_element,
+    by_operation,
     by_channels,
     by_other_input,
+    by_scale,
     by_numbers,
 )
 """What may explain that a layer's inputs agree and its outputs do not, in the order in which it is tried."""
@@ -92,6 +108,21 @@ WRONG_INPUT: tuple[Attempt, ...] = (
     by_scaled_input,
 )
 """What may explain that a layer's twin takes another input than the layers before return, likewise in order."""
+
+ELSEWHERE: tuple[Attempt, ...] = (
+    by_scale,
+    by_function,
+    by_gate,
+    by_moved_activation,
+    by_order,
+    by_unseen_pooling,
+    by_interpolation,
+    by_norm,
+    by_reduction,
+    by_element,
+    by_operation,
+)
+"""What is tried at steps whose own output is not seen in the twin, likewise in order; see ``explained_elsewhere``."""
 
 _CAUSES_IN_TRAINING = {
     Fault.RATE: "dropout rate",
@@ -156,31 +187,48 @@ def diagnose(
     first = next((verdict for verdict in verdicts if verdict.kind in STARTS), None)
     if first is None:
         return Diagnosis(None, [], traced, only_outputs=only_outputs(run))
-    causes, untried = _causes(port, run, first)
-    divergence = divergence_of(run, first)
+    causes, untried, place = _causes(port, run, first)
+    divergence = divergence_of(run, place)
     if any(cause.takes_other for cause in causes):
         # A function's input may not have been seen. Then the cause alone tells that it is another one.
         divergence = divergence._replace(verdict=str(Kind.TAKES_OTHER))
     return Diagnosis(divergence, causes, traced, untried, only_outputs(run))
 
 
-def _causes(port: Port, run: Run, verdict: Verdict) -> tuple[list[Cause], tuple[str, ...]]:
-    """Return what explains the first divergence, and what was not tried."""
+class _Explained(NamedTuple):
+    """What explains the first divergence, what was not tried, and the verdict at the place that the causes tell."""
+
+    causes: list[Cause]
+    untried: tuple[str, ...]
+    place: Verdict
+
+
+def _causes(port: Port, run: Run, verdict: Verdict) -> _Explained:
+    """Return what explains the first divergence."""
     if verdict.exchanged_with:
-        return [_exchange(run, verdict)], ()
+        return _Explained([_exchange(run, verdict)], (), verdict)
     fault = verdict.training
     if fault is not None and fault.kind in _CAUSES_IN_TRAINING:
-        return [known_cause(_CAUSES_IN_TRAINING[fault.kind], fault.detail)], ()
+        return _Explained([known_cause(_CAUSES_IN_TRAINING[fault.kind], fault.detail)], (), verdict)
+    if fault is None:
+        found = explained_elsewhere(port, run, targets_first(run, verdict), ELSEWHERE)
+        if found.causes:
+            return _Explained(found.causes, (), Verdict(Kind.DIVERGES, found.step))
     evidence = gather(port, run, verdict)
     if fault is not None:
         settings = other_settings(evidence)
         if "momentum" not in settings:
-            return [], ()
+            return _Explained([], (), verdict)
         expected, actual = settings["momentum"]
         # In PyTorch, no momentum means a cumulative average.
-        found = "None" if actual is None else f"{actual:g}"
-        return [known_cause("momentum", f"momentum is {found}, not {expected:g}")], ()
-    return explained_by(WRONG_OUTPUT if verdict.kind == Kind.DIVERGES else WRONG_INPUT, evidence)
+        is_found = "None" if actual is None else f"{actual:g}"
+        return _Explained([known_cause("momentum", f"momentum is {is_found}, not {expected:g}")], (), verdict)
+    causes, untried = explained_by(WRONG_OUTPUT if verdict.kind == Kind.DIVERGES else WRONG_INPUT, evidence)
+    if causes:
+        return _Explained(causes, untried, verdict)
+    found = explained_elsewhere(port, run, targets_then(run, verdict), ELSEWHERE)
+    place = Verdict(Kind.DIVERGES, found.step) if found.causes else verdict
+    return _Explained(found.causes, () if found.causes else (*untried, *found.untried), place)
 
 
 def explained_by(attempts: Sequence[Attempt], evidence: Evidence) -> tuple[list[Cause], tuple[str, ...]]:

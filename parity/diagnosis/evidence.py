@@ -1,9 +1,9 @@
 """All that is known of a layer that diverges, and how it is gathered."""
 
 import copy
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import islice, takewhile
-from math import prod
+from math import isfinite, prod
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -56,6 +56,10 @@ class Behind(NamedTuple):
         return with_channels_last(as_tensor(found), self.axes[1])
 
 
+Function = Callable[..., Tensor]
+"""A function of a step's inputs, which are (batch, *spatial, channels), as is what it returns."""
+
+
 class Evidence(NamedTuple):
     """All that is known of a layer that diverges. All Keras tensors in it are (batch, *spatial, channels).
 
@@ -82,6 +86,10 @@ class Evidence(NamedTuple):
         axes: Those of each input, if they are not the last of each.
         features_first: Whether Keras has flattened the features channels first, so that no twin has them otherwise.
         behind: The steps behind the layer that its module may do as well, in their order.
+        onward: If not the layer's own output is seen in the twin, but only one behind it: takes a function, and returns
+            what the Keras model has there if the layer computes this function. Then ``twin`` is the twin's tensor
+            there, and only ``gives`` can be asked.
+        composed: Whether the step stands for several operations in a row, of which it is the last.
     """
 
     run: Run
@@ -105,6 +113,8 @@ class Evidence(NamedTuple):
     axes: Sequence[int] = ()
     features_first: bool = False
     behind: tuple[Behind, ...] = ()
+    onward: Callable[[Function], Tensor | None] | None = None
+    composed: bool = False
 
     @property
     def reorderable(self) -> tuple[int, ...] | None:
@@ -158,6 +168,26 @@ class Evidence(NamedTuple):
         """Return for each axis of the first input which axis it is in Keras."""
         return axes_in_keras(self.inputs[0].ndim, self.axes[0] if self.axes else -1)
 
+    def gives(self, function: Function) -> bool:
+        """Tell whether a function, in place of what the Keras layer computes, gives what the twin has."""
+        if self.onward is not None:
+            return self.explains(self.onward(function))
+        value = result_of(function, self.inputs)
+        if value is None:
+            return False
+        # The larger the numbers, the larger their rounding errors.
+        growth = largest(self.twin) / max(largest(self.value), 1e-30)
+        larger = self.tolerance * max(1.0, growth if isfinite(growth) else 1.0)
+        return agree_within(value, self.twin, larger, window=True) or self.explains(value)
+
+    def gives_in_keras(self, function: Function) -> bool:
+        """Tell the same of a function that takes and returns tensors in Keras's order of axes."""
+        return self.gives(lambda *xs: with_channels_last(function(*self.inputs_in_keras(xs)), self.axis))
+
+    def value_in_keras(self) -> Tensor:
+        """Return ``value`` in Keras's order of axes."""
+        return as_in_keras(self.value, self.axis)
+
     def weights_of_layer(self) -> dict[str, Tensor]:
         """Return the layer's weights in PyTorch's layout by their short names, such as "kernel"."""
         return {short_name(path): weight for path, weight in self.weights.items() if path in self.places}
@@ -181,6 +211,14 @@ def copied(modules: Sequence[nn.Module]) -> list[nn.Module]:
     held = [value for module in modules for inner in module.modules() for value in vars(inner).values()]
     computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
     return copy.deepcopy(list(modules), {id(tensor): tensor.detach().clone() for tensor in computed})
+
+
+def result_of(function: Function, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Return what a function makes of tensors; None if it cannot take them."""
+    try:
+        return function(*inputs)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
 
 
 def run_modules(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor | None:

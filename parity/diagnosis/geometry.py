@@ -1,4 +1,4 @@
-"""Causes in padding, strides, pooling windows and borders."""
+"""Causes in the padding and the strides of convolutions, and in borders."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within
-from parity.models.alignment import largest
 from parity.padding import same_padding
 from parity.weights.module_settings import each_axis
 
@@ -35,11 +34,12 @@ class Geometry(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What a convolution computes with, in PyTorch's layout."""
+    """What a convolution computes with, in PyTorch's layout. A separable one has a second kernel, of 1 x 1 pixels."""
 
     weight: Tensor
     bias: Tensor | None
     groups: int
+    pointwise: Tensor | None = None
 
 
 Pads = list[tuple[int, int]]
@@ -54,7 +54,7 @@ def geometry_of(layer: Any) -> Geometry | None:
     return Geometry(tuple(kernel), tuple(layer.strides), dilation, getattr(layer, "padding", "valid"))
 
 
-def _right_pads(geometry: Geometry, sizes: Sequence[int]) -> Pads:
+def right_pads(geometry: Geometry, sizes: Sequence[int]) -> Pads:
     """Return how many elements Keras adds (before, after) along each spatial axis of an input of these sizes."""
     kernel, stride, dilation, padding = geometry
     if padding == "same":
@@ -64,7 +64,7 @@ def _right_pads(geometry: Geometry, sizes: Sequence[int]) -> Pads:
     return [(0, 0)] * len(kernel)
 
 
-def _other_pads(evidence: Evidence, geometry: Geometry, border: Pads | None = None) -> Iterator[Pads]:
+def other_pads(evidence: Evidence, geometry: Geometry, border: Pads | None = None) -> Iterator[Pads]:
     """Yield every other padding with which the output has the shape of the twin's.
 
     Args:
@@ -74,9 +74,9 @@ def _other_pads(evidence: Evidence, geometry: Geometry, border: Pads | None = No
     """
     kernel, stride, dilation, _ = geometry
     border = border or [(0, 0)] * len(kernel)
-    sizes = [size - sum(pair) for size, pair in zip(_spatial_sizes(evidence), border, strict=True)]
+    sizes = [size - sum(pair) for size, pair in zip(spatial_sizes(evidence), border, strict=True)]
     outputs = evidence.twin.shape[2:]
-    right = _with_border(_right_pads(geometry, _spatial_sizes(evidence)), border)
+    right = with_border(right_pads(geometry, spatial_sizes(evidence)), border)
     pairs_of_axes = []
     for n, k, s, d, o in zip(sizes, kernel, stride, dilation, outputs, strict=True):
         reach = (k - 1) * d + 1
@@ -91,13 +91,13 @@ def _other_pads(evidence: Evidence, geometry: Geometry, border: Pads | None = No
             yield list(pads)
 
 
-def _with_border(pads: Pads, border: Pads) -> Pads:
+def with_border(pads: Pads, border: Pads) -> Pads:
     """Return how many elements a layer adds together with what a ZeroPadding layer before it has added."""
     both = zip(pads, border, strict=True)
     return [(before + first, after + last) for (before, after), (first, last) in both]
 
 
-def _border_before(evidence: Evidence) -> tuple[str, Pads]:
+def border_before(evidence: Evidence) -> tuple[str, Pads]:
     """Return the ZeroPadding layer whose output the layer takes, and what it adds, if nothing in the twin does this."""
     run, step = evidence.run, evidence.step
     producer = run.graph.producers().get(step.inputs[0]) if step is not None else None
@@ -116,25 +116,27 @@ def _pads_of(layer: Any) -> Pads:
     return [(pair[0], pair[1]) for pair in pairs]
 
 
-def _spatial_sizes(evidence: Evidence) -> Sequence[int]:
+def spatial_sizes(evidence: Evidence) -> Sequence[int]:
+    """Return the sizes of the layer's input between batch and channels."""
     return evidence.inputs[0].shape[1:-1]
 
 
-def _channels_first_input(evidence: Evidence) -> Tensor:
+def channels_first_input(evidence: Evidence) -> Tensor:
+    """Return the layer's input as (batch, channels, *spatial), in the twin's dtype."""
     dtype = evidence.twin.dtype
     return evidence.inputs[0].movedim(-1, 1).to(dtype)
 
 
 def _kernel_of(evidence: Evidence) -> Kernel | None:
-    """Return the kernel of a convolution whose weights are all in one module, None for any other layer."""
-    if len({id(module) for module, _ in evidence.places.values()}) != 1:
-        return None
+    """Return the kernel of a convolution, or both of a separable one; None for any other layer."""
     weights = evidence.weights_of_layer()
-    weight = next((value for name, value in weights.items() if "kernel" in name), None)
+    pointwise = weights.get("pointwise_kernel")
+    weight = weights.get("kernel" if pointwise is None else "depthwise_kernel")
     if weight is None or weight.ndim != evidence.value.ndim:
         return None
     groups = evidence.inputs[0].shape[-1] // weight.shape[1]
-    return Kernel(weight.to(evidence.twin.dtype), weights.get("bias"), groups)
+    dtype = evidence.twin.dtype
+    return Kernel(weight.to(dtype), weights.get("bias"), groups, None if pointwise is None else pointwise.to(dtype))
 
 
 def _is_transposed(layer: Any) -> bool:
@@ -148,14 +150,17 @@ def right_convolution(evidence: Evidence) -> Tensor | None:
     geometry, kernel = geometry_of(evidence.step.layer), _kernel_of(evidence)
     if geometry is None or kernel is None:
         return None
-    return _convolved(evidence, geometry, kernel, _right_pads(geometry, _spatial_sizes(evidence)))
+    return _convolved(evidence, geometry, kernel, right_pads(geometry, spatial_sizes(evidence)))
 
 
 def _convolved(evidence: Evidence, geometry: Geometry, kernel: Kernel, pads: Pads, mode: str = "constant") -> Tensor:
     """Return what a convolution makes of its input with other padding, channels first."""
-    x = padded(_channels_first_input(evidence), pads, mode)
-    convolve = _CONVOLUTIONS[len(geometry.stride)]
-    return convolve(x, kernel.weight, kernel.bias, geometry.stride, 0, geometry.dilation, kernel.groups)
+    x = padded(channels_first_input(evidence), pads, mode)
+    convolve, bias = _CONVOLUTIONS[len(geometry.stride)], kernel.bias
+    if kernel.pointwise is None:
+        return convolve(x, kernel.weight, bias, geometry.stride, 0, geometry.dilation, kernel.groups)
+    x = convolve(x, kernel.weight, None, geometry.stride, 0, geometry.dilation, kernel.groups)
+    return convolve(x, kernel.pointwise, bias)
 
 
 def by_padding(evidence: Evidence) -> Iterator[Cause]:
@@ -168,19 +173,19 @@ def by_padding(evidence: Evidence) -> Iterator[Cause]:
     if _is_transposed(evidence.step.layer):
         yield from _by_cropping(evidence, geometry, kernel)
         return
-    sizes = _spatial_sizes(evidence)
-    right = _right_pads(geometry, sizes)
-    border_layer, border = _border_before(evidence)
-    due, by = _with_border(right, border), f", as {border_layer} has it" if border_layer else ""
+    sizes = spatial_sizes(evidence)
+    right = right_pads(geometry, sizes)
+    border_layer, border = border_before(evidence)
+    due, by = with_border(right, border), f", as {border_layer} has it" if border_layer else ""
     inner = [(-before, -after) for before, after in border]  # takes the border away again
-    for pads in _other_pads(evidence, geometry, border):
-        if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, _with_border(pads, inner)))):
+    for pads in other_pads(evidence, geometry, border):
+        if evidence.explains(channels_last(_convolved(evidence, geometry, kernel, with_border(pads, inner)))):
             yield known_cause("padding", f"padding is {pads}, not {due}{by}")
             return
     for mode in ("reflect", "replicate", "circular"):
         if not any(map(any, right)) or any(max(pair) >= size for pair, size in zip(right, sizes, strict=True)):
             continue
-        if evidence.explains(_channels_last(_convolved(evidence, geometry, kernel, right, mode))):
+        if evidence.explains(channels_last(_convolved(evidence, geometry, kernel, right, mode))):
             yield known_cause("padding value", f"it is {mode}, not 0")
             return
 
@@ -189,7 +194,7 @@ def _by_cropping(evidence: Evidence, geometry: Geometry, kernel: Kernel) -> Iter
     """Yield the crop with which a transposed convolution gives what the twin has."""
     stride, dilation, bias = geometry.stride, geometry.dilation, kernel.bias
     convolve = _TRANSPOSED[len(stride)]
-    whole = convolve(_channels_first_input(evidence), kernel.weight, bias, stride, 0, 0, 1, dilation)
+    whole = convolve(channels_first_input(evidence), kernel.weight, bias, stride, 0, 0, 1, dilation)
     # Beyond the result there is only the bias.
     room = max((k - 1) * d + s for k, s, d in zip(geometry.kernel, stride, dilation, strict=True))
     beyond = torch.zeros(whole.shape[1], dtype=whole.dtype) if bias is None else bias.to(whole.dtype)
@@ -204,7 +209,7 @@ def _by_cropping(evidence: Evidence, geometry: Geometry, kernel: Kernel) -> Iter
         for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), 2):
             part = part.narrow(axis, start, size)
         for where, y in found.items():
-            if where not in starts_of and agree_within(_channels_last(part), y, evidence.tolerance):
+            if where not in starts_of and agree_within(channels_last(part), y, evidence.tolerance):
                 starts_of[where] = starts
     if "in the twin" in starts_of:
         due = starts_of.get("in Keras")
@@ -212,121 +217,9 @@ def _by_cropping(evidence: Evidence, geometry: Geometry, kernel: Kernel) -> Iter
         yield known_cause("padding", elements + (f", not {due}" if due else ""))
 
 
-def by_pooling(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the pooling that gives what the twin has."""
-    layer = evidence.step.layer if evidence.step else None
-    geometry = geometry_of(layer) if hasattr(layer, "pool_size") else None
-    if geometry is None or evidence.twin.ndim != evidence.value.ndim or not evidence.inputs:
-        return
-    right, is_max = _right_pads(geometry, _spatial_sizes(evidence)), _is_max(layer)
-    other_window = _other_window(evidence, geometry)
-    if other_window is not None:
-        yield other_window
-        return
-    for pads in [right, *_other_pads(evidence, geometry)]:
-        for name, y in _pooled(evidence, geometry, pads):
-            if not evidence.explains(_channels_last(y)):
-                continue
-            if evidence.twin.shape[2:] != y.shape[2:]:
-                yield known_cause("padding", _number_of_windows(y.shape[2:], evidence.twin.shape[2:]))
-            elif ("max" in name) != is_max:
-                yield known_cause("another pooling", f"{name}, not {'max' if is_max else 'average'}")
-            elif pads == right and name == "max, zeros":
-                yield known_cause("padding value", "it is 0, not minus infinity")
-            elif pads == right and name == "average, padding counted":
-                yield known_cause("padding counted", "the average counts elements of padding")
-            else:
-                yield known_cause("padding", f"padding is {pads}, not {right}; {name}")
-            return
-    if not evidence.modules:
-        yield from _by_other_windows(evidence, geometry)
-    elif getattr(evidence.modules[0], "ceil_mode", False):
-        yield known_cause("padding", "ceil_mode adds a window at the end")
-
-
-def _number_of_windows(right: Sequence[int], found: Sequence[int]) -> str:
-    """Return what is said of a twin with the right windows, but more or fewer of them at the end of an axis."""
-    more = any(have > due for due, have in zip(right, found, strict=True))
-    fewer = any(have < due for due, have in zip(right, found, strict=True))
-    if more and fewer:
-        return "the right windows, but another number of them at the end"
-    if more:
-        return "the right windows, and more at the end, as with ceil_mode"
-    return "the right windows, but the last ones are missing"
-
-
-def _is_max(layer: Any) -> bool:
-    return "Max" in type(layer).__name__
-
-
-def _other_window(evidence: Evidence, geometry: Geometry) -> Cause | None:
-    """Return the first setting of the twin's modules that gives them other windows, None if there is none."""
-    rank = len(geometry.kernel)
-    # Keras's pooling has no dilation.
-    right_settings = {"kernel_size": geometry.kernel, "stride": geometry.stride, "dilation": (1,) * rank}
-    for module in evidence.modules:
-        for name, right in right_settings.items():
-            actual = each_axis(getattr(module, name, right), rank)
-            if actual != right:
-                return known_cause("stride or dilation", f"{name} is {actual}, not {right}")
-    return None
-
-
-def _by_other_windows(evidence: Evidence, geometry: Geometry) -> Iterator[Cause]:
-    """Yield the size and the stride of the windows with which a pooling function gives what the twin has."""
-    kernel, stride, _, _ = geometry
-    rank = len(kernel)
-    sizes = _spatial_sizes(evidence)
-    right = _right_pads(geometry, sizes)
-    is_max = evidence.step is not None and _is_max(evidence.step.layer)
-    for size, step in product(range(2, max(kernel) + 2), range(1, max(stride) + 2)):
-        windows = geometry._replace(kernel=(size,) * rank, stride=(step,) * rank)
-        for pads in (right, [(0, 0)] * rank, [(size // 2, size // 2)] * rank):
-            if any(n + sum(pair) < size for n, pair in zip(sizes, pads, strict=True)):
-                continue
-            for name, y in _pooled(evidence, windows, pads):
-                same_kind = ("max" in name) == is_max
-                if same_kind and evidence.twin.shape == y.shape and evidence.explains(_channels_last(y)):
-                    found = f"windows of {size} in steps of {step}, not of {kernel} in steps of {stride}"
-                    yield known_cause("stride or dilation", found)
-                    return
-
-
-def _pooled(evidence: Evidence, geometry: Geometry, pads: Pads) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and the result, channels first, of each kind of pooling of the layer's input."""
-    kernel, stride, _, _ = geometry
-    rank = len(kernel)
-    maximum = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
-    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
-    x = _channels_first_input(evidence)
-    yield "max", maximum(padded(x, pads, value=float("-inf")), kernel, stride)
-    yield "max, zeros", maximum(padded(x, pads), kernel, stride)
-    counted = average(padded(x, pads), kernel, stride)
-    yield "average", counted / average(padded(torch.ones_like(x), pads), kernel, stride)
-    yield "average, padding counted", counted
-
-
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
+    """Return (batch, channels, *spatial) as (batch, *spatial, channels)."""
     return x.movedim(1, -1)
-
-
-def by_global_pooling(evidence: Evidence) -> Iterator[Cause]:
-    """Yield another way to pool all pixels that gives what the twin has."""
-    layer = evidence.step.layer if evidence.step else None
-    if not type(layer).__name__.startswith("Global") or len(evidence.inputs) != 1:
-        return
-    x = evidence.inputs[0]
-    axes = tuple(range(1, x.ndim - 1))
-    ways = {"average": x.mean(axes), "maximum": x.amax(axes), "sum": x.sum(axes), "minimum": x.amin(axes)}
-    pixels = x.flatten(1, -2)
-    ways |= {"the first": pixels[:, 0], "the last": pixels[:, -1], "the middle one": pixels[:, pixels.shape[1] // 2]}
-    for name, pooled in ways.items():
-        # The larger the numbers, the larger their rounding errors.
-        tolerance = evidence.tolerance * max(1.0, largest(pooled) / max(largest(evidence.value), 1e-30))
-        if agree_within(pooled.reshape(evidence.value.shape), evidence.twin, tolerance, window=True):
-            due = "maximum" if _is_max(layer) else "average"
-            yield known_cause("another pooling", f"{name} of all pixels, not {due}")
-            return
 
 
 def by_border(evidence: Evidence) -> Iterator[Cause]:
@@ -343,7 +236,7 @@ def by_border(evidence: Evidence) -> Iterator[Cause]:
     for starts in product(*(range(size + 1) for size in surplus)):
         pads = [(start, size - start) for start, size in zip(starts, surplus, strict=True)]
         for content, y in _bordered(x.movedim(-1, 1), pads, evidence.twin):
-            if agree_within(_channels_last(y), evidence.twin, evidence.tolerance):
+            if agree_within(channels_last(y), evidence.twin, evidence.tolerance):
                 if pads == right:
                     yield known_cause("padding value", f"it is {content}, not 0")
                 else:

@@ -5,11 +5,14 @@ from math import prod
 
 from parity.diagnosis.activations import activations
 from parity.diagnosis.causes import Cause, known_cause
-from parity.diagnosis.evidence import Evidence
+from parity.diagnosis.evidence import Evidence, agree_within
 from parity.diagnosis.merging import output_of
 from parity.diagnosis.order import other_channels
 from parity.diagnosis.settings import dropped
 from parity.models.alignment import alignments, largest
+from parity.models.keras_graph import activates
+from parity.models.keras_layers import activation_name
+from parity.models.rounding import TIMES_NOISE
 from parity.models.torch_calls import Call
 from parity.tracing.pairing import Spot
 
@@ -26,7 +29,7 @@ def by_scaling(evidence: Evidence, by_channel: bool) -> Iterator[Cause]:
     """
     for value, twin, _ in alignments(evidence.value, evidence.twin):
         x, y = value.double(), twin.double()
-        fitted = _line(x, y, tuple(range(x.ndim)), evidence.tolerance)
+        fitted = line(x, y, tuple(range(x.ndim)), evidence.tolerance)
         if fitted is not None:
             factor, offset = (float(number) for number in fitted)
             detail = f"{factor:.4g} times it"
@@ -34,12 +37,12 @@ def by_scaling(evidence: Evidence, by_channel: bool) -> Iterator[Cause]:
                 detail += f" plus {offset:.4g}"
             yield known_cause("input scaled", detail)
             return
-        if by_channel and _line(x, y, tuple(range(x.ndim - 1)), evidence.tolerance) is not None:
+        if by_channel and line(x, y, tuple(range(x.ndim - 1)), evidence.tolerance) is not None:
             yield known_cause("input scaled", "each channel by a factor and an offset of its own")
             return
 
 
-def _line(x: Tensor, y: Tensor, axes: tuple[int, ...], tolerance: float) -> tuple[Tensor, Tensor] | None:
+def line(x: Tensor, y: Tensor, axes: tuple[int, ...], tolerance: float) -> tuple[Tensor, Tensor] | None:
     """Return the factor and the offset with which one tensor gives another; None if there are none, or 1 and 0.
 
     Args:
@@ -125,18 +128,61 @@ def _overwriting(calls: Sequence[Call], spot: Spot) -> str:
 
 
 def by_another_tensor(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the other tensors of the Keras model that the twin's input may be."""
+    """Yield the other tensors of the Keras model that the twin's input may be; of each input, if several are wrong."""
+    several = dict(_other_tensors(evidence))
+    if len(several) > 1:
+        said = [f"its input {slot + 1} is the output of {name}" for slot, name in several.items()]
+        yield known_cause("another skip", "; ".join(said))
+        return
     names = [name for name, other in evidence.others.items() if evidence.explains(other)]
     if names:
         yield known_cause("another skip", f"it takes the output of {' or '.join(names)}")
+
+
+def _other_tensors(evidence: Evidence) -> Iterator[tuple[int, str]]:
+    """Yield the slot of each wrong input of a layer that takes several, and the tensor that the twin has there."""
+    run, step, index = evidence.run, evidence.step, evidence.at_step
+    if step is None or len(step.inputs) < 2:
+        return
+    steps, producers = run.graph.steps, run.graph.producers()
+    slots = sorted(slot for at, slot in run.pairing.inputs if at == index)
+    for slot, twin in zip(slots, evidence.twin_inputs, strict=True):
+        compared = run.inputs.get((index, slot))
+        if compared is None or compared.agrees:
+            continue
+        tolerance = TIMES_NOISE * run.noise[step.inputs[slot]]
+        names = [name for name, other in evidence.others.items() if agree_within(other, twin, tolerance)]
+        right = producers.get(step.inputs[slot])
+        if names and right is not None and steps[right].name not in names:
+            before = [steps[producers[number]].name for number in steps[right].inputs if number in producers]
+            left_out = f", without {steps[right].name}" if before == names[:1] and activates(steps[right]) else ""
+            yield slot, f"{' or '.join(names)}{left_out}"
 
 
 def by_activation_before(evidence: Evidence) -> Iterator[Cause]:
     """Yield an activation that the twin has before the layer and the Keras model does not have."""
     for name, function in activations(evidence.value, evidence.axes_of_value()):
         if evidence.explains(function(evidence.value)):
-            yield known_cause("another activation", f"{name}, which the Keras model does not have")
+            behind = _same_behind(evidence, name)
+            if behind:
+                found = f"{name} is applied to what {behind[0]} takes, not to what it returns, as {behind[1]} does"
+                yield known_cause("activation in another place", found)
+            else:
+                yield known_cause("another activation", f"{name}, which the Keras model does not have")
             return
+
+
+def _same_behind(evidence: Evidence, name: str) -> tuple[str, str] | None:
+    """Return the name of a layer that merges, and of the activation of this name behind it; None if there is none."""
+    step, steps = evidence.step, evidence.run.graph.steps
+    if step is None or len(step.inputs) < 2:
+        return None
+    # If the twin has the activation behind, too, the one before is one more.
+    unpaired = [other for index, other in enumerate(steps) if index not in evidence.run.pairing.twins]
+    following = [other for other in unpaired if set(step.outputs) & set(other.inputs)]
+    names = [other.name for other in following if activates(other) and activation_name(other.layer) == name]
+    names += [other.name for other in following if type(other.layer).__name__.lower() == name]
+    return (step.name, names[0]) if names else None
 
 
 def by_precision(evidence: Evidence) -> Iterator[Cause]:

@@ -225,5 +225,9 @@ def output_of(evidence: Evidence, inputs: Sequence[Tensor]) -> Tensor | None:
     """Return the first output of the Keras layer with other inputs, both (batch, *spatial, channels)."""
     if evidence.step is None:
         return None
-    in_keras = [keras.ops.convert_to_tensor(x.numpy()) for x in evidence.inputs_in_keras(inputs)]
-    return with_channels_last(as_tensor(run_step(evidence.step, in_keras)[0]), evidence.axis)
+    return with_channels_last(computed(evidence.step, evidence.inputs_in_keras(inputs)), evidence.axis)
+
+
+def computed(step: Step, inputs: Sequence[Tensor]) -> Tensor:
+    """Return the first output of a step of the Keras model, with its inputs in Keras's order of axes."""
+    return as_tensor(run_step(step, [keras.ops.convert_to_tensor(x.numpy()) for x in inputs])[0])

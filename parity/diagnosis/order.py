@@ -8,6 +8,7 @@ from parity.diagnosis.evidence import Evidence, agree_within, copied, run_module
 from parity.models.keras_channels import as_in_keras
 
 import keras
+import torch
 from torch import Tensor
 
 _REORDERING = (keras.layers.Flatten, keras.layers.Reshape)
@@ -23,12 +24,46 @@ def by_order(evidence: Evidence) -> Iterator[Cause]:
     if evidence.step is None or evidence.step.is_activation or len(evidence.inputs) != 1:
         return
     layer, x = evidence.step.layer, evidence.inputs[0]
-    if isinstance(layer, _REORDERING):
-        shape = as_in_keras(evidence.value, evidence.axis).shape
-        for order, reordered in other_orders(x if _moves_channels(layer) else evidence.inputs_in_keras()[0]):
-            if evidence.explains_in_keras(reordered.reshape(shape)):
-                yield known_cause("flatten order", f"axes {order} in place of {tuple(range(len(order)))}")
+    if isinstance(layer, _REORDERING) or type(layer).__name__ == "Reshape":
+        # The calls of several layers that flatten are looked at together, so the shape is not that of one of them.
+        flattens, shape = isinstance(layer, keras.layers.Flatten), evidence.value_in_keras().shape
+        gives = evidence.gives if _moves_channels(layer) else evidence.gives_in_keras
+        for order in orders(x.ndim):
+            if gives(lambda x, order=order: _reordered(x, order, None if flattens else shape)):
+                yield known_cause("flatten order", f"axes {order} in place of {tuple(range(x.ndim - 1))}")
                 return
+    elif isinstance(layer, keras.layers.Permute) or type(layer).__name__ == "Transpose":
+        every = [tuple(range(x.ndim - 1)), *orders(x.ndim)]
+        (taken,), value = evidence.inputs_in_keras(), evidence.value_in_keras()
+        due = next((order for order in every if torch.equal(_in_order(taken, order), value)), None)
+        for order in every:
+            if order != due and due is not None and evidence.gives_in_keras(lambda x, order=order: _in_order(x, order)):
+                cause = "flatten order" if _is_reshaped(evidence) else "input axes exchanged"
+                yield known_cause(cause, f"axes {order} in place of {due}")
+                return
+
+
+def _reordered(x: Tensor, order: tuple[int, ...], shape: torch.Size | None) -> Tensor:
+    """Return (batch, ...) with its axes in another order, flattened or in a shape."""
+    y = _in_order(x, order)
+    return y.flatten(1) if shape is None else y.reshape(shape)
+
+
+def _in_order(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    return x.permute(0, *(axis + 1 for axis in order))
+
+
+def _is_reshaped(evidence: Evidence) -> bool:
+    """Tell whether a layer that flattens or reshapes takes what the layer returns."""
+    steps, step = evidence.run.graph.steps, evidence.step
+    following = [other for other in steps if step is not None and set(step.outputs) & set(other.inputs)]
+    return any(type(other.layer).__name__ in ("Reshape", "Flatten") for other in following)
+
+
+def orders(rank: int) -> Iterator[tuple[int, ...]]:
+    """Yield each other order of the axes of a tensor (batch, ...) of a rank, the batch not counted."""
+    usual = tuple(range(rank - 1))
+    yield from (order for order in permutations(usual) if order != usual)
 
 
 def by_channels(evidence: Evidence) -> Iterator[Cause]:

@@ -15,6 +15,9 @@ from parity.weights.module_settings import depthwise_channels
 import torch
 from torch import Tensor
 
+# So many numbers of a tensor tell whether it is from the Keras model.
+_SOME = 8
+
 
 def by_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield what went wrong with the weights, if the layer agrees with the right ones."""
@@ -55,6 +58,11 @@ def by_weights(evidence: Evidence) -> Iterator[Cause]:
     if misplaced and all(any(_equal(value, right) for value in values) for _, _, right in different):
         # All the right values are there, but at other places. What is at the remaining place is no second mistake.
         different, extra = misplaced, {}
+    if not misplaced and len(different) == len(evidence.places):
+        not_moved = _not_moved(evidence, different)
+        if not_moved:
+            yield known_cause("weights hold other numbers", not_moved)
+            different = []
     named = set()
     for path, actual, right in different:
         cause = _cause_of(evidence, path, actual, right)
@@ -66,6 +74,36 @@ def by_weights(evidence: Evidence) -> Iterator[Cause]:
             neutral = 1 if name == "weight" else 0
             detail = f"{name}, which the Keras layer has not, is not {neutral}"
             yield known_cause("weights hold other numbers", detail)
+
+
+def _not_moved(evidence: Evidence, different: list[tuple[str, Tensor, Tensor]]) -> str:
+    """Return in words that none of a layer's weights was moved, nothing if some may have been.
+
+    Args:
+        evidence: The layer that diverges.
+        different: The path of each of its weights, the tensor in the twin, and the right one.
+    """
+    names = [short_name(path) for path, _, _ in different]
+    causes = {_cause_of(evidence, *one).cause for one in different}
+    unexplained = causes <= {"weights hold other numbers", "bias missing", "statistics left at 0 and 1"}
+    if not unexplained or all(name.startswith("moving_") for name in names):
+        return ""
+    constant = [bool((actual == actual.flatten()[0]).all()) for _, actual, _ in different if actual.numel() > 1]
+    said = " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
+    if len(constant) == len(different) > 1 and all(constant):
+        numbers = sorted({float(actual.flatten()[0]) for _, actual, _ in different}, reverse=True)
+        return f"{said} are {' and '.join(f'{number:g}' for number in numbers)} throughout, not moved"
+    if len(different) == 1 or any(_is_from_keras(evidence, actual) for _, actual, _ in different):
+        return ""
+    return f"{said} have nothing in common with any weight of the Keras model, not moved"
+
+
+def _is_from_keras(evidence: Evidence, actual: Tensor) -> bool:
+    """Tell whether a weight of the Keras model has one of some numbers of a tensor. Zeros and ones do not count."""
+    numbers = actual.flatten()
+    numbers = numbers[(numbers != 0) & (numbers != 1)]
+    some = numbers[:: max(1, len(numbers) // _SOME)][:_SOME]
+    return any(bool(torch.isin(weight.to(some.dtype), some).any()) for weight in evidence.weights.values())
 
 
 def _right_weight(evidence: Evidence, path: str) -> Tensor:

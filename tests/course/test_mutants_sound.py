@@ -6,7 +6,7 @@ from collections import Counter
 from importlib import import_module
 
 import course
-from course.mutants import MUTANTS, NETWORKS, SHOWS, Probe, load_network, run_keras, run_twin
+from course.mutants import EVERY_MUTANT, EVERY_NETWORK, SHOWS, Probe, load_network, run_keras, run_twin
 from parity import CAUSES
 from parity.axes import torch_input
 
@@ -62,7 +62,8 @@ def same(a, b):
     return bool(torch.allclose(a, b, rtol=0, atol=1e-4 * max(1, a.abs().max().item())))
 
 
-NAMES = ["dronet", "signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested", "channels_first"]
+NAMES = ["dronet", "signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested"]
+NAMES += ["channels_first", "functions", "operations"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,14 +86,15 @@ def test_the_probes_of_a_network_differ_in_size_alone(name):
 
 
 def test_all_networks_are_tested_here():
-    assert list(NETWORKS) == NAMES
+    assert list(EVERY_NETWORK) == NAMES
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.network}: {mutant.name}")
+@pytest.mark.parametrize("mutant", EVERY_MUTANT, ids=lambda mutant: f"{mutant.network}: {mutant.name}")
 def test_a_mutant_shows_where_it_says(mutant):
     network = load_network(mutant.network)
     twin = mutant.plant(network.build())
-    names = {layer.name for layer in network.probes[0].keras_model._flatten_layers()}
+    model = network.probes[0].keras_model
+    names = {layer.name for layer in [*model._flatten_layers(), *model.operations]}
     assert mutant.layers <= names
     assert 1 <= len(mutant.layers) <= 3
     assert set(network.mapping["torch"]) <= twin.state_dict().keys()
@@ -124,8 +126,11 @@ def test_the_training_step_of_the_correct_twin_is_always_the_same(name):
 
 
 def test_there_are_mutants_of_every_kind():
-    assert len({(mutant.network, mutant.name) for mutant in MUTANTS}) == len(MUTANTS) >= 50
-    networks_, shows = Counter(mutant.network for mutant in MUTANTS), Counter(mutant.shows for mutant in MUTANTS)
+    assert len({(mutant.network, mutant.name) for mutant in EVERY_MUTANT}) == len(EVERY_MUTANT) >= 50
+    networks_, shows = (
+        Counter(mutant.network for mutant in EVERY_MUTANT),
+        Counter(mutant.shows for mutant in EVERY_MUTANT),
+    )
     assert networks_["dronet"] >= 18
     assert networks_.keys() == set(NAMES)
     assert shows.keys() == set(SHOWS)
@@ -137,7 +142,7 @@ def test_importing_the_mutants_builds_no_network(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("course.mutants")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(keras.Model, "__init__", lambda *_, **__: pytest.fail("a model is built"))
-    assert len(import_module("course.mutants").MUTANTS) == len(MUTANTS)
+    assert len(import_module("course.mutants").EVERY_MUTANT) == len(EVERY_MUTANT)
 
 
 def test_a_network_is_built_once():

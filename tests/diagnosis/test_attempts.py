@@ -13,11 +13,12 @@ from parity.diagnosis import (
     merging,
     norms,
     order,
+    pooling,
     recurrence,
     settings,
     weights,
 )
-from parity.diagnosis.diagnose import WRONG_INPUT, WRONG_OUTPUT, diagnose, explained_by
+from parity.diagnosis.diagnose import ELSEWHERE, WRONG_INPUT, WRONG_OUTPUT, diagnose, explained_by
 from parity.diagnosis.evidence import Behind, Evidence
 from parity.models.keras_graph import keras_graph, run_step
 from parity.models.keras_values import walk
@@ -81,7 +82,7 @@ def evidence_of(shape, layers, twin=None, module=None, takes=False, examples=3, 
                 getattr(made, layout[weight.name].tensor).copy_(due[weight.path])
     taken = [values[number] for number in step.inputs]
     base = Evidence(
-        run=SimpleNamespace(graph=graph),
+        run=SimpleNamespace(graph=graph, training=False),
         at_step=len(graph.steps) - 1,
         step=step,
         modules=[] if made is None else [made],
@@ -501,7 +502,7 @@ EXPLAINED = {
             "(1, 1) elements are cropped before the result, not (0, 0)",
         ),
     ],
-    geometry.by_pooling: [
+    pooling.by_pooling: [
         (
             pooled(MAX, lambda x: F.max_pool2d(x, 2, 2), nn.MaxPool2d(2, 2)),
             "stride or dilation",
@@ -555,7 +556,7 @@ EXPLAINED = {
             "windows of 2 in steps of 3, not of (3, 3) in steps of (2, 2)",
         ),
     ],
-    geometry.by_global_pooling: [
+    pooling.by_global_pooling: [
         (
             pooled(L.GlobalAveragePooling2D(), lambda x: x.amax((2, 3))),
             "another pooling",
@@ -895,11 +896,11 @@ SILENT = {
         "no convolution": with_twin((7,), dense(), strange, module=lambda: nn.Linear(7, 3)),
         "the activation": with_twin(IMAGE, conv(activation="relu"), lambda e: first(e.inputs[0])),
     },
-    geometry.by_pooling: {
+    pooling.by_pooling: {
         "strange": pooled(MAX, lambda x: F.max_pool2d(F.pad(x, SAME), 3, 2) ** 3 + 7, nn.MaxPool2d(3, 2)),
         "no pooling": with_twin(IMAGE, conv(), strange),
     },
-    geometry.by_global_pooling: {
+    pooling.by_global_pooling: {
         "strange": pooled(L.GlobalAveragePooling2D(), lambda x: x.median(3)[0].median(2)[0]),
         "no pooling": with_twin(IMAGE, conv(), lambda e: e.inputs[0].mean((1, 2))),
     },
@@ -1041,7 +1042,11 @@ ON_WHOLE_PORTS = {attempt for attempt in ATTEMPTS if inspect.getmodule(attempt) 
 
 
 def test_every_attempt_is_here():
-    assert set(EXPLAINED) == set(SILENT) == set(ATTEMPTS) - ON_WHOLE_PORTS
+    from tests.diagnosis import test_functions
+
+    tried = {*ATTEMPTS, *ELSEWHERE} - ON_WHOLE_PORTS
+    assert {*EXPLAINED, *test_functions.EXPLAINED} == {*SILENT, *test_functions.SILENT} == tried
+    assert not EXPLAINED.keys() & test_functions.EXPLAINED.keys()
     assert len(ATTEMPTS) == len(set(ATTEMPTS))
 
 
@@ -1130,7 +1135,7 @@ def test_an_offset_is_said_only_if_there_is_one():
 
 def test_the_padding_that_is_due():
     def pads(shape, layer):
-        return geometry._right_pads(geometry.geometry_of(layer), shape[:-1])
+        return geometry.right_pads(geometry.geometry_of(layer), shape[:-1])
 
     assert pads((9, 2), L.Conv1D(2, 3, padding="causal", dilation_rate=2)) == [(4, 0)]
     assert pads((6, 5, 2), L.Conv2D(2, 3, strides=2, padding="same")) == [(0, 1), (1, 1)]

@@ -12,21 +12,27 @@ from parity.diagnosis import (
     geometry,
     inputs,
     merging,
+    normalizing,
     norms,
+    operations,
     order,
+    pooling,
     recurrence,
+    resizing,
+    scaling,
     settings,
     weights,
 )
 from parity.diagnosis.causes import CAUSES, CHEAT_SHEET, Cause, known_cause
-from parity.diagnosis.diagnose import _CAUSES_IN_TRAINING, WRONG_INPUT, WRONG_OUTPUT
+from parity.diagnosis.diagnose import _CAUSES_IN_TRAINING, ELSEWHERE, WRONG_INPUT, WRONG_OUTPUT
 from parity.diagnosis.settings import _SETTINGS
 from parity.tracing.training import Fault
 
 import pytest
 
 PACKAGE = Path(parity.__file__).parent
-MODULES = (activations, attention, geometry, inputs, merging, norms, order, recurrence, settings, weights)
+MODULES = (activations, attention, geometry, inputs, merging, normalizing, norms, operations, order, pooling)
+MODULES += (recurrence, resizing, scaling, settings, weights)
 HELPERS = {"by_scaling"}  # takes more than the evidence: it is called by attempts
 
 
@@ -96,7 +102,7 @@ def test_every_attempt_of_the_package_is_tried():
         for name, function in vars(module).items()
         if name.startswith("by_") and name not in HELPERS and inspect.getmodule(function) is module
     }
-    assert {*WRONG_OUTPUT, *WRONG_INPUT} == found
+    assert {*WRONG_OUTPUT, *WRONG_INPUT, *ELSEWHERE} == found
     every = {
         path.stem for path in (PACKAGE / "diagnosis").glob("*.py") if "def by_" in path.read_text(encoding="utf-8")
     }

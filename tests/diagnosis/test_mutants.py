@@ -3,7 +3,7 @@
 import functools
 from typing import NamedTuple
 
-from course.mutants import MUTANTS, NETWORKS, SHOWS, Mutant, load_network
+from course.mutants import EVERY_MUTANT, EVERY_NETWORK, SHOWS, Mutant, load_network
 from course.mutants.tools import another_forward, put
 from course.pages.anatomy import ROOT
 from parity import CAUSES, diagnose, first_divergence, trace
@@ -27,7 +27,7 @@ class Found(NamedTuple):
 @functools.cache
 def found(number: int) -> Found | None:
     """Return what the first probe at which a mutant diverges shows; None if it is not caught."""
-    mutant = MUTANTS[number]
+    mutant = EVERY_MUTANT[number]
     network = load_network(mutant.network)
     twin = mutant.plant(network.build())
     for at, probe in enumerate(network.probes):
@@ -43,19 +43,19 @@ def is_named(mutant: Mutant, result: Found) -> bool:
     return result.causes == (mutant.cause,)
 
 
-NAMES = [f"{mutant.network}: {mutant.name}" for mutant in MUTANTS]
+NAMES = [f"{mutant.network}: {mutant.name}" for mutant in EVERY_MUTANT]
 
 
-@pytest.mark.parametrize("number", range(len(MUTANTS)), ids=NAMES)
+@pytest.mark.parametrize("number", range(len(EVERY_MUTANT)), ids=NAMES)
 def test_a_mutant_is_caught_and_located(number):
-    mutant, result = MUTANTS[number], found(number)
+    mutant, result = EVERY_MUTANT[number], found(number)
     assert result is not None, "not caught"
     assert mutant.accepts(result.layer), f"located at {result.layer}, not at {sorted(mutant.layers)}"
 
 
 def test_nine_in_ten_are_given_their_cause_and_no_other(record_property):
-    results = [found(number) for number in range(len(MUTANTS))]
-    rows = [(mutant, result) for mutant, result in zip(MUTANTS, results, strict=True) if result is not None]
+    results = [found(number) for number in range(len(EVERY_MUTANT))]
+    rows = [(mutant, result) for mutant, result in zip(EVERY_MUTANT, results, strict=True) if result is not None]
     named = [is_named(*row) for row in rows]
     table = pd.DataFrame(
         {
@@ -73,10 +73,11 @@ def test_nine_in_ten_are_given_their_cause_and_no_other(record_property):
         if not right
     ]
     record_property("mutants", "\n".join(lines))
-    assert sum(named) >= ROOM * len(MUTANTS)
-    count, located = len(MUTANTS), int(table.located.sum())
-    ports = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[len(NETWORKS)]
-    exact = sum(len(mutant.layers) == 1 for mutant in MUTANTS)
+    assert sum(named) >= ROOM * len(EVERY_MUTANT)
+    count, located = len(EVERY_MUTANT), int(table.located.sum())
+    numbers = "no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+    ports = numbers.split()[len(EVERY_NETWORK)]
+    exact = sum(len(mutant.layers) == 1 for mutant in EVERY_MUTANT)
     said = (
         f"`course/mutants` plants {count} single mistakes in {ports} right ports. All {len(rows)} are caught, and "
         f"{sum(named)} are given their cause and no other. For {exact} the tool names one layer, for {count - exact} "
@@ -88,8 +89,8 @@ def test_nine_in_ten_are_given_their_cause_and_no_other(record_property):
 
 
 def test_enough_mutants_of_every_kind():
-    assert len(MUTANTS) >= 40
-    assert {mutant.shows for mutant in MUTANTS} == set(SHOWS)
+    assert len(EVERY_MUTANT) >= 40
+    assert {mutant.shows for mutant in EVERY_MUTANT} == set(SHOWS)
 
 
 def test_every_cause_is_planted_and_named():
@@ -113,10 +114,10 @@ def test_every_cause_is_planted_and_named():
         assert diagnosis.divergence.layer == layer
         by_hand.update(cause.cause for cause in diagnosis.causes)
     assert len(by_hand) == 3
-    assert {mutant.cause for mutant in MUTANTS} | by_hand == set(CAUSES)
+    assert {mutant.cause for mutant in EVERY_MUTANT} | by_hand == set(CAUSES)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 @pytest.mark.parametrize("training", [False, True], ids=["prediction", "training"])
 def test_no_alarm_on_the_networks(name, training):
     network = load_network(name)
