@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from parity.diagnosis.activations import activations, by_axis, by_function
 from parity.diagnosis.causes import Cause, Untried, known_cause
 from parity.diagnosis.evidence import Behind, Evidence, agree_within
+from parity.diagnosis.pooling import by_global_pooling, by_pooling
 from parity.models.keras_graph import activates
 from parity.tensors import as_tensor
 
