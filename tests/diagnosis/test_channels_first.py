@@ -3,6 +3,11 @@
 from course.mutants.tools import put
 from course.small_models import draw, pair_up
 from parity import diagnose, propose_mapping, trace, transfer
+from parity.diagnosis.evidence import gather
+from parity.diagnosis.merging import output_of
+from parity.tracing.port import make_port
+from parity.tracing.trace import run_and_judge
+from parity.tracing.verdicts import Kind
 from tests.helpers.models import Twin, float64_model, norm
 
 import keras
@@ -154,6 +159,18 @@ def test_axes_are_told_as_keras_counts_them():
         SHAPE, lambda x: L.LayerNormalization(axis=1, name="n")(depth(x)), normal, a=filters(), n=nn.LayerNorm(3, 1e-3)
     )
     assert "axis (it normalizes along (3,), not (1,))" in of_rows
+
+
+def test_the_layer_is_run_on_other_inputs_with_keras_s_axes():
+    model = float64_model(SHAPE, lambda x: L.Softmax(axis=1, name="s")(depth(x)))
+    twin = Twin(lambda t, x: t.a(x).softmax(3), a=filters()).double().eval()
+    mapping = pair_up(model, twin, {"a": "a"})
+    transfer(model, twin, mapping)
+    port = make_port(model, twin, draw(2, *SHAPE), mapping)
+    run, verdicts = run_and_judge(port)
+    evidence = gather(port, run, next(verdict for verdict in verdicts if verdict.kind == Kind.DIVERGES))
+    assert evidence.value.shape == (2, 7, 6, 3)
+    np.testing.assert_allclose(output_of(evidence, evidence.inputs), evidence.value, atol=1e-12)
 
 
 def test_height_and_width_exchanged_are_told_with_keras_s_axes():

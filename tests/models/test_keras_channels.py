@@ -13,6 +13,7 @@ from parity.models.keras_channels import (
 )
 from parity.models.keras_graph import keras_graph, run_step
 from parity.models.keras_values import follow_order, walk
+from parity.models.rounding import usual_move
 from tests.helpers.models import float64_model, table
 
 import keras
@@ -252,3 +253,14 @@ def test_what_keras_cannot_run_at_all_is_told_with_the_layer():
         trace(
             model, nn.Conv2d(4, 3, 2).double(), draw(2, 6, 4, 9, 8), table(), torch_x=torch.zeros(12, 4, 9, 8).double()
         )
+
+
+def test_rounding_moves_a_convolution_as_far_wherever_it_has_the_channels():
+    x = draw(2, 4, 9, 8)
+    moves = []
+    for way, given in (("channels_first", x), ("channels_last", np.moveaxis(x, 1, -1))):
+        model = float64_model(given.shape[1:], lambda x, way=way: L.Conv2D(5, 3, name="conv", data_format=way)(x))
+        (step,) = keras_graph(model).steps
+        (y,) = run_step(step, [given])
+        moves.append(usual_move(step, [1e-9], [given], y))
+    assert moves[0] == moves[1] > 0

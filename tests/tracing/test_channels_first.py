@@ -210,8 +210,10 @@ PORTS = {
     ),
     "a square, as wide as it has channels": (
         (5, 5, 5),
-        lambda x: L.DepthwiseConv2D(2, use_bias=False, name="a", **FIRST)(L.BatchNormalization(axis=1, name="norm")(x)),
-        lambda: Twin(lambda t, x: t.a(t.norm(x)), a=nn.Conv2d(5, 5, 2, groups=5, bias=False), norm=norm(5)),
+        lambda x: L.DepthwiseConv2D(3, padding="same", use_bias=False, name="a", **FIRST)(
+            L.BatchNormalization(axis=1, name="norm")(x)
+        ),
+        lambda: Twin(lambda t, x: t.a(t.norm(x)), a=nn.Conv2d(5, 5, 3, padding=1, groups=5, bias=False), norm=norm(5)),
         ("a", "norm"),
     ),
     "a normalization along the rows": (
