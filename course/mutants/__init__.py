@@ -3,12 +3,12 @@
 A mutant's function takes a right port and plants its mistake. None raises an error, and none changes the shape of an
 output. Most change the outputs of every probe; when the others show is in ``Mutant.shows``.
 
-The ports are those of DroNet and of nine small networks that have what DroNet lacks. Each has a module with its Keras
+The ports are those of DroNet and of ten small networks that have what DroNet lacks. Each has a module with its Keras
 model, its port and its mutants. Each is looked at through several probes: Keras models of one architecture, with the
 same names and weights, for inputs of different sizes.
 """
 
-from course.mutants import channels_first, dense, dronet, encoder, flat, heads, nested, pooling, residual, signal
+from course.mutants import channels_first, dense, dronet, encoder, flat, fused, heads, nested, pooling, residual, signal
 from course.mutants.base import SHOWS, Mutant, Network, Probe, run_keras, run_twin
 from parity import CAUSES as KNOWN_CAUSES
 
@@ -37,6 +37,7 @@ _MODULES = {
     "heads": heads,
     "nested": nested,
     "channels_first": channels_first,
+    "fused": fused,
 }
 
 NETWORKS = tuple(_MODULES)
