@@ -12,16 +12,19 @@ alone, are in ``EVERY_NETWORK``, and all mutants in ``EVERY_MUTANT``.
 """
 
 from course.mutants import (
+    attention,
     channels_first,
     dense,
     dronet,
     encoder,
     flat,
     functions,
+    fused,
     heads,
     nested,
     operations,
     pooling,
+    recurrent,
     residual,
     signal,
 )
@@ -60,6 +63,9 @@ _FOR_TESTS = {
     "channels_first": channels_first,
     "functions": functions,
     "operations": operations,
+    "fused": fused,
+    "recurrent": recurrent,
+    "attention": attention,
 }
 
 NETWORKS = tuple(_MODULES)
