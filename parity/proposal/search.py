@@ -12,22 +12,20 @@ is among the candidates, and if there is only one candidate, that is the true tw
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import inf, prod
 from typing import NamedTuple
 
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, Aligned, alignments, largest
 from parity.proposal.failures import Failure, module_name, none_agrees, none_left, promised_to_another
+from parity.proposal.found import CALL, Found, Round, is_close, part_of, union
 from parity.proposal.layers import Part, PartInput
 from parity.proposal.twin import Content, TwinCopy
 
-import torch
 from torch import Tensor
 
-# The most candidates that are tried in all. The ties that are left then are undecided.
-_TRIALS = 64
-# A failure in a later call is named after the part, followed by this and the number of the call.
-_CALL = " (call "
+# The most candidates that are tried in all, at least and for each part. The ties that are left then are undecided.
+_TRIALS, _TRIALS_EACH = 64, 4
 
 
 class _Node(NamedTuple):
@@ -46,34 +44,6 @@ class _Node(NamedTuple):
     module_inputs: dict[str, list[Tensor]]
 
 
-class Found(NamedTuple):
-    """The result of a search.
-
-    Attributes:
-        options: The modules that may be the twin of each part. None stands among them if the part may have no twin.
-        failing: The parts, and later calls of shared parts, for which no module is right.
-        flattened: For a part and a module: the shape of the features, if the twin has flattened them channels first.
-        blocked: For each part that could not be reached: why.
-    """
-
-    options: dict[str, set[str | None]]
-    failing: dict[str, Failure]
-    flattened: dict[tuple[str, str], tuple[int, ...] | None]
-    blocked: dict[str, str]
-
-
-class Round(NamedTuple):
-    """One round of the search.
-
-    Attributes:
-        matched: The module of each part that has one.
-        module_inputs: The input of each module, call by call.
-    """
-
-    matched: dict[str, str]
-    module_inputs: dict[str, list[Tensor]]
-
-
 class Search:
     """Finds the module of each part.
 
@@ -82,12 +52,19 @@ class Search:
         fits: The modules that each part could have by kind and shapes.
         twin: The copy of the twin.
         fixed: The modules of some parts, given by name.
+        absent: The parts that have no module, but what lies behind them may be found.
     """
 
     def __init__(
-        self, parts: dict[str, Part], fits: dict[str, list[str]], twin: TwinCopy, fixed: Mapping[str, str]
+        self,
+        parts: dict[str, Part],
+        fits: dict[str, list[str]],
+        twin: TwinCopy,
+        fixed: Mapping[str, str],
+        absent: Collection[str] = (),
     ) -> None:
         self.parts, self.fits, self.twin, self.fixed = parts, fits, twin, fixed
+        self.absent = frozenset(absent)
         self.flattened: dict[tuple[str, str], tuple[int, ...] | None] = {}
         self.trials = 0
         self.parts_of: dict[str, list[str]] = defaultdict(list)
@@ -95,11 +72,20 @@ class Search:
             for name in self.allowed(label):
                 self.parts_of[name].append(label)
 
-    def run(self) -> Found:
-        """Search, and return what was found."""
-        return self.explore(self.propagate({}, {}))
+    def run(self, matched: Mapping[str, str] | None = None, failing: Mapping[str, Failure] | None = None) -> Found:
+        """Search, and return what was found.
 
-    def propagate(self, matched: dict[str, str], failing: dict[str, Failure]) -> _Node:
+        Args:
+            matched: The parts that have a module already.
+            failing: The parts that have failed already.
+        """
+        return self.explore(self.propagate(matched or {}, failing or {}))
+
+    def is_ready(self, part_input: PartInput, matched: Collection[str]) -> bool:
+        """Tell whether all parts before an input of a part have their modules, but for those that have none."""
+        return part_input.before - self.absent <= set(matched)
+
+    def propagate(self, matched: Mapping[str, str], failing: Mapping[str, Failure]) -> _Node:
         """Match every part that has a single candidate, round by round, until none has.
 
         Args:
@@ -152,7 +138,7 @@ class Search:
         def choose(name: str, call: int, tensor: Tensor) -> Content | None:
             nonlocal late
             ready = {
-                label: [part_input for part_input in self.parts[label].inputs if part_input.before <= known.keys()]
+                label: [one for one in self.parts[label].inputs if self.is_ready(one, known)]
                 for label in self.parts_of[name]
                 if label not in known and label not in failing and label not in barred
             }
@@ -184,8 +170,8 @@ class Search:
         used = {*matched.values()}
         found = {}
         for label, part in self.parts.items():
-            ready = [part_input for part_input in part.inputs if part_input.before <= matched.keys()]
-            if label in matched or label in failing or not ready:
+            ready = [part_input for part_input in part.inputs if self.is_ready(part_input, matched)]
+            if label in matched or label in failing or label in self.absent or not ready:
                 continue
             free = [name for name in self.allowed(label) if name not in used]
             modules = [name for name in free if self.takes_all(label, ready, name, current)]
@@ -272,9 +258,8 @@ class Search:
         """Add to ``failing`` each later call of a part that its module does not repeat."""
         for label, name in current.matched.items():
             for number, part_input in enumerate(self.parts[label].inputs[1:], start=2):
-                is_ready = part_input.before <= current.matched.keys()
-                if is_ready and self.note_on(part_input, name, current) is None:
-                    failing[f"{label}{_CALL}{number})"] = self.failure(label, [part_input], [name], current)
+                if self.is_ready(part_input, current.matched) and self.note_on(part_input, name, current) is None:
+                    failing[f"{label}{CALL}{number})"] = self.failure(label, [part_input], [name], current)
 
     def failure(self, label: str, ready: list[PartInput], free: list[str], current: Round) -> Failure:
         """Return why a part has no candidate.
@@ -295,20 +280,26 @@ class Search:
             holders = {module: other for other, module in current.matched.items()} | promised
             return none_left({name: holders[name] for name in self.fits[label] if name in holders})
         nearest = {name: max(self.nearest(part_input, name, current) for part_input in ready) for name in free}
-        before = frozenset[str]().union(*(part_input.before for part_input in ready))
-        last = before.difference(*(self.parts[other].before - {other} for other in before))
-        look = {other: current.matched[other] for other in self.parts if other in last}
+        look = {other: current.matched[other] for other in self.just_before(ready) if other in current.matched}
         known = ""
         if label in current.matched:
             known = "in this call"
         elif label in self.fixed:
             known = "by name"
-        return none_agrees(nearest, max(part_input.tolerance for part_input in ready), look, known)
+        failure = none_agrees(nearest, max(part_input.tolerance for part_input in ready), look, known)
+        taken = {tensor.numel() for name in free for tensor in current.module_inputs.get(name, [])}
+        return failure._replace(other_sizes=all(part_input.value.numel() not in taken for part_input in ready))
+
+    def just_before(self, inputs: Iterable[PartInput]) -> list[str]:
+        """Return the last parts before some inputs, with no part between."""
+        before = frozenset[str]().union(*(part_input.before for part_input in inputs))
+        last = before.difference(*(self.parts[other].before - {other} for other in before))
+        return [label for label in self.parts if label in last]
 
     def explore(self, node: _Node) -> Found:
         """Try each candidate of the first tie that later layers may decide, and explore on; return what remains."""
         label = next((label for label in node.ties if self.has_followers(label, node)), None)
-        if label is None or self.trials >= _TRIALS:
+        if label is None or self.trials >= max(_TRIALS, _TRIALS_EACH * len(self.parts)):
             return self.result_at(node)
         self.trials += len(node.ties[label])
         children = [self.propagate(node.matched | {label: name}, node.failing) for name in node.ties[label]]
@@ -335,10 +326,10 @@ class Search:
         """
         gained = set()
         for label in worse.failing.keys() - node.failing.keys() - better.failing.keys():
-            if None not in better.options[_part_of(label)]:
-                gained.add(_part_of(label))
+            if None not in better.options[part_of(label)]:
+                gained.add(part_of(label))
         return bool(gained) and all(
-            label not in worse.failing and gained & self.parts[_part_of(label)].before
+            label not in worse.failing and gained & self.parts[part_of(label)].before
             for label in better.failing.keys() - node.failing.keys()
         )
 
@@ -367,7 +358,7 @@ class Search:
         for name, tensors in a.module_inputs.items():
             if name not in used or name in shared:
                 pairs = zip(tensors, b.module_inputs.get(name, []), strict=True)
-                if not all(_close(*pair) for pair in pairs):
+                if not all(is_close(*pair) for pair in pairs):
                     return False
         return True
 
@@ -382,33 +373,3 @@ class Search:
                 unmatched = [other for other in self.parts if other in part.before and other not in node.matched]
                 blocked[label] = f"lies behind {', '.join(other for other in unmatched if other not in blocked)}"
         return Found(options, node.failing, self.flattened, blocked)
-
-
-def _part_of(label: str) -> str:
-    """Return the label of the part that has failed, also if it has failed in a later call."""
-    return label.partition(_CALL)[0]
-
-
-def union(found: list[Found]) -> Found:
-    """Return the common result of several trials, none of which was shown to be wrong."""
-    first, *others = found
-    options = {
-        label: modules.union(*(other.options[label] for other in others)) for label, modules in first.options.items()
-    }
-    failing: dict[str, Failure] = {}
-    blocked: dict[str, str] = {}
-    for trial in found:
-        failing |= trial.failing
-        blocked |= trial.blocked
-    for label, failure in failing.items():
-        # A failure that is structural in one trial only may come from that trial's choice.
-        structural = all(label in trial.failing and trial.failing[label].structural for trial in found)
-        failing[label] = failure._replace(structural=structural)
-    return Found(options, failing, first.flattened, blocked)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors of the twin differ by rounding only; the tolerance is an estimate, not measured."""
-    if not a.is_floating_point():
-        return torch.equal(a, b)
-    return a.shape == b.shape and largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * largest(a)

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from math import prod
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 from parity.errors import ParityError
 from parity.models.torch_calls import HINT_OF_AXES, tensors_in
 from parity.proposal.failures import module_name
+from parity.proposal.forcing import Forcing
 from parity.proposal.layers import Part
 from parity.proposal.memory import OutputMemory
 
 import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
+from torch.utils._pytree import tree_map
 
 # The tensors that a module may have although the Keras layer has no such weight, and their values in this case.
 CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
@@ -57,6 +59,7 @@ class TwinCopy:
         first = {id(module): name for name, module in self.model.named_modules()}
         every = self.model.named_modules(remove_duplicate=False)
         self.canonical = {name: first[id(module)] for name, module in every}
+        self.modules = dict(self.model.named_modules(remove_duplicate=False))
         self.tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in self.model.state_dict(keep_vars=True).items():
             name, _, own_name = key.rpartition(".")
@@ -70,15 +73,17 @@ class TwinCopy:
         # How many times each module has run, and the modules that are filled.
         self.calls: Counter[str] = Counter()
         self.filled: set[str] = set()
+        self.forcing: Forcing | None = None
+        self.standing: set[str] = set()
         self.memory = OutputMemory()
         for name in self.tensors:
-            module = self.model.get_submodule(name)
+            module = self.module(name)
             module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
             self.memory.attach(name, module, self.contents)
 
     def module(self, name: str) -> nn.Module:
         """Return a module by its name."""
-        return self.model.get_submodule(name)
+        return self.modules[name]
 
     def describe(self, name: str) -> str:
         """Return a module's name and kind."""
@@ -118,6 +123,8 @@ class TwinCopy:
         self.module_inputs = defaultdict(list)
         self.calls.clear()
         self.memory.begin()
+        if self.forcing is not None:
+            self.forcing.trail.clear()
         try:
             self.model(*(tensor.clone() for tensor in self.inputs))
         except Exception as error:
@@ -141,18 +148,54 @@ class TwinCopy:
             else:
                 tensor.fill_(CONSTANTS[own_name])
 
-    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def force(self, forcing: Forcing, standing: Collection[str]) -> None:
+        """Let modules take and return what a forcing says, from the next run on.
+
+        Args:
+            forcing: What they are given.
+            standing: Names of modules that may stand for a part that has no module.
+        """
+        self.forcing, self.standing = forcing, {*standing}
+        for name in self.standing - self.tensors.keys():
+            self.module(name).register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
+        for name in self.standing | self.tensors.keys():
+            self.module(name).register_forward_hook(partial(self._leave, name))
+
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Store the first tensor that a module takes, and fill the module if it is known now; a hook of the module."""
         self.calls[name] += 1
+        changed, tensors = None, tensors_in((args, kwargs))[:1]
+        if self.forcing is not None and tensors:
+            given = self.forcing.taken(module, name, self.calls[name], tensors[0])
+            if given is not None:
+                changed = tree_map(lambda leaf: given if leaf is tensors[0] else leaf, (args, kwargs))
+                tensors = [given]
         content = None
         if name in self.watched:
-            tensors = tensors_in((args, kwargs))[:1]
             self.module_inputs[name] += [tensor.detach().clone() for tensor in tensors]
             if tensors and self.choose is not None and name not in self.filled:
                 content = self.choose(name, self.calls[name], self.module_inputs[name][-1])
-        if name not in self.filled:
+        if name in self.tensors and name not in self.filled:
             self._fill(name, content)
             self.filled |= {name} if content is not None else set()
+        if self.forcing is not None and tensors and name in self.standing:
+            held = {content[0] for content in self.contents.values() if content is not None}
+            if self.contents.get(name) is None:
+                self.forcing.stand(module, name, self.calls[name], held)
+        return changed
+
+    def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return what a module returns, or what it is to return in its place; a hook of the module."""
+        tensors = tensors_in(output)
+        if self.forcing is None or not tensors:
+            return output
+        content = self.contents.get(name)
+        label = None if content is None else content[0]
+        is_whole = tensors[0] is output
+        given = self.forcing.returned(module, (name, self.calls[name]), label, tensors[0])
+        if given is None or (not is_whole and given.shape != tensors[0].shape):
+            return output
+        return tree_map(lambda leaf: given if leaf is tensors[0] else leaf, output)
 
 
 def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
@@ -161,7 +204,7 @@ def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             size = tensor.numel()
-            # Of a large tensor each row is another part of one sequence, which is made much faster than so many numbers.
+            # Each row of a large tensor is another part of one sequence, which is much faster than so many numbers.
             drawn = torch.randn(min(size, _DRAWN), generator=generator)
             values = drawn.repeat(-(-size // _DRAWN))[:size].view(tensor.shape)
             fan_in = max(prod(tensor.shape[1:]), 1)

@@ -11,7 +11,7 @@ from keras_model import resnet8
 from parity import ParityError, propose_mapping, read_mapping, transfer
 from parity.axes import torch_input
 from parity.proposal.failures import Failure
-from parity.proposal.search import Found, union
+from parity.proposal.found import Found, union
 from tests.helpers.models import draw, snapshot, spoil
 from tests.helpers.random_ports import right_ports
 from torch_model import ResNet8

@@ -4,7 +4,8 @@ from parity.models.keras_graph import keras_graph
 from parity.proposal import search as module_of_search
 from parity.proposal.failures import Failure
 from parity.proposal.layers import keras_parts
-from parity.proposal.search import Found, Round, Search, _close, _part_of, union
+from parity.proposal.found import Found, Round, is_close, part_of, union
+from parity.proposal.search import Search
 from parity.proposal.twin import TwinCopy
 from tests.helpers.models import Twin, model_of, x_of
 
@@ -206,8 +207,8 @@ def test_what_remains_of_several_trials_is_all_that_each_leaves():
 
 
 def test_the_part_that_a_failure_is_about():
-    assert _part_of("a/b (call 2)") == "a/b"
-    assert _part_of("a/b") == "a/b"
+    assert part_of("a/b (call 2)") == "a/b"
+    assert part_of("a/b") == "a/b"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_the_part_that_a_failure_is_about():
     ],
 )
 def test_tensors_of_the_twin_are_close_if_rounding_may_explain_it(a, b, close):
-    assert _close(a, b) is close
+    assert is_close(a, b) is close
 
 
 def test_trials_that_leave_the_same_are_merged():
