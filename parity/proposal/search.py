@@ -83,7 +83,7 @@ class Search:
 
     def is_ready(self, part_input: PartInput, matched: Collection[str]) -> bool:
         """Tell whether all parts before an input of a part have their modules, but for those that have none."""
-        return part_input.before - self.absent <= set(matched)
+        return not part_input.before.difference(matched, self.absent)
 
     def propagate(self, matched: Mapping[str, str], failing: Mapping[str, Failure]) -> _Node:
         """Match every part that has a single candidate, round by round, until none has.
