@@ -93,10 +93,9 @@ class Forcing:
         """
         tensor = self.inputs[name]
         self.standing.pop((name, call), None)
-        for label, names in self.fits.items():
-            if name in names and label not in held and label not in self.absent:
-                if any(_takes(part_input, tensor, module) for part_input in self.parts[label].inputs):
-                    return
+        rivals = [label for label, names in self.fits.items() if name in names and label not in {*held, *self.absent}]
+        if any(_takes(part_input, tensor, module) for label in rivals for part_input in self.parts[label].inputs):
+            return
         for label, inputs in self.absent.items():
             for of_call, part_input in zip(self.outputs.get(label, []), inputs, strict=False):
                 if of_call and _takes(part_input, tensor, module):

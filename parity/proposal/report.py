@@ -1,11 +1,13 @@
 """What ``propose_mapping`` returns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from math import prod
 from typing import NamedTuple
 
+from parity.proposal.layers import Part
 from parity.proposal.onward import Onward
 from parity.proposal.search import Search
-from parity.weights.mapping import COLUMNS
+from parity.weights.mapping import BY_HAND, COLUMNS, HOW, NOT_FROM_KERAS
 
 import pandas as pd
 from torch import Tensor
@@ -44,9 +46,8 @@ class Proposal(NamedTuple):
         lines += [f"{layer}: undecided: {' or '.join(modules)}" for layer, modules in self.undecided.items()]
         lines += [f"the twin parts at {layer}: {why}" for layer, why in self.parts_at.items()]
         if self.behind:
-            lines.append(
-                f"behind a mistake or a layer without a twin, so right only if nothing else is wrong: {', '.join(self.behind)}"
-            )
+            behind = ", ".join(self.behind)
+            lines.append(f"behind a mistake or a layer without a twin, so right if nothing else is wrong: {behind}")
         lines += [f"{layer}: {why}" for layer, why in self.unmatched.items()]
         lines += self.left_over.values()
         lines += [
@@ -67,18 +68,6 @@ def make_proposal(search: Search, onward: Onward, by_name: dict[str, str], not_c
     """
     parts, twin, found = search.parts, search.twin, onward.found
     order = list(twin.tensors)
-    owner = {name: parts[label] for label, name in found.decided.items()}
-    rows = []
-    for name, tensors in twin.tensors.items():
-        if name not in owner:
-            continue
-        weights = owner[name].weights
-        for tensor in tensors:
-            path = weights[tensor][0].path if tensor in weights else ""
-            rows.append((path, f"{name}.{tensor}" if name else tensor))
-    # Numbered as the lines of the file will be.
-    mapping = pd.DataFrame(rows, index=pd.RangeIndex(2, 2 + len(rows), name="line"), columns=COLUMNS, dtype=str)
-    mapping.attrs["source"] = "proposal"
     undecided = {
         label: sorted((name for name in modules if name is not None), key=order.index)
         for label, modules in found.options.items()
@@ -88,7 +77,8 @@ def make_proposal(search: Search, onward: Onward, by_name: dict[str, str], not_c
     unmatched |= {label: why for label, why in found.blocked.items() if found.options[label] == {None}}
     unmatched |= not_covered
     for label, name in onward.stands.items():
-        unmatched[label] += f"; {twin.describe(name)} takes what it takes"
+        by_hand = ", and is to be filled by hand" if label in not_covered else ""
+        unmatched[label] += f"; {twin.describe(name)} takes what it takes{by_hand}"
     flatten = {}
     for label, modules in found.options.items():
         shapes = {found.flattened.get((label, name)) for name in modules if name is not None}
@@ -96,7 +86,59 @@ def make_proposal(search: Search, onward: Onward, by_name: dict[str, str], not_c
         if shape:
             flatten[parts[label].layer.name] = shape
     left_over = dict(_left_over(search, onward))
+    # Where a layer that could be moved has no twin, a module that is left over may be the one that should have been.
+    known = not unmatched.keys() - not_covered.keys()
+    mapping = _mapping(search, onward, not_covered, left_over if known else {})
     return Proposal(mapping, undecided, unmatched, flatten, by_name, onward.parts_at, onward.behind, left_over)
+
+
+def _mapping(
+    search: Search, onward: Onward, not_covered: Mapping[str, str], left_over: Collection[str]
+) -> pd.DataFrame:
+    """Return the mapping of a proposal. It has the third column if a row needs it.
+
+    Args:
+        search: The search.
+        onward: What it has found.
+        not_covered: The parts that the user has to fill.
+        left_over: The modules that are not from Keras.
+    """
+    parts, twin = search.parts, search.twin
+    owner = {name: parts[label] for label, name in onward.found.decided.items()}
+    by_hand = [part for label, part in parts.items() if label in not_covered and not part.weights]
+    stands = {name: parts[label] for label, name in onward.stands.items() if label in not_covered}
+    rows: list[tuple[str, str, str]] = []
+    for name, tensors in twin.tensors.items():
+        keys = {tensor: f"{name}.{tensor}" if name else tensor for tensor in tensors}
+        if name in owner:
+            weights = owner[name].weights
+            rows += [(weights[own][0].path if own in weights else "", key, "") for own, key in keys.items()]
+        elif name in stands:
+            paths = _alike(stands[name], tensors)
+            rows += [(paths.get(own, ""), key, BY_HAND) for own, key in keys.items()]
+        elif name in left_over:
+            fits = any(name in names for names in search.fits.values())
+            # What fits no layer may belong to one that is not covered, as long as nothing stands for that one.
+            open_ = not fits and any(part.label not in onward.stands for part in by_hand)
+            rows += [("", key, BY_HAND if open_ and name in twin.calls else NOT_FROM_KERAS) for key in keys.values()]
+    said = {path for path, *_ in rows}
+    rows += [(w.path, "", BY_HAND) for part in by_hand for w in part.layer.weights if w.path not in said]
+    columns = [*COLUMNS, HOW] if any(how for *_, how in rows) else COLUMNS
+    # Numbered as the lines of the file will be.
+    lines = pd.RangeIndex(2, 2 + len(rows), name="line")
+    mapping = pd.DataFrame([row[: len(columns)] for row in rows], index=lines, columns=columns, dtype=str)
+    mapping.attrs["source"] = "proposal"
+    return mapping
+
+
+def _alike(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the weight of a layer that each tensor seems to be for: the only one with as many numbers."""
+    found = {}
+    for own, tensor in tensors.items():
+        weights = [weight.path for weight in part.layer.weights if prod(weight.shape) == tensor.numel()]
+        if len(weights) == 1 and sum(other.numel() == tensor.numel() for other in tensors.values()) == 1:
+            found[own] = weights[0]
+    return found
 
 
 def _left_over(search: Search, onward: Onward) -> Iterator[tuple[str, str]]:
