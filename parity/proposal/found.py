@@ -51,6 +51,11 @@ def part_of(label: str) -> str:
     return label.partition(CALL)[0]
 
 
+def call_of(label: str) -> int:
+    """Return the number of the call in which a part has failed."""
+    return int(label.rpartition(CALL)[2].removesuffix(")")) if CALL in label else 1
+
+
 def union(found: list[Found]) -> Found:
     """Return the common result of several trials, none of which was shown to be wrong."""
     first, *others = found

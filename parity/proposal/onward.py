@@ -15,7 +15,7 @@ from typing import NamedTuple
 from parity.errors import ParityError
 from parity.proposal.failures import Failure, returns_another
 from parity.proposal.forcing import Forcing
-from parity.proposal.found import CALL, Found, part_of
+from parity.proposal.found import Found, call_of, part_of
 from parity.proposal.layers import PartInput
 from parity.proposal.outputs import Output
 from parity.proposal.search import Search
@@ -54,6 +54,7 @@ class _Onward:
     Attributes:
         absent: The parts that have no module.
         fed: Why each part, or a later call of it, is given its input by hand.
+        passed: The parts that have failed and were seen to, and later calls.
         sized: For each part that has failed behind modules that return a border: these, which are cut to size.
     """
 
@@ -62,6 +63,7 @@ class _Onward:
         self.parts, self.fits, self.twin = search.parts, search.fits, search.twin
         self.absent = {label for label in self.parts if not self.fits[label]}
         self.fed: dict[str, Failure] = {}
+        self.passed: set[str] = set()
         self.sized: dict[str, set[str]] = {}
         followers: dict[str, set[str]] = {label: set() for label in self.parts}
         for label, part in self.parts.items():
@@ -105,15 +107,22 @@ class _Onward:
                     raise
                 self.forcing.exempt.add(self.forcing.trail[-1])
                 continue
-            passed = [self.passes(label, found) for label in found.failing]
-            if not any(passed):
+            first = [label for label in found.failing if not self.follows(label, found.failing)]
+            if not any([self.passes(label, found) for label in first or found.failing]):
                 return self.result(found)
             known = found.decided
 
+    def follows(self, label: str, failing: Iterable[str]) -> bool:
+        """Tell whether a part that has failed, or a later call of it, lies behind another that has."""
+        part, number = part_of(label), call_of(label)
+        before = frozenset[str]().union(*(one.before for one in self.parts[part].inputs[number - 1 :]))
+        others = (other for other in failing if part_of(other) in before and other not in self.passed)
+        return any(part_of(other) != part or call_of(other) < number for other in others)
+
     def passes(self, label: str, found: Found) -> bool:
         """Pass the mistake at which a part, or a later call of it, has failed; tell whether anything was passed."""
-        part = part_of(label)
-        number = int(label.removeprefix(part + CALL)[:-1]) if label != part else 1
+        self.passed.add(label)
+        part, number = part_of(label), call_of(label)
         inputs, failure = self.parts[part].inputs[number - 1 :], found.failing[label]
         if label not in self.sized:
             self.sized[label] = self.with_borders(inputs)

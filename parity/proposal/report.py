@@ -76,7 +76,7 @@ def make_proposal(search: Search, onward: Onward, by_name: dict[str, str], not_c
     unmatched = {label: failure.why for label, failure in found.failing.items() if label not in undecided}
     unmatched |= {label: why for label, why in found.blocked.items() if found.options[label] == {None}}
     unmatched |= not_covered
-    for label, name in onward.stands.items():
+    for label, name in ((label, name) for label, name in onward.stands.items() if not search.fits[label]):
         by_hand = ", and is to be filled by hand" if label in not_covered else ""
         unmatched[label] += f"; {twin.describe(name)} takes what it takes{by_hand}"
     flatten = {}

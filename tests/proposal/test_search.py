@@ -3,8 +3,8 @@
 from parity.models.keras_graph import keras_graph
 from parity.proposal import search as module_of_search
 from parity.proposal.failures import Failure
-from parity.proposal.layers import keras_parts
 from parity.proposal.found import Found, Round, is_close, part_of, union
+from parity.proposal.layers import keras_parts
 from parity.proposal.search import Search
 from parity.proposal.twin import TwinCopy
 from tests.helpers.models import Twin, model_of, x_of
@@ -100,6 +100,7 @@ def test_a_tie_that_nothing_decides_stays_and_is_tried_no_further_than_it_must(m
     assert found.options == {"a": {"p", "q"}, "b": {"p", "q"}, "c": {"c"}}
     assert search.trials == 2
     monkeypatch.setattr(module_of_search, "_TRIALS", 0)
+    monkeypatch.setattr(module_of_search, "_TRIALS_EACH", 0)
     assert found_by(search_of(branches(L.Add()), joined(torch.add, 4))).options["c"] == {None}
 
 
