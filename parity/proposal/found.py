@@ -1,5 +1,6 @@
 """What a search for a mapping has found."""
 
+from collections import Counter
 from typing import NamedTuple
 
 from parity.models.alignment import largest
@@ -79,3 +80,15 @@ def is_close(a: Tensor, b: Tensor) -> bool:
     if not a.is_floating_point():
         return torch.equal(a, b)
     return a.shape == b.shape and largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * largest(a)
+
+
+def equal_names(found: Found) -> dict[str, str]:
+    """Return the undecided layers with one candidate that has the layer's name, and these candidates."""
+    named = {}
+    for label, options in found.options.items():
+        dotted = label.replace("/", ".")
+        alike = [name for name in options if name and f".{name}".endswith(f".{dotted}")]
+        if len(options) > 1 and None not in options and len(alike) == 1:
+            named[label] = alike[0]
+    count = Counter(named.values())
+    return {label: name for label, name in named.items() if count[name] == 1}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from parity.errors import ParityError
 from parity.proposal.failures import Failure, returns_another
 from parity.proposal.forcing import Forcing
-from parity.proposal.found import Found, call_of, part_of
+from parity.proposal.found import Found, call_of, equal_names, part_of
 from parity.proposal.layers import PartInput
 from parity.proposal.outputs import Output
 from parity.proposal.search import Search
@@ -29,12 +29,14 @@ class Onward(NamedTuple):
         parts_at: For each layer at which the twin parts: how.
         behind: The parts whose modules were found only because a mistake was passed.
         stands: For parts without a module: the module that takes what they take, if there is one.
+        by_name: The parts behind mistakes that numbers could not decide and equal names did, with their modules.
     """
 
     found: Found
     parts_at: dict[str, str]
     behind: list[str]
     stands: dict[str, str]
+    by_name: dict[str, str]
 
 
 def go_on(search: Search, first: Found, outputs: dict[str, list[list[Output]]]) -> Onward:
@@ -108,9 +110,20 @@ class _Onward:
                 self.forcing.exempt.add(self.forcing.trail[-1])
                 continue
             first = [label for label in found.failing if not self.follows(label, found.failing)]
-            if not any([self.passes(label, found) for label in first or found.failing]):
-                return self.result(found)
+            passed = [self.passes(label, found) for label in first or found.failing]
+            if not any(passed):
+                return self.result(*self.by_name(found))
             known = found.decided
+
+    def by_name(self, found: Found) -> tuple[Found, dict[str, str]]:
+        """Return what is found if equal names decide what numbers cannot, and the parts that these decide."""
+        named = {label: name for label, name in equal_names(found).items() if self.first.options[label] == {None}}
+        if named:
+            search = Search(self.parts, self.fits, self.twin, {**self.search.fixed, **named}, self.absent)
+            again = search.run({label: name for label, name in found.decided.items() if label not in named})
+            if len(again.failing) <= len(found.failing):
+                return again, named
+        return found, {}
 
     def follows(self, label: str, failing: Iterable[str]) -> bool:
         """Tell whether a part that has failed, or a later call of it, lies behind another that has."""
@@ -174,24 +187,20 @@ class _Onward:
         last = max((order[name] for name in before if name in order), default=-1)
         return next((name for name in free if order[name] > last), None)
 
-    def result(self, found: Found) -> Onward:
+    def result(self, found: Found, by_name: dict[str, str]) -> Onward:
         """Return what was found in all."""
         options = {label: one if one != {None} else found.options[label] for label, one in self.first.options.items()}
         open_ = {label for label, one in options.items() if one == {None}}
-        failing = {
-            label: failure
-            for label, failure in (found.failing | self.first.failing).items()
-            if (part_of(label) in open_ or label != part_of(label))
-            and label not in self.fed.keys() - found.failing.keys()
-        }
+        failing = {label: why for label, why in (found.failing | self.first.failing).items() if label in open_}
         blocked = {label: why for label, why in self.first.blocked.items() if label in open_}
         merged = Found(options, failing, self.first.flattened | found.flattened, blocked)
         places = {}
         for label, parting in self.forcing.partings.items():
-            if found.decided.get(label) != parting.module:
-                continue
-            places[label] = returns_another(parting.module, parting.difference, parting.tolerance, parting.shapes)
-        for label, failure in self.fed.items():
+            if found.decided.get(label) == parting.module:
+                places[label] = returns_another(parting.module, parting.difference, parting.tolerance, parting.shapes)
+        # A later call whose module takes something else, and is not called so often, cannot be given its input.
+        later = {label: failure for label, failure in found.failing.items() if label != part_of(label)}
+        for label, failure in (later | self.fed).items():
             # What lies behind a layer without a module is given what it takes although nothing is wrong there.
             if not self.absent & set(self.search.just_before(self.parts[part_of(label)].inputs)):
                 places[label] = failure.why
@@ -204,4 +213,4 @@ class _Onward:
             if label not in self.first.decided and (label in self.fed or passed & self.parts[label].before)
         ]
         stands = {label: name for (name, _), (label, _) in reversed(self.forcing.standing.items())}
-        return Onward(merged, parts_at, behind, stands)
+        return Onward(merged, parts_at, behind, stands, by_name)

@@ -8,7 +8,7 @@ from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_a
 from parity.models.keras_channels import channels_of, input_axes
 from parity.models.keras_graph import keras_graph, with_graph
 from parity.proposal.failures import Failure
-from parity.proposal.found import Found
+from parity.proposal.found import equal_names
 from parity.proposal.layers import Part, keras_dtype, keras_parts
 from parity.proposal.onward import Onward, go_on
 from parity.proposal.outputs import keras_outputs
@@ -86,7 +86,7 @@ def propose_mapping(
             if contradicted:
                 faults = [f"{label}: {failure.why}" for label, failure in found.failing.items() if label not in alone]
                 raise ParityError("proposal", faults)
-        by_name = _equal_names(found)
+        by_name = equal_names(found)
         if by_name:
             search_by_name = Search(parts, fits, twin, named | by_name)
             found_by_name = search_by_name.run(failing=alone)
@@ -94,10 +94,10 @@ def propose_mapping(
                 search, found = search_by_name, found_by_name
             else:  # the names contradict each other or the numbers, so they decide nothing
                 by_name = {}
-        onward = Onward(found, {}, [], {})
+        onward = Onward(found, {}, [], {}, {})
         if found.failing:
             onward = go_on(search, found, keras_outputs(graph, arrays, parts))
-    return make_proposal(search, onward, by_name, not_covered)
+    return make_proposal(search, onward, by_name | onward.by_name, not_covered)
 
 
 def _nothing_fits(part: Part, not_covered: Mapping[str, str]) -> Failure:
@@ -122,15 +122,3 @@ def _name_faults(
             yield f"names: {twin.describe(name)} does not fit {label}"
         if count[name] > 1:
             yield f"names: {name} is given to {label} and to another"
-
-
-def _equal_names(found: Found) -> dict[str, str]:
-    """Return the undecided layers with one candidate that has the layer's name, and these candidates."""
-    named = {}
-    for label, options in found.options.items():
-        dotted = label.replace("/", ".")
-        alike = [name for name in options if name and f".{name}".endswith(f".{dotted}")]
-        if len(options) > 1 and None not in options and len(alike) == 1:
-            named[label] = alike[0]
-    count = Counter(named.values())
-    return {label: name for label, name in named.items() if count[name] == 1}
