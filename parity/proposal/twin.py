@@ -15,9 +15,9 @@ from parity.proposal.layers import Part
 from parity.proposal.memory import OutputMemory
 
 import torch
+from keras import tree
 from torch import Tensor, nn
 from torch.jit import ScriptModule
-from torch.utils._pytree import tree_map
 
 # The tensors that a module may have although the Keras layer has no such weight, and their values in this case.
 CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
@@ -168,7 +168,7 @@ class TwinCopy:
         if self.forcing is not None and tensors:
             given = self.forcing.taken(module, name, self.calls[name], tensors[0])
             if given is not None:
-                changed = tree_map(lambda leaf: given if leaf is tensors[0] else leaf, (args, kwargs))
+                changed = tree.map_structure(lambda leaf: given if leaf is tensors[0] else leaf, (args, kwargs))
                 tensors = [given]
         content = None
         if name in self.watched:
@@ -195,7 +195,7 @@ class TwinCopy:
         given = self.forcing.returned(module, (name, self.calls[name]), label, tensors[0])
         if given is None or (not is_whole and given.shape != tensors[0].shape):
             return output
-        return tree_map(lambda leaf: given if leaf is tensors[0] else leaf, output)
+        return tree.map_structure(lambda leaf: given if leaf is tensors[0] else leaf, output)
 
 
 def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
