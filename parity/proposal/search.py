@@ -140,7 +140,7 @@ class Search:
             ready = {
                 label: [one for one in self.parts[label].inputs if self.is_ready(one, known)]
                 for label in self.parts_of[name]
-                if label not in known and label not in failing and label not in barred
+                if not (label in known or label in failing or label in barred or label in self.absent)
             }
             here = Round(known, {name: [tensor]})
             taking = [

@@ -259,3 +259,41 @@ def test_a_tie_has_followers_if_a_layer_behind_it_is_open():
         node = search.propagate({}, {})
     assert search.has_followers("a", node)
     assert not search.has_followers("a", node._replace(matched={"c": "c"}))
+
+
+def test_a_module_that_takes_the_same_as_a_layers_twin_makes_a_tie_even_if_no_layer_is_left_for_it():
+    """The first of the two that is called would be the layer's twin if the other had not been seen after it."""
+
+    def layers(x):
+        return L.Dense(2, name="out")(L.Dense(4, name="a")(x))
+
+    out = {"out": nn.Linear(4, 2)}
+    stray = Twin(lambda t, x: t.out(t.p(x) * 0 + t.q(x)), **linear("p", "q"), **out)
+    assert found_by(search_of(layers, stray)).options == {"a": {"q"}, "out": {"out"}}
+    open_ = found_by(search_of(lambda x: L.Dense(4, name="a")(x), Twin(lambda t, x: (t.p(x), t.q(x)), **linear(*"pq"))))
+    assert open_.options == {"a": {"p", "q"}}
+
+
+def test_one_run_finds_a_chain_and_a_module_that_is_told_in_a_later_call_runs_again():
+    search = search_of(chain, chained("qrp"))
+    counted, run = [], search.run_twin
+    search.run_twin = lambda *args: counted.append(1) or run(*args)
+    assert found_by(search).options["c"] == {"p"}
+    assert len(counted) == 1
+    twin = Twin(lambda t, x: t.out(t.p(x) + 0 * t.p(2 * x)), **linear("p"), out=nn.Linear(4, 2))
+    late = Twin(lambda t, x: t.out(0 * t.p(2 * x) + t.p(x)), **linear("p"), out=nn.Linear(4, 2))
+    for one, runs in ((twin, 1), (late, 2)):
+        search = search_of(lambda x: L.Dense(2, name="out")(L.Dense(4, name="a")(x)), one)
+        counted, run = [], search.run_twin
+        search.run_twin = lambda *args, run=run, counted=counted: counted.append(1) or run(*args)
+        assert found_by(search).options == {"a": {"p"}, "out": {"out"}}
+        assert len(counted) == runs
+
+
+def test_what_lies_behind_a_part_without_a_module_is_ready_without_it():
+    search = search_of(chain, chained("pqr"))
+    absent = Search(search.parts, search.fits, search.twin, {}, {"a"})
+    assert not search.is_ready(search.parts["b"].inputs[0], {})
+    assert absent.is_ready(absent.parts["b"].inputs[0], {})
+    assert not absent.is_ready(absent.parts["c"].inputs[0], {})
+    assert found_by(absent).failing.keys() == {"b"}
