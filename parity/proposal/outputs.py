@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, TensorId
 from parity.models.keras_values import walk
 from parity.proposal.layers import Part, labels_of, tolerated
@@ -18,7 +19,7 @@ class Output(NamedTuple):
     """What a part returns in one of its calls.
 
     Attributes:
-        value: The tensor (batch, *spatial, channels).
+        value: The tensor (batch, *spatial, channels), wherever Keras has its channels.
         tolerance: The largest difference that rounding explains.
     """
 
@@ -35,6 +36,7 @@ def keras_outputs(graph: Graph, arrays: Sequence[Any], parts: Mapping[str, Part]
     """
     found: dict[str, list[list[Output]]] = defaultdict(list)
     behind: dict[TensorId, list[Output]] = {}
+    channels = channels_of(graph)
     for step, _, outputs in walk(graph, arrays):
         if step is None or not step.outputs:
             continue
@@ -45,7 +47,9 @@ def keras_outputs(graph: Graph, arrays: Sequence[Any], parts: Mapping[str, Part]
             of_call = behind[step.inputs[0]]
         else:
             continue
-        of_call.append(Output(*tolerated(outputs[0])))
+        value, tolerance = tolerated(outputs[0])
+        axis = channels.axis(step.outputs[0], step, value.ndim)
+        of_call.append(Output(with_channels_last(value, axis), tolerance))
         behind[step.outputs[0]] = of_call
     for label, part in parts.items():
         pointwise = parts.get(f"{label.removesuffix('/depthwise')}/pointwise")

@@ -39,9 +39,14 @@ def propose_mapping(
     in which a model returns its outputs decides nothing: two heads with the same input stay undecided. So do layers
     that cannot be told apart after a great many trials.
 
-    A row is never a guess: if the twin equals the Keras model under some mapping, that mapping has the row. With a
-    mistake in the twin, such as another epsilon, no later module takes the right numbers; see ``unmatched`` and
-    ``parity.trace``.
+    A row is never a guess: if the twin equals the Keras model under some mapping, that mapping has the row. Where the
+    twin has a mistake, such as another epsilon, ``parts_at`` says so, and the search goes on with what Keras's layer
+    returns. The layers behind are listed in ``behind``: their rows are right if the twin has no other mistakes, and, if
+    the mistake is in a function between modules, if the twin calls its modules in Keras's order.
+
+    A layer without a twin, or of a kind that is not covered, keeps no other from being found. What is not certain has
+    no row, but two kinds of row are left to the user, by the third column, ``how``: "by hand" for a layer that is not
+    covered, and "not from Keras" for a module that no layer fills.
 
     To store it: ``propose_mapping(...).mapping.to_csv("keras_torch_mapping.csv", index=False)``. To use it at once:
     ``transfer(keras_model, torch_model, proposal.mapping, proposal.flatten)``, which refuses an incomplete mapping.
@@ -57,10 +62,8 @@ def propose_mapping(
             itself.
 
     Raises:
-        ParityError: If no mapping can be complete, with every fault: a Keras model without a graph, a kind of layer
-            that is not covered, a layer that no module fits or that none is left for, a module that is never called or
-            left over, a tensor of the twin that no layer fills, or ``names`` that are unknown, do not fit, or that the
-            numbers contradict.
+        ParityError: If nothing can be found: a Keras model without a graph or without weights, or with two layers of
+            one path, a twin that cannot run, or ``names`` that are unknown, do not fit, or that the numbers contradict.
     """
     keras_model = with_graph(keras_model, x)
     graph = keras_graph(keras_model)
