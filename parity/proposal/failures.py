@@ -1,6 +1,6 @@
 """Why a layer finds no module, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -11,10 +11,14 @@ class Failure(NamedTuple):
     Attributes:
         why: The reason, in words.
         structural: Whether there are too few modules for the layers, whatever the numbers are.
+        numbers: Whether there are modules, but none takes the same numbers.
+        other_sizes: Whether none of them even takes a tensor of the same size.
     """
 
     why: str
     structural: bool = False
+    numbers: bool = False
+    other_sizes: bool = False
 
 
 def module_name(name: str) -> str:
@@ -58,4 +62,20 @@ def none_agrees(nearest: Mapping[str, float], tolerance: float, look: Mapping[st
     what = f"{called} comes nearest, {off}" if isfinite(difference) else "none takes a tensor of that shape"
     places = ", ".join(f"{part} ({module_name(before)})" for part, before in look.items())
     where = f"{places} and what follows" if places else "what the twin does to its input"
-    return Failure(f"{problem}: {what}; look at {where}")
+    return Failure(f"{problem}: {what}; look at {where}", numbers=True)
+
+
+def returns_another(module: str, difference: float, tolerance: float, shapes: Sequence[tuple[int, ...]]) -> str:
+    """Return what is said of a module that takes what its layer takes, and returns something else.
+
+    Args:
+        module: The module.
+        difference: The largest difference between its output and the layer's; infinite if their shapes do not fit.
+        tolerance: The largest difference that rounding explains.
+        shapes: The shapes of the layer's output and of the module's.
+    """
+    taken = f"{module_name(module)} takes what it takes, and returns"
+    if isfinite(difference):
+        return f"{taken} something else, {difference:.2g} off, where rounding explains {tolerance:.1g}"
+    due, found = shapes
+    return f"{taken} another shape, {found}, where Keras's layer returns {due}"

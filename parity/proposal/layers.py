@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
+from parity.errors import ParityError
 from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, TensorId
 from parity.models.keras_layers import inner_layers
@@ -70,9 +71,16 @@ class Part(NamedTuple):
 
 
 def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], list[str]]:
-    """Run the Keras model; return its parts by label, in the order of the data flow, and faults."""
+    """Run the Keras model; return its parts by label, in the order of the data flow, and faults.
+
+    A layer of a kind that is not covered is a part without weights. Each fault begins with the label of a part.
+
+    Raises:
+        ParityError: If no part can be told by its label, or there are none.
+    """
     parts: dict[str, Part] = {}
     faults: dict[str, None] = {}
+    twice: dict[str, None] = {}
     channels = channels_of(graph)
     # The parts before each tensor, and the shape before flattening of each tensor that has flattened features.
     before: dict[TensorId, frozenset[str]] = dict.fromkeys(graph.inputs, frozenset())
@@ -84,10 +92,10 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
         if step.weights:
             parts_of_layer, faults_of_layer = _parts_of(step.layer)
             faults |= dict.fromkeys(faults_of_layer)
-            for new in parts_of_layer:
+            for new in parts_of_layer or [_uncovered(step.layer, faults_of_layer)]:
                 part = parts.setdefault(new.label, new)
                 if part.layer is not new.layer:
-                    faults[f"{new.label}: two layers of the Keras model have this path; rename one"] = None
+                    twice[f"{new.label}: two layers of the Keras model have this path; rename one"] = None
                 features = channels.features(step.inputs[0], flattened)
                 shape = features if isinstance(new.layer, ON_FEATURES) else None
                 found = _part_input(new, inputs[0], shape, parts_before)
@@ -96,8 +104,8 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
                 parts_before |= {new.label}
         before |= dict.fromkeys(step.outputs, parts_before)
         follow_order(step, inputs, outputs, flattened, channels)
-    if not parts and not faults:
-        faults["the Keras model has no weights"] = None
+    if twice or not parts:
+        raise ParityError("proposal", [*twice] or ["the Keras model has no weights"])
     return parts, list(faults)
 
 
@@ -123,14 +131,29 @@ def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
     return list(parts.values()), faults
 
 
+def _uncovered(layer: keras.Layer, faults: Sequence[str]) -> Part:
+    """Return the part of a layer of a kind that is not covered, by its faults."""
+    return Part(faults[0].partition(": ")[0], layer, {}, [])
+
+
+def labels_of(layer: keras.Layer) -> list[str]:
+    """Return the labels of the parts of a layer with weights."""
+    parts, faults = _parts_of(layer)
+    return [part.label for part in parts or [_uncovered(layer, faults)]]
+
+
 def _part_input(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> PartInput:
     if any(place.part == "pointwise" for _, place in part.weights.values()):
         value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.perturbed))
+    exact, tolerance = tolerated(value)
+    return PartInput(exact, tolerance, flattened if exact.is_floating_point() else None, before)
+
+
+def tolerated(value: Value) -> tuple[Tensor, float]:
+    """Return a Keras tensor as one of PyTorch, and the largest difference from it that rounding explains."""
     exact, perturbed = as_tensor(value.exact), as_tensor(value.perturbed)
-    if not exact.is_floating_point():
-        return PartInput(exact, 0.0, None, before)
     tolerance = TIMES_NOISE * noise_of(exact, perturbed)
-    return PartInput(exact, tolerance if isfinite(tolerance) else 0.0, flattened, before)
+    return exact, tolerance if isfinite(tolerance) else 0.0
 
 
 def _depthwise(layer: keras.Layer, x: Any) -> Any:

@@ -1,32 +1,31 @@
-"""The search for a mapping: fill a copy of the twin layer by layer, and compare its modules' inputs with the layers'.
+"""The search for a mapping: run a copy of the twin, fill each module when it is called, and go on.
 
-Each round runs the copy once and stores the inputs of its modules. A layer is ready when all layers before it have
-their twins. A module that takes the same numbers as a ready layer is a candidate. The only candidate of a layer is its
-twin. When every ready layer has several candidates, which is a tie, each candidate is tried, and the rounds go on from
-there. A trial is wrong if it leaves a layer without a candidate that has one in another trial. Trials are merged if no
-later layer can tell them apart, as with two convolutions that are added. So ties one after another do not multiply.
+When a module is called, its input is compared with what the layers take that are ready. A layer is ready when all
+layers before it have their twins. If one layer takes the same numbers, it fills the module, which then runs: so one run
+may fill all modules. After the run it is seen whether another module has taken the same numbers, too. If it has, or if
+several layers take what the module takes, there is a tie: each candidate is tried, and the search goes on from there. A
+trial is wrong if it leaves a layer without a candidate that has one in another trial. Trials are merged if no later
+layer can tell them apart, as with two convolutions that are added. So ties one after another do not multiply.
 
 Why this never guesses: if the twin is right, the true twin of a ready layer takes the same numbers as the layer. So it
 is among the candidates, and if there is only one candidate, that is the true twin.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import inf, prod
 from typing import NamedTuple
 
-from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
+from parity.models.alignment import CHANNELS_FIRST_FEATURES, Aligned, alignments, largest
 from parity.proposal.failures import Failure, module_name, none_agrees, none_left, promised_to_another
+from parity.proposal.found import CALL, Found, Round, is_close, part_of, union
 from parity.proposal.layers import Part, PartInput
-from parity.proposal.twin import TwinCopy
+from parity.proposal.twin import Content, TwinCopy
 
-import torch
 from torch import Tensor
 
-# The most candidates that are tried in all. The ties that are left then are undecided.
-_TRIALS = 64
-# A failure in a later call is named after the part, followed by this and the number of the call.
-_CALL = " (call "
+# The most candidates that are tried in all, at least and for each part. The ties that are left then are undecided.
+_TRIALS, _TRIALS_EACH = 64, 4
 
 
 class _Node(NamedTuple):
@@ -45,34 +44,6 @@ class _Node(NamedTuple):
     module_inputs: dict[str, list[Tensor]]
 
 
-class Found(NamedTuple):
-    """The result of a search.
-
-    Attributes:
-        options: The modules that may be the twin of each part. None stands among them if the part may have no twin.
-        failing: The parts, and later calls of shared parts, for which no module is right.
-        flattened: For a part and a module: the shape of the features, if the twin has flattened them channels first.
-        blocked: For each part that could not be reached: why.
-    """
-
-    options: dict[str, set[str | None]]
-    failing: dict[str, Failure]
-    flattened: dict[tuple[str, str], tuple[int, ...] | None]
-    blocked: dict[str, str]
-
-
-class Round(NamedTuple):
-    """One round of the search.
-
-    Attributes:
-        matched: The module of each part that has one.
-        module_inputs: The input of each module, call by call.
-    """
-
-    matched: dict[str, str]
-    module_inputs: dict[str, list[Tensor]]
-
-
 class Search:
     """Finds the module of each part.
 
@@ -81,20 +52,40 @@ class Search:
         fits: The modules that each part could have by kind and shapes.
         twin: The copy of the twin.
         fixed: The modules of some parts, given by name.
+        absent: The parts that have no module, but what lies behind them may be found.
     """
 
     def __init__(
-        self, parts: dict[str, Part], fits: dict[str, list[str]], twin: TwinCopy, fixed: Mapping[str, str]
+        self,
+        parts: dict[str, Part],
+        fits: dict[str, list[str]],
+        twin: TwinCopy,
+        fixed: Mapping[str, str],
+        absent: Collection[str] = (),
     ) -> None:
         self.parts, self.fits, self.twin, self.fixed = parts, fits, twin, fixed
+        self.absent = frozenset(absent)
         self.flattened: dict[tuple[str, str], tuple[int, ...] | None] = {}
         self.trials = 0
+        self.parts_of: dict[str, list[str]] = defaultdict(list)
+        for label in parts:
+            for name in self.allowed(label):
+                self.parts_of[name].append(label)
 
-    def run(self) -> Found:
-        """Search, and return what was found."""
-        return self.explore(self.propagate({}, {}))
+    def run(self, matched: Mapping[str, str] | None = None, failing: Mapping[str, Failure] | None = None) -> Found:
+        """Search, and return what was found.
 
-    def propagate(self, matched: dict[str, str], failing: dict[str, Failure]) -> _Node:
+        Args:
+            matched: The parts that have a module already.
+            failing: The parts that have failed already.
+        """
+        return self.explore(self.propagate(matched or {}, failing or {}))
+
+    def is_ready(self, part_input: PartInput, matched: Collection[str]) -> bool:
+        """Tell whether all parts before an input of a part have their modules, but for those that have none."""
+        return not part_input.before.difference(matched, self.absent)
+
+    def propagate(self, matched: Mapping[str, str], failing: Mapping[str, Failure]) -> _Node:
         """Match every part that has a single candidate, round by round, until none has.
 
         Args:
@@ -102,9 +93,12 @@ class Search:
             failing: The parts that have failed already.
         """
         matched, failing = dict(matched), dict(failing)
+        barred: set[str] = set()
         while True:
-            filled = {m: (self.parts[label], self.flattened.get((label, m))) for label, m in matched.items()}
-            current = Round(matched, self.twin.inputs_of_modules(filled))
+            current, again = self.run_twin(matched, failing, barred)
+            matched = current.matched
+            if again:
+                continue
             self.check_shared(current, failing)
             candidates = self.candidates(current, failing)
             single = {label: modules[0] for label, modules in candidates.items() if len(modules) == 1}
@@ -120,7 +114,55 @@ class Search:
             if not certain:
                 ties = {label: modules for label, modules in candidates.items() if len(modules) > 1}
                 return _Node(matched, failing, ties, current.module_inputs)
-            matched |= certain
+            matched = matched | certain
+
+    def run_twin(
+        self, matched: Mapping[str, str], failing: Mapping[str, Failure], barred: set[str]
+    ) -> tuple[Round, bool]:
+        """Run the copy of the twin, and fill modules while it runs.
+
+        Args:
+            matched: The parts that have a module already.
+            failing: The parts that have failed.
+            barred: The parts that no module gets while the twin runs, because several modules take what they take. More
+                are added.
+
+        Returns:
+            What is matched now, with the inputs of the modules. And whether the twin has to run again, because these
+            are not what the modules take if all that is matched is filled.
+        """
+        known = dict(matched)
+        ready_inputs: dict[str, list[PartInput]] = {}  # of the parts that get their modules in this run, in its order
+        late = False
+
+        def choose(name: str, call: int, tensor: Tensor) -> Content | None:
+            nonlocal late
+            ready = {
+                label: [one for one in self.parts[label].inputs if self.is_ready(one, known)]
+                for label in self.parts_of[name]
+                if not (label in known or label in failing or label in barred or label in self.absent)
+            }
+            here = Round(known, {name: [tensor]})
+            taking = [
+                label for label, inputs in ready.items() if any(self.takes(label, one, name, here) for one in inputs)
+            ]
+            if len(taking) != 1 or self.is_order_unclear(ready[taking[0]], name, here):
+                return None
+            known[taking[0]] = name
+            ready_inputs[taking[0]] = ready[taking[0]]
+            late |= call > 1
+            return self.content(taking[0], name)
+
+        filled = {name: self.content(label, name) for label, name in matched.items()}
+        current = Round(known, self.twin.inputs_of_modules(filled, choose))
+        confirmed = dict(matched)
+        for label, inputs in ready_inputs.items():
+            free = [name for name in self.allowed(label) if name not in confirmed.values()]
+            if [name for name in free if self.takes_all(label, inputs, name, current)] != [known[label]]:
+                barred.add(label)
+                return current._replace(matched=confirmed), True
+            confirmed[label] = known[label]
+        return current, late
 
     def candidates(self, current: Round, failing: dict[str, Failure]) -> dict[str, list[str]]:
         """Return the candidates of each part that is ready; add the parts without candidates to ``failing``."""
@@ -128,8 +170,8 @@ class Search:
         used = {*matched.values()}
         found = {}
         for label, part in self.parts.items():
-            ready = [part_input for part_input in part.inputs if part_input.before <= matched.keys()]
-            if label in matched or label in failing or not ready:
+            ready = [part_input for part_input in part.inputs if self.is_ready(part_input, matched)]
+            if label in matched or label in failing or label in self.absent or not ready:
                 continue
             free = [name for name in self.allowed(label) if name not in used]
             modules = [name for name in free if self.takes_all(label, ready, name, current)]
@@ -156,30 +198,47 @@ class Search:
 
         It also stores the order in which the module takes flattened features.
         """
-        for part_input in ready:
-            _, note = self.nearest(part_input, name, current)
-            if note is None:
-                return False
+        return all(self.takes(label, part_input, name, current) for part_input in ready)
+
+    def takes(self, label: str, part_input: PartInput, name: str, current: Round) -> bool:
+        """Tell whether a module takes one input of a part; store the order in which it takes flattened features."""
+        note = self.note_on(part_input, name, current)
+        if note is not None:
             self.flattened[label, name] = part_input.flattened if note == CHANNELS_FIRST_FEATURES else None
-        return True
+        return note is not None
 
-    def nearest(self, part_input: PartInput, name: str, current: Round) -> tuple[float, str | None]:
-        """Return the difference between the input of a part and the nearest of a module's.
+    def content(self, label: str, name: str) -> Content:
+        """Return what to fill a module with: a part, and the shape of features that it takes channels first."""
+        return self.parts[label], self.flattened.get((label, name))
 
-        With it comes the note on how the two were aligned if they agree, None if they do not.
+    def note_on(self, part_input: PartInput, name: str, current: Round) -> str | None:
+        """Return how the input of a part and the same numbers that a module takes are aligned, None if it takes none.
+
+        Args:
+            part_input: The input of the part.
+            name: The module.
+            current: The current round.
         """
-        nearest = inf
         for tensor in current.module_inputs.get(name, []):
-            for difference, note in self.differences(part_input, tensor, name):
-                if difference <= part_input.tolerance:
-                    return difference, note
-                nearest = min(nearest, difference)
-        return nearest, None
+            for value, twin, note in self.aligned(part_input, tensor, name):
+                # Most of what differs, differs in the first channel.
+                first = value.ndim < 2 or largest(value[..., 0] - twin[..., 0]) <= part_input.tolerance
+                if first and largest(value - twin) <= part_input.tolerance:
+                    return note
+        return None
+
+    def nearest(self, part_input: PartInput, name: str, current: Round) -> float:
+        """Return the difference between the input of a part and the nearest of a module's."""
+        tensors = current.module_inputs.get(name, [])
+        return min((d for tensor in tensors for d, _ in self.differences(part_input, tensor, name)), default=inf)
+
+    def aligned(self, part_input: PartInput, tensor: Tensor, name: str) -> Iterator[Aligned]:
+        """Yield each alignment of a part's and a module's input."""
+        return alignments(part_input.value, tensor, self.twin.module(name), part_input.flattened, window=True)
 
     def differences(self, part_input: PartInput, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
         """Yield for each alignment of a part's and a module's input: the largest difference, and the note."""
-        module = self.twin.module(name)
-        for value, twin, note in alignments(part_input.value, tensor, module, part_input.flattened, window=True):
+        for value, twin, note in self.aligned(part_input, tensor, name):
             yield largest(value - twin), note
 
     def is_order_unclear(self, ready: list[PartInput], name: str, current: Round) -> bool:
@@ -199,9 +258,8 @@ class Search:
         """Add to ``failing`` each later call of a part that its module does not repeat."""
         for label, name in current.matched.items():
             for number, part_input in enumerate(self.parts[label].inputs[1:], start=2):
-                is_ready = part_input.before <= current.matched.keys()
-                if is_ready and self.nearest(part_input, name, current)[1] is None:
-                    failing[f"{label}{_CALL}{number})"] = self.failure(label, [part_input], [name], current)
+                if self.is_ready(part_input, current.matched) and self.note_on(part_input, name, current) is None:
+                    failing[f"{label}{CALL}{number})"] = self.failure(label, [part_input], [name], current)
 
     def failure(self, label: str, ready: list[PartInput], free: list[str], current: Round) -> Failure:
         """Return why a part has no candidate.
@@ -221,21 +279,27 @@ class Search:
         if not free:
             holders = {module: other for other, module in current.matched.items()} | promised
             return none_left({name: holders[name] for name in self.fits[label] if name in holders})
-        nearest = {name: max(self.nearest(part_input, name, current)[0] for part_input in ready) for name in free}
-        before = frozenset[str]().union(*(part_input.before for part_input in ready))
-        last = before.difference(*(self.parts[other].before - {other} for other in before))
-        look = {other: current.matched[other] for other in self.parts if other in last}
+        nearest = {name: max(self.nearest(part_input, name, current) for part_input in ready) for name in free}
+        look = {other: current.matched[other] for other in self.just_before(ready) if other in current.matched}
         known = ""
         if label in current.matched:
             known = "in this call"
         elif label in self.fixed:
             known = "by name"
-        return none_agrees(nearest, max(part_input.tolerance for part_input in ready), look, known)
+        failure = none_agrees(nearest, max(part_input.tolerance for part_input in ready), look, known)
+        taken = {tensor.numel() for name in free for tensor in current.module_inputs.get(name, [])}
+        return failure._replace(other_sizes=all(part_input.value.numel() not in taken for part_input in ready))
+
+    def just_before(self, inputs: Iterable[PartInput]) -> list[str]:
+        """Return the last parts before some inputs, with no part between."""
+        before = frozenset[str]().union(*(part_input.before for part_input in inputs))
+        last = before.difference(*(self.parts[other].before - {other} for other in before))
+        return [label for label in self.parts if label in last]
 
     def explore(self, node: _Node) -> Found:
         """Try each candidate of the first tie that later layers may decide, and explore on; return what remains."""
         label = next((label for label in node.ties if self.has_followers(label, node)), None)
-        if label is None or self.trials >= _TRIALS:
+        if label is None or self.trials >= max(_TRIALS, _TRIALS_EACH * len(self.parts)):
             return self.result_at(node)
         self.trials += len(node.ties[label])
         children = [self.propagate(node.matched | {label: name}, node.failing) for name in node.ties[label]]
@@ -262,10 +326,10 @@ class Search:
         """
         gained = set()
         for label in worse.failing.keys() - node.failing.keys() - better.failing.keys():
-            if None not in better.options[_part_of(label)]:
-                gained.add(_part_of(label))
+            if None not in better.options[part_of(label)]:
+                gained.add(part_of(label))
         return bool(gained) and all(
-            label not in worse.failing and gained & self.parts[_part_of(label)].before
+            label not in worse.failing and gained & self.parts[part_of(label)].before
             for label in better.failing.keys() - node.failing.keys()
         )
 
@@ -294,7 +358,7 @@ class Search:
         for name, tensors in a.module_inputs.items():
             if name not in used or name in shared:
                 pairs = zip(tensors, b.module_inputs.get(name, []), strict=True)
-                if not all(_close(*pair) for pair in pairs):
+                if not all(is_close(*pair) for pair in pairs):
                     return False
         return True
 
@@ -309,33 +373,3 @@ class Search:
                 unmatched = [other for other in self.parts if other in part.before and other not in node.matched]
                 blocked[label] = f"lies behind {', '.join(other for other in unmatched if other not in blocked)}"
         return Found(options, node.failing, self.flattened, blocked)
-
-
-def _part_of(label: str) -> str:
-    """Return the label of the part that has failed, also if it has failed in a later call."""
-    return label.partition(_CALL)[0]
-
-
-def union(found: list[Found]) -> Found:
-    """Return the common result of several trials, none of which was shown to be wrong."""
-    first, *others = found
-    options = {
-        label: modules.union(*(other.options[label] for other in others)) for label, modules in first.options.items()
-    }
-    failing: dict[str, Failure] = {}
-    blocked: dict[str, str] = {}
-    for trial in found:
-        failing |= trial.failing
-        blocked |= trial.blocked
-    for label, failure in failing.items():
-        # A failure that is structural in one trial only may come from that trial's choice.
-        structural = all(label in trial.failing and trial.failing[label].structural for trial in found)
-        failing[label] = failure._replace(structural=structural)
-    return Found(options, failing, first.flattened, blocked)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors of the twin differ by rounding only; the tolerance is an estimate, not measured."""
-    if not a.is_floating_point():
-        return torch.equal(a, b)
-    return a.shape == b.shape and largest(a - b) <= torch.finfo(a.dtype).eps ** 0.5 * largest(a)

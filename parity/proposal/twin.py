@@ -1,8 +1,8 @@
 """A copy of the twin that can be filled module by module, and that stores the inputs of its modules."""
 
 import copy
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from math import prod
 from typing import Any
@@ -10,14 +10,24 @@ from typing import Any
 from parity.errors import ParityError
 from parity.models.torch_calls import HINT_OF_AXES, tensors_in
 from parity.proposal.failures import module_name
+from parity.proposal.forcing import Forcing
 from parity.proposal.layers import Part
+from parity.proposal.memory import OutputMemory
 
 import torch
+from keras import tree
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 # The tensors that a module may have although the Keras layer has no such weight, and their values in this case.
 CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
+# How many random numbers are drawn for a tensor; a prime, so that no two rows are the same part of the sequence.
+_DRAWN = 65521
+
+# What a module holds: a part, and the shape of its features if the twin flattens them channels first.
+Content = tuple[Part, tuple[int, ...] | None]
+# Takes a module's name, the number of its call and its input; returns what to fill it with, if that is known.
+Chooser = Callable[[str, int, Tensor], Content | None]
 
 
 class TwinCopy:
@@ -49,6 +59,7 @@ class TwinCopy:
         first = {id(module): name for name, module in self.model.named_modules()}
         every = self.model.named_modules(remove_duplicate=False)
         self.canonical = {name: first[id(module)] for name, module in every}
+        self.modules = dict(self.model.named_modules(remove_duplicate=False))
         self.tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in self.model.state_dict(keep_vars=True).items():
             name, _, own_name = key.rpartition(".")
@@ -58,12 +69,21 @@ class TwinCopy:
         self.contents: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
         self.module_inputs: dict[str, list[Tensor]] = {}
         self.watched: set[str] = set()
+        self.choose: Chooser | None = None
+        # How many times each module has run, and the modules that are filled.
+        self.calls: Counter[str] = Counter()
+        self.filled: set[str] = set()
+        self.forcing: Forcing | None = None
+        self.standing: set[str] = set()
+        self.memory = OutputMemory()
         for name in self.tensors:
-            self.model.get_submodule(name).register_forward_pre_hook(partial(self._store, name), with_kwargs=True)
+            module = self.module(name)
+            module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
+            self.memory.attach(name, module, self.contents)
 
     def module(self, name: str) -> nn.Module:
         """Return a module by its name."""
-        return self.model.get_submodule(name)
+        return self.modules[name]
 
     def describe(self, name: str) -> str:
         """Return a module's name and kind."""
@@ -80,43 +100,102 @@ class TwinCopy:
 
         return [name for name, own in self.tensors.items() if isinstance(self.module(name), kinds) and fits(own)]
 
-    def inputs_of_modules(self, filled: Mapping[str, tuple[Part, tuple[int, ...] | None]]) -> dict[str, list[Tensor]]:
+    def inputs_of_modules(
+        self, filled: Mapping[str, Content], choose: Chooser | None = None
+    ) -> dict[str, list[Tensor]]:
         """Run the copy, and return the inputs of the modules that are not filled and of those of shared layers.
 
         Args:
             filled: For modules by name: the part whose weights the module gets, and the shape of its features if the
                 twin flattens them channels first. All other modules get random numbers.
+            choose: Called when a module is about to run that is not filled, with its name, the number of the call and
+                its input. If it returns what ``filled`` has for a module, the module is filled so, and then runs.
 
         Returns:
             The input of each module in each of its calls.
         """
-        for seed, (name, tensors) in enumerate(self.tensors.items()):
-            part, flattened = filled.get(name, (None, None))
-            content = None if part is None else (part.label, flattened)
-            if name in self.contents and self.contents[name] == content:
-                continue
-            self.contents[name] = content
-            if part is None:
-                _randomize(tensors, seed)
-                continue
-            for own_name, tensor in tensors.items():
-                if own_name in part.weights:
-                    tensor.copy_(part.value(own_name, flattened))
-                else:
-                    tensor.fill_(CONSTANTS[own_name])
+        for name in self.tensors:
+            # A module that runs and is not filled yet gets random numbers when it runs, for it may be filled then.
+            if name in filled or name not in self.calls:
+                self._fill(name, filled.get(name))
         self.watched = {name for name in self.tensors if name not in filled or len(filled[name][0].inputs) > 1}
+        self.filled, self.choose = {*filled}, choose
         self.module_inputs = defaultdict(list)
+        self.calls.clear()
+        self.memory.begin()
+        if self.forcing is not None:
+            self.forcing.trail.clear()
         try:
             self.model(*(tensor.clone() for tensor in self.inputs))
         except Exception as error:
             raise ParityError("proposal", [f"the twin stops: {type(error).__name__}: {error}{HINT_OF_AXES}"]) from error
         return dict(self.module_inputs)
 
-    def _store(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Store the first tensor that a module takes; a hook of the module."""
+    def _fill(self, name: str, content: Content | None) -> None:
+        """Give a module the weights of a part, or random numbers, if it does not hold these already."""
+        part, flattened = content or (None, None)
+        held = None if part is None else (part.label, flattened)
+        if name in self.contents and self.contents[name] == held:
+            return
+        self.contents[name] = held
+        tensors = self.tensors[name]
+        if part is None:
+            _randomize(tensors, list(self.tensors).index(name))
+            return
+        for own_name, tensor in tensors.items():
+            if own_name in part.weights:
+                tensor.copy_(part.value(own_name, flattened))
+            else:
+                tensor.fill_(CONSTANTS[own_name])
+
+    def force(self, forcing: Forcing, standing: Collection[str]) -> None:
+        """Let modules take and return what a forcing says, from the next run on.
+
+        Args:
+            forcing: What they are given.
+            standing: Names of modules that may stand for a part that has no module.
+        """
+        self.forcing, self.standing = forcing, {*standing}
+        for name in self.standing - self.tensors.keys():
+            self.module(name).register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
+        for name in self.standing | self.tensors.keys():
+            self.module(name).register_forward_hook(partial(self._leave, name))
+
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Store the first tensor that a module takes, and fill the module if it is known now; a hook of the module."""
+        self.calls[name] += 1
+        changed, tensors = None, tensors_in((args, kwargs))[:1]
+        if self.forcing is not None and tensors:
+            given = self.forcing.taken(module, name, self.calls[name], tensors[0])
+            if given is not None:
+                changed = tree.map_structure(lambda leaf: given if leaf is tensors[0] else leaf, (args, kwargs))
+                tensors = [given]
+        content = None
         if name in self.watched:
-            tensors = tensors_in((args, kwargs))
-            self.module_inputs[name] += [tensor.detach().clone() for tensor in tensors[:1]]
+            self.module_inputs[name] += [tensor.detach().clone() for tensor in tensors]
+            if tensors and self.choose is not None and name not in self.filled:
+                content = self.choose(name, self.calls[name], self.module_inputs[name][-1])
+        if name in self.tensors and name not in self.filled:
+            self._fill(name, content)
+            self.filled |= {name} if content is not None else set()
+        if self.forcing is not None and tensors and name in self.standing:
+            held = {content[0] for content in self.contents.values() if content is not None}
+            if self.contents.get(name) is None:
+                self.forcing.stand(module, name, self.calls[name], held)
+        return changed
+
+    def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return what a module returns, or what it is to return in its place; a hook of the module."""
+        tensors = tensors_in(output)
+        if self.forcing is None or not tensors:
+            return output
+        content = self.contents.get(name)
+        label = None if content is None else content[0]
+        is_whole = tensors[0] is output
+        given = self.forcing.returned(module, (name, self.calls[name]), label, tensors[0])
+        if given is None or (not is_whole and given.shape != tensors[0].shape):
+            return output
+        return tree.map_structure(lambda leaf: given if leaf is tensors[0] else leaf, output)
 
 
 def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
@@ -124,6 +203,9 @@ def _randomize(tensors: Mapping[str, Tensor], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            values = torch.randn(tensor.shape, generator=generator)
+            size = tensor.numel()
+            # Each row of a large tensor is another part of one sequence, which is much faster than so many numbers.
+            drawn = torch.randn(min(size, _DRAWN), generator=generator)
+            values = drawn.repeat(-(-size // _DRAWN))[:size].view(tensor.shape)
             fan_in = max(prod(tensor.shape[1:]), 1)
             tensor.copy_(0.5 + values.abs() if name == "running_var" else values / fan_in**0.5)

@@ -2,7 +2,14 @@
 
 from math import inf
 
-from parity.proposal.failures import Failure, module_name, none_agrees, none_left, promised_to_another
+from parity.proposal.failures import (
+    Failure,
+    module_name,
+    none_agrees,
+    none_left,
+    promised_to_another,
+    returns_another,
+)
 
 
 def test_the_model_itself_has_no_name():
@@ -26,7 +33,8 @@ def test_no_module_takes_it_and_the_nearest_is_named():
     failure = none_agrees({"p": 3.0, "q": 0.0123, "r": 1.0}, 1.24e-5, {"a": "x", "b": ""})
     assert failure == Failure(
         "no module takes what it takes: q comes nearest, 0.012 off, where rounding explains 1e-05; "
-        "look at a (x), b (the model) and what follows"
+        "look at a (x), b (the model) and what follows",
+        numbers=True,
     )
     assert not failure.structural
 
@@ -48,3 +56,13 @@ def test_of_a_module_that_is_known_it_is_said_how():
     assert by_name.startswith("by name it is p, which does not take what it takes: p comes nearest, 3 off")
     in_call = none_agrees({"p": 3.0}, 1e-5, {}, "in this call").why
     assert in_call.startswith("p does not take what it takes in this call: p comes nearest, 3 off")
+
+
+def test_of_a_module_that_returns_something_else_it_is_said_how_far_it_is_off():
+    shapes = (2, 32, 3), (2, 3, 33)
+    assert returns_another("p", 0.0123, 1.24e-5, shapes) == (
+        "p takes what it takes, and returns something else, 0.012 off, where rounding explains 1e-05"
+    )
+    assert returns_another("", inf, 1.24e-5, shapes) == (
+        "the model takes what it takes, and returns another shape, (2, 3, 33), where Keras's layer returns (2, 32, 3)"
+    )

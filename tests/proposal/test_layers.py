@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from parity import ParityError
 from parity.models.keras_graph import keras_graph
 from parity.models.rounding import TIMES_NOISE
 from parity.proposal.layers import keras_dtype, keras_parts
@@ -119,7 +120,9 @@ def test_the_layer_in_a_time_distributed_is_the_part():
 def test_a_layer_that_is_not_covered_is_a_fault_once():
     lstm = L.LSTM(4, name="lstm", return_sequences=True)
     *_, parts, faults = parts_of((5, 4), lambda x: L.Dense(2, name="out")(lstm(lstm(x))))
-    assert list(parts) == ["out"]
+    assert list(parts) == ["lstm/lstm_cell", "out"]
+    assert (parts["lstm/lstm_cell"].weights, len(parts["lstm/lstm_cell"].inputs)) == ({}, 2)
+    assert parts["out"].before == {"lstm/lstm_cell"}
     assert len(faults) == 1
     assert faults[0].startswith("lstm/lstm_cell: the kind LSTMCell is not covered; covered are AdditiveAttention, ")
 
@@ -135,9 +138,9 @@ def test_a_weight_that_cannot_be_moved_is_a_fault():
     assert list(parts["a"].weights) == ["weight", "bias"]
 
 
-def test_a_model_without_weights_is_a_fault():
-    *_, parts, faults = parts_of((4,), lambda x: L.ReLU()(x))
-    assert (parts, faults) == ({}, ["the Keras model has no weights"])
+def test_a_model_without_weights_is_refused():
+    with pytest.raises(ParityError, match="the Keras model has no weights"):
+        parts_of((4,), lambda x: L.ReLU()(x))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

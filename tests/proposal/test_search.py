@@ -3,8 +3,9 @@
 from parity.models.keras_graph import keras_graph
 from parity.proposal import search as module_of_search
 from parity.proposal.failures import Failure
+from parity.proposal.found import Found, Round, is_close, part_of, union
 from parity.proposal.layers import keras_parts
-from parity.proposal.search import Found, Round, Search, _close, _part_of, union
+from parity.proposal.search import Search
 from parity.proposal.twin import TwinCopy
 from tests.helpers.models import Twin, model_of, x_of
 
@@ -99,6 +100,7 @@ def test_a_tie_that_nothing_decides_stays_and_is_tried_no_further_than_it_must(m
     assert found.options == {"a": {"p", "q"}, "b": {"p", "q"}, "c": {"c"}}
     assert search.trials == 2
     monkeypatch.setattr(module_of_search, "_TRIALS", 0)
+    monkeypatch.setattr(module_of_search, "_TRIALS_EACH", 0)
     assert found_by(search_of(branches(L.Add()), joined(torch.add, 4))).options["c"] == {None}
 
 
@@ -206,8 +208,8 @@ def test_what_remains_of_several_trials_is_all_that_each_leaves():
 
 
 def test_the_part_that_a_failure_is_about():
-    assert _part_of("a/b (call 2)") == "a/b"
-    assert _part_of("a/b") == "a/b"
+    assert part_of("a/b (call 2)") == "a/b"
+    assert part_of("a/b") == "a/b"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_the_part_that_a_failure_is_about():
     ],
 )
 def test_tensors_of_the_twin_are_close_if_rounding_may_explain_it(a, b, close):
-    assert _close(a, b) is close
+    assert is_close(a, b) is close
 
 
 def test_trials_that_leave_the_same_are_merged():
@@ -257,3 +259,41 @@ def test_a_tie_has_followers_if_a_layer_behind_it_is_open():
         node = search.propagate({}, {})
     assert search.has_followers("a", node)
     assert not search.has_followers("a", node._replace(matched={"c": "c"}))
+
+
+def test_a_module_that_takes_the_same_as_a_layers_twin_makes_a_tie_even_if_no_layer_is_left_for_it():
+    """The first of the two that is called would be the layer's twin if the other had not been seen after it."""
+
+    def layers(x):
+        return L.Dense(2, name="out")(L.Dense(4, name="a")(x))
+
+    out = {"out": nn.Linear(4, 2)}
+    stray = Twin(lambda t, x: t.out(t.p(x) * 0 + t.q(x)), **linear("p", "q"), **out)
+    assert found_by(search_of(layers, stray)).options == {"a": {"q"}, "out": {"out"}}
+    open_ = found_by(search_of(lambda x: L.Dense(4, name="a")(x), Twin(lambda t, x: (t.p(x), t.q(x)), **linear(*"pq"))))
+    assert open_.options == {"a": {"p", "q"}}
+
+
+def test_one_run_finds_a_chain_and_a_module_that_is_told_in_a_later_call_runs_again():
+    search = search_of(chain, chained("qrp"))
+    counted, run = [], search.run_twin
+    search.run_twin = lambda *args: counted.append(1) or run(*args)
+    assert found_by(search).options["c"] == {"p"}
+    assert len(counted) == 1
+    twin = Twin(lambda t, x: t.out(t.p(x) + 0 * t.p(2 * x)), **linear("p"), out=nn.Linear(4, 2))
+    late = Twin(lambda t, x: t.out(0 * t.p(2 * x) + t.p(x)), **linear("p"), out=nn.Linear(4, 2))
+    for one, runs in ((twin, 1), (late, 2)):
+        search = search_of(lambda x: L.Dense(2, name="out")(L.Dense(4, name="a")(x)), one)
+        counted, run = [], search.run_twin
+        search.run_twin = lambda *args, run=run, counted=counted: counted.append(1) or run(*args)
+        assert found_by(search).options == {"a": {"p"}, "out": {"out"}}
+        assert len(counted) == runs
+
+
+def test_what_lies_behind_a_part_without_a_module_is_ready_without_it():
+    search = search_of(chain, chained("pqr"))
+    absent = Search(search.parts, search.fits, search.twin, {}, {"a"})
+    assert not search.is_ready(search.parts["b"].inputs[0], {})
+    assert absent.is_ready(absent.parts["b"].inputs[0], {})
+    assert not absent.is_ready(absent.parts["c"].inputs[0], {})
+    assert found_by(absent).failing.keys() == {"b"}

@@ -1,0 +1,58 @@
+"""What the Keras layers that become modules return, to go on with it where the twin returns something else."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from parity.models.keras_channels import channels_of, with_channels_last
+from parity.models.keras_graph import Graph, TensorId
+from parity.models.keras_values import walk
+from parity.proposal.layers import Part, labels_of, tolerated
+
+from torch import Tensor
+
+# A module may also do what so many layers without weights behind it do, such as an activation.
+_LAYERS_INSIDE = 2
+
+
+class Output(NamedTuple):
+    """What a part returns in one of its calls.
+
+    Attributes:
+        value: The tensor (batch, *spatial, channels), wherever Keras has its channels.
+        tolerance: The largest difference that rounding explains.
+    """
+
+    value: Tensor
+    tolerance: float
+
+
+def keras_outputs(graph: Graph, arrays: Sequence[Any], parts: Mapping[str, Part]) -> dict[str, list[list[Output]]]:
+    """Run the Keras model; return what each part returns in each of its calls.
+
+    Of a layer with an activation it is the tensor before the activation. What one or two layers without weights make of
+    it follows, since a module may do these as well. Of a layer that becomes several modules, only the last one's output
+    is known, and that of a SeparableConv's first convolution.
+    """
+    found: dict[str, list[list[Output]]] = defaultdict(list)
+    behind: dict[TensorId, list[Output]] = {}
+    channels = channels_of(graph)
+    for step, _, outputs in walk(graph, arrays):
+        if step is None or not step.outputs:
+            continue
+        if step.weights:
+            of_call: list[Output] = []
+            found[labels_of(step.layer)[-1]].append(of_call)
+        elif len(step.inputs) == 1 and len(behind.get(step.inputs[0], [])) in range(1, 1 + _LAYERS_INSIDE):
+            of_call = behind[step.inputs[0]]
+        else:
+            continue
+        value, tolerance = tolerated(outputs[0])
+        axis = channels.axis(step.outputs[0], step, value.ndim)
+        of_call.append(Output(with_channels_last(value, axis), tolerance))
+        behind[step.outputs[0]] = of_call
+    for label, part in parts.items():
+        pointwise = parts.get(f"{label.removesuffix('/depthwise')}/pointwise")
+        if label not in found and pointwise is not None and pointwise.layer is part.layer:
+            found[label] = [[Output(taken.value, taken.tolerance)] for taken in pointwise.inputs]
+    return dict(found)
