@@ -4,8 +4,12 @@ Each network is a module of this folder with a ``NETWORK``. Its Keras model and 
 them. Nothing but the Keras model has weights: the twin gets its weights from there.
 """
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -22,12 +26,16 @@ class Mistake(NamedTuple):
         plant: Takes a right twin with its weights, which it may change, and returns the twin with the mistake.
         layers: The names of the Keras layers at which the mistake may rightly be located.
         cause: The cause that is to be named.
+        named: Whether it is named. If not, no other cause may be named.
+        training: Whether it shows in training only.
     """
 
     name: str
     plant: Callable[[nn.Module], nn.Module]
     layers: frozenset[str]
     cause: str
+    named: bool = True
+    training: bool = False
 
 
 class Network(NamedTuple):
@@ -102,7 +110,7 @@ def build(network: Network, dtype: str = "float32") -> Built:
     return Built(model, x, network.twin().to(to).eval(), torch_x)
 
 
-def mistake(mistakes: list[Mistake], name: str, layers: set[str], cause: str) -> Callable:
+def mistake(mistakes: list[Mistake], name: str, layers: set[str], cause: str, **more: bool) -> Callable:
     """Return a decorator that enters a function, which plants a mistake in the twin that it is given.
 
     The function changes the twin in place. Modules that it adds are put in eval mode.
@@ -112,14 +120,26 @@ def mistake(mistakes: list[Mistake], name: str, layers: set[str], cause: str) ->
         name: This and the rest are what ``Mistake`` has.
         layers: The names of the Keras layers at which the mistake may rightly be located.
         cause: The cause that is to be named.
+        more: Likewise.
     """
 
     def decorate(change: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
         def plant(twin: nn.Module) -> nn.Module:
+            known = set(twin.modules())
             change(twin)
-            return twin.eval()
+            for module in set(twin.modules()) - known:
+                module.training = False  # a new module must not be a second mistake
+            return twin
 
-        mistakes.append(Mistake(name, plant, frozenset(layers), cause))
+        mistakes.append(Mistake(name, plant, frozenset(layers), cause, **more))
         return change
 
     return decorate
+
+
+@functools.cache
+def networks() -> tuple[Network, ...]:
+    """Return the ``NETWORK`` of each module of this folder that has one, by the name of the module."""
+    names = sorted(found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    modules = [importlib.import_module(f"tests.networks.{name}") for name in names if not name.startswith("test_")]
+    return tuple(module.NETWORK for module in modules if hasattr(module, "NETWORK"))
