@@ -2,10 +2,16 @@
 
 import functools
 
-from course.mutants.tools import another_forward, put
+from course.mutants.tools import another_forward
 from tests.networks.base import Mistake, Network, mistake
 from tests.networks.by_hand import Tensors, convolution, dense, drawn, norm, randomized, recurrent, under
-from tests.networks.recurrent_mistakes import bias_twice, gates_in_order, no_batch_first, transposed_recurrent
+from tests.networks.recurrent_mistakes import (
+    bias_twice,
+    exchanged_directions,
+    gates_in_order,
+    no_batch_first,
+    transposed_recurrent,
+)
 
 import keras
 import numpy as np
@@ -104,12 +110,7 @@ def _(twin):
 
 @mistaken("rnn: forward and backward weights exchanged", READERS, "direction")
 def _(twin):
-    tensors = dict(twin.rnn.named_parameters())
-    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    for name in copies:
-        if not name.endswith("_reverse"):
-            put(tensors[name], copies[f"{name}_reverse"])
-            put(tensors[f"{name}_reverse"], copies[name])
+    exchanged_directions(twin.rnn)
 
 
 @mistaken("norm: epsilon left at 1e-5", {"norm_2"}, "epsilon")

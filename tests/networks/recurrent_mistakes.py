@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from course.mutants.tools import put
+from course.mutants.tools import exchange, put
 
 import torch
 from torch import nn
@@ -36,3 +36,11 @@ def transposed_recurrent(rnn: nn.RNNBase) -> None:
     for name, tensor in rnn.named_parameters():
         if name.startswith("weight_hh"):
             put(tensor, torch.cat([gate.T for gate in tensor.detach().split(rnn.hidden_size)]))
+
+
+def exchanged_directions(rnn: nn.RNNBase) -> None:
+    """Exchange the weights of the two directions of each level."""
+    tensors = dict(rnn.named_parameters())
+    for name, tensor in tensors.items():
+        if not name.endswith("_reverse"):
+            exchange(tensor, tensors[f"{name}_reverse"])

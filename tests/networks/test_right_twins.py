@@ -47,10 +47,11 @@ def compared(built):
 @pytest.mark.parametrize("network", BY_HAND, ids=[network.name for network in BY_HAND])
 def test_the_twin_computes_what_keras_computes(network, dtype):
     built = build(network, dtype)
+    within = network.within if dtype == "float32" else network.within_float64
     built.twin.load_state_dict(network.fill_by_hand(built.keras_model))
     for a, b in compared(built):
         assert a.shape == b.shape
         assert a.dtype == b.dtype == dtype
         assert np.abs(a).max() > 1e-3
         assert np.ptp(a) > 1e-2 * np.abs(a).max()
-        assert np.abs(a - b).max() <= (network.within if dtype == "float32" else 1e-10) * np.abs(a).max()
+        assert np.abs(a - b).max() <= within * np.abs(a).max()
