@@ -12,7 +12,7 @@ import torch
 from keras import layers as L
 from torch import Tensor, nn
 
-DEPTH, WIDTH, HEADS, LENGTHS = 2, 24, 4, (10, 7, 4)
+DEPTH, WIDTH, HEADS, LENGTHS = 2, 24, 4, (9, 7, 4)
 
 
 @keras.saving.register_keras_serializable("networks")
@@ -198,4 +198,5 @@ NETWORK = Network(
         ("embedding/places/embeddings", "position_embedding.weight", ""),
     ),
     fill_by_hand=fill_by_hand,
+    within_float64=1e-7,  # Keras rounds the scale of attention to float32
 )
