@@ -421,7 +421,9 @@ class _Recipe:
         kind, settings, _ = self.settings(plain=True)
         units, count = self.integer(2, 5), self.integer(1, 2)
         cells = [self.layer(f"{kind}Cell", units, **settings) for _ in range(count)]
-        y = self.layer("RNN", cells if count > 1 else cells[0], return_sequences=not last)(x.keras)
+        # A list of cells is stacked by a layer of Keras's default dtype.
+        cell = self.layer("StackedRNNCells", cells) if count > 1 else cells[0]
+        y = self.layer("RNN", cell, return_sequences=not last)(x.keras)
         module = self.module(_KINDS[kind][0](x.width, units, count, bias=settings["use_bias"], batch_first=True))
         for level, cell in enumerate(cells):
             self.assign(module, _recurrent(cell, f"l{level}"))
