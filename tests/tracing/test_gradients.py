@@ -240,7 +240,7 @@ def test_gradients_that_cannot_be_computed_are_one_clear_error(dense):
 
 
 def test_with_as_many_steps_as_features_the_output_is_weighed_in_the_order_of_its_axes():
-    model = float64_model((4, 4), L.Dense(4, name="a"))
+    model = float64_model((4, 4), lambda x: L.Dense(4, name="a")(x))
     twin, mapping = ported(model, Twin(lambda twin, x: twin.a(x), a=nn.Linear(4, 4)).double(), "a")
     x = x_of(2, 4, 4).astype("float64")
     port = make_port(model, twin, x, mapping, torch.from_numpy(x))
