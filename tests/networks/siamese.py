@@ -113,6 +113,14 @@ def _(twin):
     twin.tower.__class__ = type("Tower", (Tower,), {"forward": forward})
 
 
+@mistaken("not normalized", {"unit"}, "normalization missing")
+def _(twin):
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+    twin.tower.__class__ = type("Tower", (Tower,), {"forward": forward})
+
+
 @mistaken("the first picture twice", {"second", "conv"}, "another skip")
 def _(twin):
     def forward(self, first, second):
@@ -121,12 +129,12 @@ def _(twin):
     twin.__class__ = type("Twin", (Twin,), {"forward": forward})
 
 
-@mistaken("the sum for the difference", {"difference"}, "another merge operation")
+@mistaken("the sum for the difference", {"difference"}, "another operation")
 def _(twin):
     compare_by(twin, lambda a, b: torch.abs(a + b))
 
 
-@mistaken("the square for the absolute value", {"absolute"}, "another activation")
+@mistaken("the square for the absolute value", {"absolute"}, "another operation")
 def _(twin):
     compare_by(twin, lambda a, b: (a - b) ** 2)
 

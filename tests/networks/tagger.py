@@ -102,7 +102,7 @@ def _(twin):
     twin.__class__ = type("Twin", (Twin,), {"packed": packed})
 
 
-@mistaken("summary: the last output in place of the last states", {"summary"}, "last step of a bidirectional layer")
+@mistaken("summary: the last output in place of the last states", {"summary"}, "another step")
 def _(twin):
     twin.__class__ = type("Twin", (Twin,), {"last": lambda self, y, h: y[:, -1]})
 

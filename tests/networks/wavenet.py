@@ -130,7 +130,7 @@ def _(twin):
     gate_by(twin.blocks[1], lambda a, b: torch.sigmoid(a) * torch.tanh(b))
 
 
-@mistaken("block 4: the gate is added", {"gated_4"}, "another merge operation")
+@mistaken("block 4: the gate is added", {"gated_4"}, "another operation")
 def _(twin):
     gate_by(twin.blocks[4], lambda a, b: torch.tanh(a) + torch.sigmoid(b))
 
@@ -155,7 +155,7 @@ def _(twin):
     block.filter, block.gate = block.gate, block.filter
 
 
-@mistaken("the mean for the sum", {"skips"}, "a scaled sum")
+@mistaken("the mean for the sum", {"skips"}, "output scaled")
 def _(twin):
     sum_by(twin, lambda skips: sum(skips) / len(skips))
 
