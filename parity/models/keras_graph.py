@@ -8,7 +8,7 @@ from unittest import mock
 from weakref import WeakKeyDictionary
 
 from parity.errors import ParityError
-from parity.models.keras_layers import RANDOM_IN_TRAINING, activation_name, has_activation
+from parity.models.keras_layers import RANDOM_IN_TRAINING, activation_name, activation_owner, has_activation
 
 import keras
 import numpy as np
@@ -251,14 +251,14 @@ def run_step(step: Step, values: Sequence[Any], training: bool = False) -> list[
         A tensor for each output.
     """
     if step.is_activation:
-        return [step.layer.activation(values[0])]
+        return [activation_owner(step.layer).activation(values[0])]
     by_identity = {id(tensor): value for tensor, value in zip(step.node.input_tensors, values, strict=True)}
     args, kwargs = step.node.arguments.fill_in(by_identity)
     if getattr(step.layer, "_call_has_training_arg", False):
         kwargs["training"] = training and not step.frozen and not isinstance(step.layer, RANDOM_IN_TRAINING)
     if step.has_activation:
         # Keras computes a layer and its activation at once. Without the activation, the layer returns what precedes it.
-        with mock.patch.object(step.layer, "activation", None):
+        with mock.patch.object(activation_owner(step.layer), "activation", None):
             return _outputs_of(step.layer, args, kwargs)
     return _outputs_of(step.layer, args, kwargs)
 
@@ -293,4 +293,4 @@ def activates(step: Step) -> bool:
 
 def function_of(step: Step) -> Any:
     """Return what a step computes: a layer, an operation or an activation."""
-    return step.layer.activation if activates(step) else step.layer
+    return activation_owner(step.layer).activation if activates(step) else step.layer

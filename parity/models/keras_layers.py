@@ -39,12 +39,19 @@ def inner_layers(layer: Any) -> list[keras.Layer]:
     return list(getattr(layer, "_flatten_layers", list)())
 
 
+def activation_owner(layer: Any) -> Any:
+    """Return the layer that has the activation: the layer itself, or the one that a TimeDistributed repeats."""
+    while isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    return layer
+
+
 def activation_name(layer: Any) -> str:
     """Return the name of a layer's activation, "linear" if it has none."""
-    activation = getattr(layer, "activation", None)
+    activation = getattr(activation_owner(layer), "activation", None)
     return "linear" if activation is None else getattr(activation, "__name__", type(activation).__name__)
 
 
 def has_activation(layer: Any) -> bool:
     """Tell whether a layer has an activation of its own, other than "linear"."""
-    return isinstance(layer, _WITH_ACTIVATION) and activation_name(layer) != "linear"
+    return isinstance(activation_owner(layer), _WITH_ACTIVATION) and activation_name(layer) != "linear"

@@ -10,7 +10,7 @@ from operator import add
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
-from parity.models.alignment import alignments
+from parity.models.alignment import alignments, distance
 from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, TensorId
 from parity.models.keras_values import Value, walk
@@ -184,9 +184,11 @@ def twin_gradients(port: Port, run: Run, in_keras: KerasGradients) -> TwinGradie
             _, _, outputs = record(model, inputs, port.modules_with_weights, run.graph.keys, watched)
             terms = []
             for value, output, factor in zip(in_keras.outputs, outputs, in_keras.factors, strict=False):
-                aligned = next(alignments(value, output), None)
-                if aligned is not None and aligned.value.shape == factor.shape:
-                    terms.append((aligned.twin * factor).sum())
+                # As many steps as features: the shapes do not tell whether the channels come first.
+                ways = [way for way in alignments(value, output) if way.value.shape == factor.shape]
+                if ways:
+                    nearest = min(ways, key=lambda way: distance(way.value, way.twin.detach()))
+                    terms.append((nearest.twin * factor).sum())
             if len(terms) < len(in_keras.factors):  # without one of the outputs, every gradient differs
                 return TwinGradients({}, {})
             loss = reduce(add, terms)

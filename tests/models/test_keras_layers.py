@@ -2,7 +2,13 @@
 
 import inspect
 
-from parity.models.keras_layers import RANDOM_IN_TRAINING, activation_name, has_activation, inner_layers
+from parity.models.keras_layers import (
+    RANDOM_IN_TRAINING,
+    activation_name,
+    activation_owner,
+    has_activation,
+    inner_layers,
+)
 from tests.helpers.models import model_of
 
 import keras
@@ -83,6 +89,16 @@ def test_a_layer_has_an_activation_of_its_own_if_it_adds_one_to_what_it_computes
     assert has_activation(layer_of(name, activation="relu")) == (name not in WITHIN)
     if name != "Activation":
         assert not has_activation(layer_of(name, activation="linear"))
+
+
+def test_a_layer_that_is_repeated_for_each_step_has_the_activation_of_what_it_repeats():
+    repeated = L.TimeDistributed(L.Dense(2, activation="relu"))
+    for layer in (repeated, L.TimeDistributed(repeated)):
+        assert has_activation(layer)
+        assert activation_name(layer) == "relu"
+        assert isinstance(activation_owner(layer), L.Dense)
+    assert not has_activation(L.TimeDistributed(L.Dense(2)))
+    assert not has_activation(L.TimeDistributed(L.GRU(2)))
 
 
 def test_a_layer_without_an_activation_has_none():

@@ -237,3 +237,14 @@ def test_gradients_that_cannot_be_computed_are_one_clear_error(dense):
     with pytest.raises(ParityError, match=r"its gradients cannot be computed: there is no way back$"):
         both(port)
     assert not port.twin.b.bias.requires_grad
+
+
+def test_with_as_many_steps_as_features_the_output_is_weighed_in_the_order_of_its_axes():
+    model = float64_model((4, 4), lambda x: L.Dense(4, name="a")(x))
+    twin, mapping = ported(model, Twin(lambda twin, x: twin.a(x), a=nn.Linear(4, 4)).double(), "a")
+    x = x_of(2, 4, 4).astype("float64")
+    port = make_port(model, twin, x, mapping, torch.from_numpy(x))
+    with unchanged(model, twin, training=True):
+        in_keras = keras_gradients(port.graph, port.inputs)
+        found = twin_gradients(port, run(port, training=True), in_keras)
+    close(found.weights["a.weight"], in_keras.weights["a/kernel"][0].T)

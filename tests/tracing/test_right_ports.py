@@ -261,3 +261,13 @@ def test_two_calls_of_a_shared_layer_may_be_one_on_all_examples(join):
     with torch.no_grad():
         twin.shared.bias.add_(0.1)
     assert first_divergence(trace(model, twin, x, mapping)).layer == "shared"
+
+
+def test_a_layer_that_is_repeated_for_each_step_may_have_its_activation_behind_the_module():
+    model = model_of((5, 3), lambda x: L.TimeDistributed(L.Dense(4, activation="relu"), name="steps")(x))
+    x = x_of(2, 5, 3)
+    for function, expected in ((F.relu, None), (torch.tanh, "steps activation")):
+        twin = Twin(lambda twin, x, function=function: function(twin.a(x)), a=nn.Linear(3, 4))
+        twin, mapping = ported(model, twin, dense="a")
+        found = first_divergence(trace(model, twin, x, mapping))
+        assert (found and found.layer) == expected
