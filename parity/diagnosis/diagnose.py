@@ -36,6 +36,7 @@ from parity.diagnosis.order import (
     by_order_of_features,
     by_reshaped_axes,
 )
+from parity.diagnosis.parts import by_activation_between, by_leaving_out
 from parity.diagnosis.pooling import by_global_pooling, by_pooling, by_unseen_pooling
 from parity.diagnosis.recurrence import by_recurrence, by_recurrent_weights, by_step_taken, by_time_and_batch
 from parity.diagnosis.resizing import by_interpolation, by_pixel_blocks
@@ -89,6 +90,8 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_other_input,
     by_scale,
     by_numbers,
+    by_activation_between,
+    by_leaving_out,
 )
 """What may explain that a layer's inputs agree and its outputs do not, in the order in which it is tried."""
 

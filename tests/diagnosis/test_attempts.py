@@ -13,6 +13,7 @@ from parity.diagnosis import (
     merging,
     norms,
     order,
+    parts,
     pooling,
     recurrence,
     settings,
@@ -285,15 +286,44 @@ def takes(twin, shape=IMAGE, layers=None, **more):
     return with_twin(shape, layers or conv(), twin, takes=True, **more)
 
 
-def overwritten(*calls):
-    """Return the evidence of a layer that takes what the last of some calls returns."""
+def overwritten(*calls, due=True, agrees=False):
+    """Return the evidence of a layer that takes what the last of some calls returns.
+
+    Args:
+        calls: The calls.
+        due: Whether they are the twins of layers.
+        agrees: Whether what the layer takes agrees after all.
+    """
+    twins = {-1 - index: (index, index) for index in range(len(calls) * due)}
     calls = [*calls, Call("layer", None, (len(calls),), (len(calls) + 1,))]
-    run = SimpleNamespace(calls=calls, pairing=SimpleNamespace(inputs={(0, 0): Spot(len(calls) - 1, "in", 0)}))
+    pairing = SimpleNamespace(inputs={(0, 0): Spot(len(calls) - 1, "in", 0)}, twins=twins)
+    run = SimpleNamespace(calls=calls, pairing=pairing, inputs={(0, 0): SimpleNamespace(agrees=agrees)})
     return lambda: evidence_of(IMAGE, conv(), strange, takes=True, run=run)
 
 
 def call(name, number, overwrites, module=None):
     return Call(name, module, (number - 1,), (number,), overwrites=overwrites)
+
+
+def in_parts(between):
+    """Return the evidence of a SeparableConv whose twin is two convolutions, with a function between them."""
+
+    def evidence():
+        several = [nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.Conv2d(4, 6, 1)]
+        e = evidence_of(IMAGE, lambda x: L.SeparableConv2D(6, 3, padding="same", name="sep")(x))
+        depthwise, pointwise = (module.double() for module in several)
+        run = SimpleNamespace(calls=[Call("dw", depthwise, (0,), (1,)), Call("pw", pointwise, (1,), (2,))])
+        with torch.no_grad():
+            twin = pointwise(between(depthwise(e.twin_inputs[0])))
+        return e._replace(modules=[depthwise, pointwise], run=run, twin=twin)
+
+    return evidence
+
+
+def left_out(twin, layers=lambda x: L.AveragePooling2D(3, 1, "same", name="pool")(x), found=False):
+    """Return the evidence of a layer that is not found in the twin, or is."""
+    run = SimpleNamespace(pairing=SimpleNamespace(twins={0: (0, 0)} if found else {}))
+    return lambda: evidence_of(IMAGE, layers, twin, run=run)
 
 
 GROUPED = lambda x: L.Conv2D(6, 3, groups=2, padding="same", name="conv")(x)  # noqa: E731
@@ -794,6 +824,13 @@ EXPLAINED = {
             "the last channel first",
         ),
     ],
+    parts.by_activation_between: [
+        (in_parts(torch.relu), "another activation", "relu between dw and pw, which the Keras model does not have"),
+        (in_parts(torch.tanh), "another activation", "tanh between dw and pw"),
+    ],
+    parts.by_leaving_out: [
+        (left_out(lambda e: first(e.inputs[0])), "another skip", "pool is left out; what follows takes what it takes"),
+    ],
     inputs.by_dropping: [(takes(halved), "train mode", "some elements are 0, the others larger")],
     inputs.by_overwriting: [
         (overwritten(call("relu_", 1, True)), "overwritten in place", "by relu_"),
@@ -982,6 +1019,15 @@ SILENT = {
         "strange": with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), strange),
         "no scaling layer": with_twin(IMAGE, lambda x: L.ReLU()(x), lambda e: first(4 * e.value)),
     },
+    parts.by_activation_between: {
+        "nothing between": in_parts(lambda x: x + 1),
+        "one module": with_twin(IMAGE, conv(), lambda e: plain(e).relu(), module=conv_module()),
+    },
+    parts.by_leaving_out: {
+        "strange": left_out(strange),
+        "it is found": left_out(lambda e: first(e.inputs[0]), found=True),
+        "of another shape": left_out(lambda e: first(e.inputs[0]), lambda x: L.AveragePooling2D(2, name="pool")(x)),
+    },
     inputs.by_dropping: {
         "all of them scaled": takes(lambda e: 2 * plain(e)),
         "half of them 0 and not scaled": takes(lambda e: halved(e) / 2),
@@ -989,6 +1035,8 @@ SILENT = {
     },
     inputs.by_overwriting: {
         "a copy": overwritten(call("relu", 1, False)),
+        "what no layer does": overwritten(call("relu_", 1, True), due=False),
+        "another input": overwritten(call("relu_", 1, True), agrees=True),
         "dropout": overwritten(call("drop", 1, True, nn.Dropout())),
         "identity": overwritten(call("same", 1, True, nn.Identity())),
         "overwritten before a copy was made": overwritten(call("relu_", 1, True), call("mul", 2, False)),

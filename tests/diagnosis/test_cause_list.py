@@ -11,11 +11,13 @@ from parity.diagnosis import (
     attention,
     geometry,
     inputs,
+    inside,
     merging,
     normalizing,
     norms,
     operations,
     order,
+    parts,
     pooling,
     recurrence,
     resizing,
@@ -31,8 +33,8 @@ from parity.tracing.training import Fault
 import pytest
 
 PACKAGE = Path(parity.__file__).parent
-MODULES = (activations, attention, geometry, inputs, merging, normalizing, norms, operations, order, pooling)
-MODULES += (recurrence, resizing, scaling, settings, weights)
+MODULES = (activations, attention, geometry, inputs, merging, normalizing, norms, operations, order, parts)
+MODULES += (inside, pooling, recurrence, resizing, scaling, settings, weights)
 HELPERS = {"by_scaling"}  # takes more than the evidence: it is called by attempts
 
 
