@@ -295,14 +295,14 @@ def a_file_with_a_lambda(folder):
     keras.saving.load_model(folder / "lambda.keras")
 
 
-def an_lstm():
-    sequence = keras.Input((3, 2))
-    model = keras.Model(sequence, keras.layers.LSTM(2)(sequence))
+def a_convolutional_lstm():
+    sequence = keras.Input((3, 4, 2))
+    model = keras.Model(sequence, keras.layers.ConvLSTM1D(2, 2)(sequence))
     transfer(model, nn.LSTM(2, 2), pd.DataFrame([(model.weights[0].path, "weight_ih_l0")], columns=["keras", "torch"]))
 
 
 ERRORS = {
-    "is not covered": an_lstm,
+    "is not covered": a_convolutional_lstm,
     "cannot assign module before Module.__init__() call": Forgetful,
     "missing 1 required positional argument: 'kernel_size'": lambda: nn.Conv2d(32, 5),
     "optimizer got an empty parameter list": lambda: torch.optim.SGD(InForward().parameters(), 0.1),
