@@ -5,7 +5,17 @@ import re
 import types
 
 from course.pages.anatomy import ROOT, pages
-from parity import CAUSES, ParityError, compare, load_keras_weights, propose_mapping, run_torch, trace, transfer
+from parity import (
+    CAUSES,
+    ParityError,
+    compare,
+    load_keras_weights,
+    propose_mapping,
+    read_mapping,
+    run_torch,
+    trace,
+    transfer,
+)
 from parity.padding import AvgPool2dSame, Conv2dSame, ConvTranspose2dSame, MaxPool2dSame
 from parity.weights.layouts import covered_layers, find_layout
 from tests.helpers.models import fill
@@ -555,19 +565,41 @@ def test_a_group_norm_of_one_group_is_no_layer_normalization():
     assert compare("LayerNorm", expected, found, within=1e-5)
 
 
-def test_a_model_can_be_cut_as_the_page_says():
+def test_the_mapping_with_a_third_column_is_moved_as_the_page_says(tmp_path):
+    (rows_of_page,) = re.findall(r"```\n(keras,torch,how\n.*?)```", DOCS["your-own-model"], flags=re.DOTALL)
     (code,) = (
         block
         for block in re.findall(r"```python\n(.*?)```", DOCS["your-own-model"], flags=re.DOTALL)
-        if "front =" in block
+        if "sequences" in block
     )
-    image = keras.Input((6, 5, 3))
-    maps = keras.layers.BatchNormalization(name="norm")(keras.layers.Conv2D(4, 3)(image))
-    model = fill(keras.Model(image, keras.layers.LSTM(2)(keras.layers.Reshape((4, -1))(maps))))
-    names = {"keras_model": model, "keras": keras}
+
+    class Scale(keras.layers.Layer):
+        def build(self, shape):
+            self.gamma = self.add_weight(shape=(shape[-1],), name="gamma", initializer="random_normal")
+
+        def call(self, x):
+            return x * self.gamma
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.dense = nn.Module(), nn.Linear(3, 2)
+            self.scale.gamma = nn.Parameter(torch.zeros(3))
+            self.register_buffer("ids", torch.arange(4))
+
+        def forward(self, x):
+            return self.dense(x * self.scale.gamma)
+
+    start = keras.Input((5, 3))
+    model = keras.Model(start, keras.layers.Dense(2, name="dense")(Scale(name="scale")(start)))
+    path = tmp_path / "mapping.csv"
+    path.write_text(rows_of_page)
+    names = {
+        "torch": torch,
+        "torch_model": Twin(),
+        "sequences": np.random.default_rng(0).normal(size=(2, 5, 3)).astype("f"),
+    }
+    transfer(model, names["torch_model"], read_mapping(path))
     exec(code, names)
-    x = np.random.default_rng(0).normal(size=(2, 6, 5, 3)).astype("float32")
-    assert compare("whole", model(x), names["back"](names["front"](x)), within=1e-6)
-    twin = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-3, momentum=0.01)).eval()
-    transfer(names["front"], twin, propose_mapping(names["front"], twin, x).mapping)
-    assert compare("front", names["front"](x), run_torch(twin, x), within=1e-4)
+    assert compare("sequences", model(names["sequences"]), names["found"], within=1e-5)
+    assert torch.equal(names["torch_model"].ids, torch.arange(4))
