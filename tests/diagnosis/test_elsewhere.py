@@ -169,6 +169,42 @@ def test_the_step_is_named_and_what_it_does_otherwise(case):
         assert [cause.cause for cause in found.causes] == ["another pooling"]
 
 
+def gated_channels_first(x):
+    x = L.BatchNormalization(axis=1, name="a")(x)
+    x = named(x * named(ops.relu6(x + 3.0) / 6, "gate"), "gated")
+    return L.BatchNormalization(axis=1, name="b")(x)
+
+
+def pooled_channels_first(x):
+    x = L.BatchNormalization(axis=1, name="a")(x)
+    size = named(ops.sqrt(named(ops.sum(named(x * x, "squares"), (2, 3), keepdims=True), "energy")), "size")
+    return L.BatchNormalization(axis=1, name="b")(named(x * size, "scaled"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "run", "layer", "said"),
+    [
+        (
+            gated_channels_first,
+            lambda t, x: t.b((y := t.a(x)) * y.sigmoid()),
+            "gate",
+            "another activation: sigmoid, not hard_sigmoid",
+        ),
+        (
+            pooled_channels_first,
+            lambda t, x: t.b((y := t.a(x)) * y.square().sum((1, 3), keepdim=True).sqrt()),
+            "energy",
+            "axis: the sum along (1, 3), not (2, 3)",
+        ),
+    ],
+)
+def test_axes_are_those_of_keras_where_it_has_the_channels_first(layers, run, layer, said):
+    model, twin, x, mapping = both((3, 5, 6), layers, {"a": norm(3), "b": norm(3)}, run)
+    found = diagnose(model, twin, x, mapping)
+    assert [f"{cause.cause}: {cause.detail}" for cause in found.causes] == [said]
+    assert found.divergence.layer == layer
+
+
 def long(x):
     x = L.Dense(4, name="dense")(x)
     for number in range(30):
