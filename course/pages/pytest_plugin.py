@@ -25,10 +25,11 @@ _PROFILE = pytest.StashKey[TemporaryDirectory]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option ``--cold-kernels``."""
+    """Add the options ``--cold-kernels`` and ``--slow``."""
     parser.addoption(
         "--cold-kernels", action="store_true", help="start each notebook's kernel from nothing, as JupyterLab does"
     )
+    parser.addoption("--slow", action="store_true", help="run the tests that are marked as slow, too")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,8 +85,12 @@ class NaiveCheck(pytest.Item):
             pytest.fail("\n".join(reply["content"].get("traceback", ["the kernel gave up"])), pytrace=False)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a ``NaiveCheck`` follow each final check."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let a ``NaiveCheck`` follow each final check, and skip what is slow unless it is asked for."""
+    if not config.option.slow:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow, as each week"))
     for at, item in reversed(list(enumerate(items))):
         if isinstance(item, IPyNbCell) and "final-check" in item.cell.metadata.get("tags", ()):
             name = f"{item.name}, with the naive port"

@@ -1,0 +1,77 @@
+"""The bar for known networks: proposed, moved, without an alarm; of the mistakes in them all located, most named."""
+
+import copy
+
+from parity import CAUSES, diagnose
+from tests.networks.base import networks
+from tests.networks.ports import largest, network_named, ported, proposed
+from tests.networks.test_right_twins import outputs, twin_takes
+
+import numpy as np
+import pytest
+
+ROOM = 0.9  # the least share of mistakes whose cause is to be named
+DTYPES = ("float32", "float64")
+
+
+def marks(network):
+    return [pytest.mark.slow] if network.slow else []
+
+
+NETWORKS = [pytest.param(network.name, marks=marks(network)) for network in networks()]
+MISTAKES = [
+    pytest.param(network.name, number, marks=marks(network), id=f"{network.name}: {mistake.name}")
+    for network in networks()
+    for number, mistake in enumerate(network.mistakes)
+]
+
+
+@pytest.mark.parametrize("name", NETWORKS, scope="module")
+def test_proposed(name):
+    proposal = proposed(name)
+    assert (proposal.undecided, proposal.unmatched) == ({}, {})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NETWORKS, scope="module")
+def test_moved(name, dtype):
+    built = ported(name, dtype).built
+    within = network_named(name).within if dtype == "float32" else 1e-10
+    expected, found = outputs(built.keras_model, built.x), outputs(built.twin, twin_takes(built))
+    for a, b in zip(expected, found, strict=True):
+        assert a.dtype == b.dtype == dtype
+        assert np.ptp(a) > 1e-2 * largest(a) > 1e-5  # else a mistake might not show
+        assert largest(a - b) <= within * largest(a)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NETWORKS, scope="module")
+def test_quiet(name, dtype):
+    built, mapping = ported(name, dtype)
+    assert str(diagnose(built.keras_model, built.twin, built.x, mapping, torch_x=built.torch_x)) == "no layer diverges"
+
+
+@pytest.mark.parametrize(("name", "number"), MISTAKES, scope="module")
+def test_mistakes(name, number):
+    mistake = network_named(name).mistakes[number]
+    built, mapping = ported(name, "float32")
+    twin = mistake.plant(copy.deepcopy(built.twin))
+    found = diagnose(
+        built.keras_model, twin, built.x, mapping, torch_x=built.torch_x, training=mistake.training
+    )
+    assert found.divergence is not None, "not caught"
+    # The name of a row for an output ends with that of the layer that it comes from.
+    layer = found.divergence.layer.split(", of ")[-1].split(" ")[0]
+    assert layer.split("/")[-1] in mistake.layers, f"{found}\n{layer} is none of {sorted(mistake.layers)}"
+    assert [cause.cause for cause in found.causes] == [mistake.cause] * mistake.named, str(found)
+
+
+def test_nine_in_ten_are_named():
+    mistakes = [mistake for network in networks() for mistake in network.mistakes]
+    assert {mistake.cause for mistake in mistakes} <= set(CAUSES)
+    assert sum(mistake.named for mistake in mistakes) >= ROOM * len(mistakes)
+
+
+@pytest.mark.parametrize("network", [pytest.param(network, id=network.name) for network in networks()])
+def test_at_least_five_mistakes(network):
+    assert len({mistake.name for mistake in network.mistakes}) == len(network.mistakes) >= 5
