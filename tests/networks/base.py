@@ -54,6 +54,7 @@ class Network(NamedTuple):
             propose them. They take the place of proposed rows for the same PyTorch tensor.
         fill_by_hand: Takes the Keras model and returns the state dict of the right twin, computed without the tool.
         within: The largest difference of the outputs that rounding explains, in float32, relative to the largest.
+        within_float64: The same in float64.
         slow: Whether only the weekly run has the time for it.
     """
 
@@ -66,6 +67,7 @@ class Network(NamedTuple):
     by_hand: tuple[tuple[str, str, str], ...] = ()
     fill_by_hand: Callable[[keras.Model], dict[str, Tensor]] | None = None
     within: float = 1e-4
+    within_float64: float = 1e-10
     slow: bool = False
 
 
