@@ -4,7 +4,7 @@ With random weights and statistics that do not fit them, the numbers of a deep n
 statistics of BatchNormalization are those of the inputs, and a little off, as they are of inputs not seen in training.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection
 
 from course.small_models import draw, fill_scaled
 
@@ -27,9 +27,21 @@ def pixels(height: int = SIZE[0], width: int = SIZE[1], batch: int = 2) -> np.nd
     return np.random.default_rng(7).uniform(0, 255, (batch, height, width, 3)).astype(np.float32)
 
 
-def calibrated(model: keras.Model, x: np.ndarray, seed: int = 0) -> tuple[keras.Model, list[np.ndarray]]:
-    """Give a Keras model random weights, and statistics that fit them and its inputs; return it and its inputs."""
+def calibrated(
+    model: keras.Model, x: np.ndarray, seed: int = 0, keep: Collection[str] = ()
+) -> tuple[keras.Model, list[np.ndarray]]:
+    """Give a Keras model random weights, and statistics that fit them and its inputs; return it and its inputs.
+
+    Args:
+        model: The model.
+        x: The inputs.
+        seed: What the random numbers are drawn from.
+        keep: The names of layers whose weights stay as they are.
+    """
+    kept = {name: model.get_layer(name).get_weights() for name in keep}
     fill_scaled(model, seed)
+    for name, weights in kept.items():
+        model.get_layer(name).set_weights(weights)
     norms = [layer for layer in _layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
     drops = [layer for layer in _layers(model) if isinstance(layer, keras.layers.Dropout)]
     settings = [norm.momentum for norm in norms], [drop.rate for drop in drops]
@@ -60,7 +72,7 @@ def _layers(model: keras.Model) -> list[keras.Layer]:
 
 
 def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
-    """Pad (batch, channels, height, width) as TensorFlow's SAME does: an odd element goes to the right and the bottom."""
+    """Pad (batch, channels, height, width) as TensorFlow's SAME does: an odd element goes behind."""
     surplus = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]]
     (top, left), (height, width) = (amount // 2 for amount in surplus), surplus
     return F.pad(x, (left, width - left, top, height - top), value=value)
@@ -79,8 +91,3 @@ def replaced(twin: nn.Module, path: str, module: nn.Module) -> None:
     """Put another module in the place of one of a twin's, given by its dotted name."""
     parent, _, name = path.rpartition(".")
     setattr(twin.get_submodule(parent), name, module)
-
-
-def run_as(forward: Callable[..., Tensor], module: nn.Module) -> None:
-    """Give a module another forward, as a class of its own name."""
-    module.__class__ = type(type(module).__name__, (type(module),), {"forward": forward})

@@ -53,7 +53,7 @@ def mapping_of(name: str) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=2)
 def ported(name: str, dtype: str) -> Ported:
-    """Return a network with a twin that has its weights, moved by the tool. Whoever changes the twin copies it before."""
+    """Return a network with a twin that has its weights, moved by the tool; whoever changes it copies it first."""
     mapping = mapping_of(name)
     found = built(name, dtype)
     transfer(found.keras_model, found.twin, mapping, proposed(name).flatten)

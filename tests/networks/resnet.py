@@ -1,4 +1,4 @@
-"""ResNet50 of ``keras.applications``, its twin in torchvision's style; Keras has the stride in the first convolution."""
+"""ResNet50 of ``keras.applications``, its twin in torchvision's style; the stride is in the first convolution."""
 
 import functools
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from course.mutants.tools import another_forward, exchange, put
+from course.mutants.tools import another_forward, exchange
 from tests.networks.base import Mistake, Network, mistake
 from tests.networks.resnet_v2 import STACKS, keras_model
 

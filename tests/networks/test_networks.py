@@ -26,14 +26,14 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("name", NETWORKS, scope="module")
+@pytest.mark.parametrize("name", NETWORKS)
 def test_proposed(name):
     proposal = proposed(name)
     assert (proposal.undecided, proposal.unmatched) == ({}, {})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NETWORKS, scope="module")
+@pytest.mark.parametrize("name", NETWORKS)
 def test_moved(name, dtype):
     built, network = ported(name, dtype).built, network_named(name)
     within = network.within if dtype == "float32" else network.within_float64
@@ -46,13 +46,13 @@ def test_moved(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NETWORKS, scope="module")
+@pytest.mark.parametrize("name", NETWORKS)
 def test_quiet(name, dtype):
     built, mapping = ported(name, dtype)
     assert str(diagnose(built.keras_model, built.twin, built.x, mapping, torch_x=built.torch_x)) == "no layer diverges"
 
 
-@pytest.mark.parametrize(("name", "number"), MISTAKES, scope="module")
+@pytest.mark.parametrize(("name", "number"), MISTAKES)
 def test_mistakes(name, number):
     mistake = network_named(name).mistakes[number]
     built, mapping = ported(name, "float32")
