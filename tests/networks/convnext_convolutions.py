@@ -1,4 +1,4 @@
-"""ConvNeXtTiny of ``keras.applications``, its twin in convolutions: what Keras does with Dense layers are 1 x 1 kernels.
+"""ConvNeXtTiny of ``keras.applications``, its twin in convolutions: Keras's Dense layers are 1 x 1 kernels.
 
 The twin normalizes with a LayerNorm2d, and has LayerScale as (channels, 1, 1).
 """
@@ -84,7 +84,11 @@ def _(twin):
     twin.features[1][0].block[3] = nn.GELU(approximate="tanh")
 
 
-@mistaken("features.1.1: LayerScale is missing", {"convnext_tiny_stage_0_block_1_layer_scale"}, "input scaled")
+@mistaken(
+    "features.1.1: LayerScale is missing",
+    {"convnext_tiny_stage_0_block_1_layer_scale", "convnext_tiny_stage_0_block_1_identity"},
+    "another skip",
+)
 def _(twin):
     another_forward(twin.features[1][1], lambda self, x: self.block(x) + x)
 
@@ -95,13 +99,13 @@ def _(twin):
 
 
 @mistaken(
-    "features.3.0: rows of a 1 x 1 convolution not transposed",
+    "features.3.0: kernel of a 1 x 1 convolution reshaped, not transposed",
     {"convnext_tiny_stage_1_block_0_pointwise_conv_1"},
     "kernel not transposed",
 )
 def _(twin):
     weight = twin.features[3][0].block[2].weight
-    put(weight, weight.flatten().reshape(192, 768).T)
+    put(weight, weight.flatten(1).T.reshape(weight.shape))
 
 
 @mistaken("features.3.1: ReLU for GELU", {"convnext_tiny_stage_1_block_1_gelu"}, "another activation")
