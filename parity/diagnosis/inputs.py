@@ -94,34 +94,40 @@ def by_dropping(evidence: Evidence) -> Iterator[Cause]:
 
 
 def by_overwriting(evidence: Evidence) -> Iterator[Cause]:
-    """Yield that a call has overwritten the twin's input."""
+    """Yield that a call has overwritten the twin's input.
+
+    Of several inputs, only those that differ are looked at. And the call must be another layer's twin: what no layer of
+    the Keras model does is no work of another layer that went wrong, but one too many.
+    """
     run, index = evidence.run, evidence.at_step
-    spots = [spot for (step, _), spot in run.pairing.inputs.items() if step == index]
-    if (index, 0) in run.pairing.inputs and (evidence.step is None or len(evidence.step.inputs) == 1):
-        spots = [run.pairing.inputs[index, 0]]
-    names = [_overwriting(run.calls, spot) for spot in spots if spot.call < len(run.calls)]
-    name = next(filter(None, names), None)
-    if name:
-        yield known_cause("overwritten in place", f"by {name}")
+    wrong = [
+        spot
+        for (step, slot), spot in run.pairing.inputs.items()
+        if step == index and not ((index, slot) in run.inputs and run.inputs[index, slot].agrees)
+    ]
+    for call in (_overwriting(run.calls, spot) for spot in wrong if spot.call < len(run.calls)):
+        if call is not None and any(first <= call <= last for first, last in run.pairing.twins.values()):
+            yield known_cause("overwritten in place", f"by {run.calls[call].name}")
+            return
 
 
-def _overwriting(calls: Sequence[Call], spot: Spot) -> str:
-    """Return the name of the last call that has overwritten a tensor, or nothing.
+def _overwriting(calls: Sequence[Call], spot: Spot) -> int | None:
+    """Return the last call that has overwritten a tensor, None if none has.
 
     Args:
         calls: The twin's calls.
         spot: Where the tensor is seen, as an input of a call.
     """
-    call_of = {number: call for call in calls for number in call.outputs}
+    call_of = {number: index for index, call in enumerate(calls) for number in call.outputs}
     number = calls[spot.call].inputs[spot.position]
-    while number in call_of and call_of[number].overwrites:
-        call = call_of[number]
+    while number in call_of and calls[call_of[number]].overwrites:
+        call = calls[call_of[number]]
         kind = type(call.module).__name__.lower() if call.module is not None else call.name
         # Dropout in evaluation mode and Identity return the same tensor with the same numbers.
         if "dropout" not in kind and "identity" not in kind:
-            return call.name
+            return call_of[number]
         number = call.inputs[0]
-    return ""
+    return None
 
 
 def by_another_tensor(evidence: Evidence) -> Iterator[Cause]:

@@ -244,10 +244,18 @@ def takes(twin, shape=IMAGE, layers=None, **more):
     return with_twin(shape, layers or conv(), twin, takes=True, **more)
 
 
-def overwritten(*calls):
-    """Return the evidence of a layer that takes what the last of some calls returns."""
+def overwritten(*calls, due=True, agrees=False):
+    """Return the evidence of a layer that takes what the last of some calls returns.
+
+    Args:
+        calls: The calls.
+        due: Whether they are the twins of layers.
+        agrees: Whether what the layer takes agrees after all.
+    """
+    twins = {-1 - index: (index, index) for index in range(len(calls) * due)}
     calls = [*calls, Call("layer", None, (len(calls),), (len(calls) + 1,))]
-    run = SimpleNamespace(calls=calls, pairing=SimpleNamespace(inputs={(0, 0): Spot(len(calls) - 1, "in", 0)}))
+    pairing = SimpleNamespace(inputs={(0, 0): Spot(len(calls) - 1, "in", 0)}, twins=twins)
+    run = SimpleNamespace(calls=calls, pairing=pairing, inputs={(0, 0): SimpleNamespace(agrees=agrees)})
     return lambda: evidence_of(IMAGE, conv(), strange, takes=True, run=run)
 
 
@@ -898,6 +906,8 @@ SILENT = {
     },
     inputs.by_overwriting: {
         "a copy": overwritten(call("relu", 1, False)),
+        "what no layer does": overwritten(call("relu_", 1, True), due=False),
+        "another input": overwritten(call("relu_", 1, True), agrees=True),
         "dropout": overwritten(call("drop", 1, True, nn.Dropout())),
         "identity": overwritten(call("same", 1, True, nn.Identity())),
         "overwritten before a copy was made": overwritten(call("relu_", 1, True), call("mul", 2, False)),
