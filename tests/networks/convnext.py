@@ -172,7 +172,7 @@ def _(twin):
 
 
 @mistaken(
-    "stages.2.0: the normalization is missing", {"convnext_tiny_stage_2_block_0_pointwise_conv_1"}, "another skip"
+    "stages.2.0: the normalization is missing", {"convnext_tiny_stage_2_block_0_layernorm"}, "normalization missing"
 )
 def _(twin):
     def forward(self, x):
@@ -210,7 +210,10 @@ def _(twin):
 
 
 @mistaken(
-    "the head: normalized before the pixels are averaged", {"convnext_tiny_head_layernorm"}, "another skip", named=False
+    "the head: normalized before the pixels are averaged",
+    {"convnext_tiny_head_gap", "convnext_tiny_head_layernorm"},
+    "another skip",
+    named=False,
 )
 def _(twin):
     def forward(self, x):

@@ -139,7 +139,7 @@ def _(twin):
     twin.features.transition2.pool = nn.MaxPool2d(2, 2)
 
 
-@mistaken("transition3: pooled before ReLU and convolution", {"pool4_relu"}, "another pooling", named=False)
+@mistaken("transition3: pooled before ReLU and convolution", {"pool4_relu"}, "another skip", named=False)
 def _(twin):
     def forward(self, x):
         return self.conv(self.pool(self.norm(x)).relu())

@@ -135,14 +135,14 @@ def _(twin):
 
 @mistaken(
     "features.1: sigmoid for hard sigmoid",
-    {"re_lu_1", "multiply", "expanded_conv_squeeze_excite_mul"},
+    {"add", "re_lu_1", "multiply"},
     "another activation",
 )
 def _(twin):
     twin.features[1].block[1].scale_activation = nn.Sigmoid()
 
 
-@mistaken("features.2: hard swish where ReLU is due", {"re_lu_3", "re_lu_4"}, "another activation")
+@mistaken("features.2: hard swish where ReLU is due", {"re_lu_2"}, "another activation")
 def _(twin):
     twin.features[2].block[0][2] = nn.Hardswish()
 

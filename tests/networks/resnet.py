@@ -112,7 +112,7 @@ def _(twin):
     put(twin.layer1[1].conv2.bias, 0.0)
 
 
-@mistaken("layer2.1: a ReLU before the addition, too", {"conv3_block2_add"}, "another activation")
+@mistaken("layer2.1: a ReLU before the addition, too", {"conv3_block2_add"}, "activation in another place")
 def _(twin):
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
