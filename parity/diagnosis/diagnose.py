@@ -32,6 +32,7 @@ from parity.diagnosis.order import (
     by_order_of_features,
     by_reshaped_axes,
 )
+from parity.diagnosis.parts import by_activation_between, by_leaving_out
 from parity.diagnosis.recurrence import by_recurrence, by_recurrent_weights, by_step_taken, by_time_and_batch
 from parity.diagnosis.settings import by_mode, by_settings, other_settings
 from parity.diagnosis.weights import by_bias, by_weights
@@ -70,6 +71,8 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_channels,
     by_other_input,
     by_numbers,
+    by_activation_between,
+    by_leaving_out,
 )
 """What may explain that a layer's inputs agree and its outputs do not, in the order in which it is tried."""
 

@@ -12,6 +12,7 @@ from parity.diagnosis import (
     merging,
     norms,
     order,
+    parts,
     recurrence,
     settings,
     weights,
@@ -261,6 +262,27 @@ def overwritten(*calls, due=True, agrees=False):
 
 def call(name, number, overwrites, module=None):
     return Call(name, module, (number - 1,), (number,), overwrites=overwrites)
+
+
+def in_parts(between):
+    """Return the evidence of a SeparableConv whose twin is two convolutions, with a function between them."""
+
+    def evidence():
+        several = [nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.Conv2d(4, 6, 1)]
+        e = evidence_of(IMAGE, lambda x: L.SeparableConv2D(6, 3, padding="same", name="sep")(x))
+        depthwise, pointwise = (module.double() for module in several)
+        run = SimpleNamespace(calls=[Call("dw", depthwise, (0,), (1,)), Call("pw", pointwise, (1,), (2,))])
+        with torch.no_grad():
+            twin = pointwise(between(depthwise(e.twin_inputs[0])))
+        return e._replace(modules=[depthwise, pointwise], run=run, twin=twin)
+
+    return evidence
+
+
+def left_out(twin, layers=lambda x: L.AveragePooling2D(3, 1, "same", name="pool")(x), found=False):
+    """Return the evidence of a layer that is not found in the twin, or is."""
+    run = SimpleNamespace(pairing=SimpleNamespace(twins={0: (0, 0)} if found else {}))
+    return lambda: evidence_of(IMAGE, layers, twin, run=run)
 
 
 GROUPED = lambda x: L.Conv2D(6, 3, groups=2, padding="same", name="conv")(x)  # noqa: E731
@@ -722,6 +744,13 @@ EXPLAINED = {
             "the last channel first",
         ),
     ],
+    parts.by_activation_between: [
+        (in_parts(torch.relu), "another activation", "relu between dw and pw, which the Keras model does not have"),
+        (in_parts(torch.tanh), "another activation", "tanh between dw and pw"),
+    ],
+    parts.by_leaving_out: [
+        (left_out(lambda e: first(e.inputs[0])), "another skip", "pool is left out; what follows takes what it takes"),
+    ],
     inputs.by_dropping: [(takes(halved), "train mode", "some elements are 0, the others larger")],
     inputs.by_overwriting: [
         (overwritten(call("relu_", 1, True)), "overwritten in place", "by relu_"),
@@ -898,6 +927,15 @@ SILENT = {
     inputs.by_numbers: {
         "strange": with_twin(IMAGE, lambda x: L.Rescaling(0.5)(x), strange),
         "no scaling layer": with_twin(IMAGE, lambda x: L.ReLU()(x), lambda e: first(4 * e.value)),
+    },
+    parts.by_activation_between: {
+        "nothing between": in_parts(lambda x: x + 1),
+        "one module": with_twin(IMAGE, conv(), lambda e: plain(e).relu(), module=conv_module()),
+    },
+    parts.by_leaving_out: {
+        "strange": left_out(strange),
+        "it is found": left_out(lambda e: first(e.inputs[0]), found=True),
+        "of another shape": left_out(lambda e: first(e.inputs[0]), lambda x: L.AveragePooling2D(2, name="pool")(x)),
     },
     inputs.by_dropping: {
         "all of them scaled": takes(lambda e: 2 * plain(e)),
