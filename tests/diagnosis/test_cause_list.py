@@ -14,6 +14,7 @@ from parity.diagnosis import (
     merging,
     norms,
     order,
+    parts,
     recurrence,
     settings,
     weights,
@@ -26,7 +27,7 @@ from parity.tracing.training import Fault
 import pytest
 
 PACKAGE = Path(parity.__file__).parent
-MODULES = (activations, attention, geometry, inputs, merging, norms, order, recurrence, settings, weights)
+MODULES = (activations, attention, geometry, inputs, merging, norms, order, parts, recurrence, settings, weights)
 HELPERS = {"by_scaling"}  # takes more than the evidence: it is called by attempts
 
 

@@ -47,10 +47,28 @@ def compared(built):
 @pytest.mark.parametrize("network", BY_HAND, ids=[network.name for network in BY_HAND])
 def test_the_twin_computes_what_keras_computes(network, dtype):
     built = build(network, dtype)
+    within = network.within if dtype == "float32" else network.within_float64
     built.twin.load_state_dict(network.fill_by_hand(built.keras_model))
     for a, b in compared(built):
         assert a.shape == b.shape
         assert a.dtype == b.dtype == dtype
         assert np.abs(a).max() > 1e-3
         assert np.ptp(a) > 1e-2 * np.abs(a).max()
-        assert np.abs(a - b).max() <= (network.within if dtype == "float32" else 1e-10) * np.abs(a).max()
+        assert np.abs(a - b).max() <= within * np.abs(a).max()
+
+
+@pytest.mark.parametrize("network", BY_HAND, ids=[network.name for network in BY_HAND])
+def test_a_mistake_changes_what_the_twin_computes(network):
+    """A mistake that changes nothing could not be found; and that planting it leaves no other twin changed."""
+    built = build(network, "float64")  # where rounding is far below any mistake
+    tensors = network.fill_by_hand(built.keras_model)
+    built.twin.load_state_dict(tensors)
+    right, x = outputs(built.twin, twin_takes(built)), twin_takes(built)
+    for mistake in network.mistakes:
+        twin = network.twin().double().eval()
+        twin.load_state_dict(tensors)
+        wrong = outputs(mistake.plant(twin), x)
+        differences = [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(right, wrong, strict=True)]
+        assert max(differences) > 1e-6, mistake.name
+    for a, b in zip(right, outputs(built.twin, x), strict=True):
+        assert (a == b).all()
