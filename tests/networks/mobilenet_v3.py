@@ -167,7 +167,12 @@ def _(twin):
     twin.features[6].block[2].activation = nn.Identity()
 
 
-@mistaken("features.7: squeeze before the convolution of each channel", {"expanded_conv_6_depthwise"}, "another skip")
+@mistaken(
+    "features.7: squeeze before the convolution of each channel",
+    {"expanded_conv_6_depthwise"},
+    "another skip",
+    named=False,
+)
 def _(twin):
     def forward(self, x):
         expand, depthwise, squeeze, project = self

@@ -112,7 +112,7 @@ def _(twin):
     put(twin.layer1[1].conv2.bias, 0.0)
 
 
-@mistaken("layer2.1: a ReLU before the addition, too", {"conv3_block2_add"}, "activation in another place")
+@mistaken("layer2.1: a ReLU before the addition, too", {"conv3_block2_add"}, "another activation")
 def _(twin):
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
@@ -158,6 +158,16 @@ def _(twin):
 @mistaken("layer4: in train mode", {"conv5_block1_0_bn", "conv5_block1_1_bn"}, "train mode")
 def _(twin):
     twin.layer4.train()
+
+
+@mistaken("layer4.1: the ReLU before the addition, not behind", {"conv5_block2_add"}, "activation in another place")
+def _(twin):
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out))) + x
+
+    another_forward(twin.layer4[1], forward)
 
 
 @mistaken("fc: the largest pixel for the average", {"avg_pool"}, "another pooling")
