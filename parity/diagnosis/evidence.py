@@ -76,7 +76,8 @@ class Evidence(NamedTuple):
         places: Where in the twin each of the layer's weights is, by path: the module, and the tensor's name in it.
         others: Other tensors of the Keras model with the same shape as the layer's inputs, by name.
         fills: What each of the layer's weights fills, by the same names as ``places``.
-        before: The step that returns the tensor that differs, if the twin takes another input.
+        before: The step that returns the tensor that differs, if the twin takes another input. Else the step before, if
+            nothing was seen of the only tensor between the two.
         inputs_before: The inputs of that step.
         axis: The axis on which Keras has the channels of ``value``.
         axes: Those of each input, if they are not the last of each.
@@ -219,7 +220,7 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
     step = run.graph.steps[index] if index < len(run.graph.steps) else None
     number, slot = _differing(run, verdict)
     others = _others(run, index, number, diverges)
-    before = None if diverges else _step_before(run, number)
+    before = _step_before(run, number) if not diverges else _unseen_before(run, index)
     behind = _behind(run, index) if diverges else ()
     wanted = [tensor for later in behind for tensor in (*later.inputs, *later.outputs)]
     wanted += [*others, *(before.inputs if before is not None else ())]
@@ -266,6 +267,13 @@ def _step_before(run: Run, number: TensorId) -> Step | None:
             return step
         number = step.inputs[0]
     return None
+
+
+def _unseen_before(run: Run, index: StepIndex) -> Step | None:
+    """Return the step before a step that takes one tensor, of which nothing was seen; None if there is no such step."""
+    numbers = run.graph.steps[index].inputs
+    seen = run.inputs_of(index) != [None] or numbers[0] in run.pairing.outputs
+    return None if len(numbers) != 1 or seen else _step_before(run, numbers[0])
 
 
 def _behind(run: Run, index: StepIndex) -> list[Step]:

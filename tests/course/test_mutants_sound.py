@@ -62,7 +62,19 @@ def same(a, b):
     return bool(torch.allclose(a, b, rtol=0, atol=1e-4 * max(1, a.abs().max().item())))
 
 
-NAMES = ["dronet", "signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested", "channels_first"]
+NAMES = [
+    "dronet",
+    "signal",
+    "encoder",
+    "dense",
+    "residual",
+    "pooling",
+    "flat",
+    "heads",
+    "nested",
+    "channels_first",
+    "fused",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
