@@ -162,7 +162,7 @@ def _(twin):
     put(twin.deep.weight, twin.deep.weight.flip(2, 3))
 
 
-@mutant("deep_norm: slope left at 0.01", {"deep_norm"}, "another slope", in_forward=True)
+@mutant("deep_norm: slope left at 0.01", {"deep_leaky"}, "another slope", in_forward=True)
 def _(twin):
     twin.deep_norm.slope = 0.01
 

@@ -81,12 +81,14 @@ class Cause(NamedTuple):
         detail: What was found, in a few words.
         notebook: Number of the notebook that explains it, None if none does: then the cheat sheet has it.
         takes_other: Whether it tells that the twin's layer takes another input although that input was not seen.
+        step: The step that it is about, if it is not the one that diverges first because that one's twin does it, too.
     """
 
     cause: str
     detail: str
     notebook: str | None
     takes_other: bool = False
+    step: int | None = None
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""

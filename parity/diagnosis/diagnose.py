@@ -23,7 +23,7 @@ from parity.diagnosis.inputs import (
     by_precision,
     by_scaled_input,
 )
-from parity.diagnosis.inside import by_folding, by_function_inside
+from parity.diagnosis.inside import by_activation_left_out, by_folding, by_function_inside, by_unseen_activation
 from parity.diagnosis.merging import by_merging
 from parity.diagnosis.normalizing import by_formula, by_local_response, by_norm
 from parity.diagnosis.norms import by_kind_of_norm, by_place_of_norm
@@ -87,6 +87,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_element,
     by_operation,
     by_channels,
+    by_unseen_activation,
     by_other_input,
     by_scale,
     by_numbers,
@@ -101,6 +102,7 @@ WRONG_INPUT: tuple[Attempt, ...] = (
     by_place_of_norm,
     by_dropping,
     by_overwriting,
+    by_activation_left_out,
     by_another_tensor,
     by_activation_before,
     by_exchanged_axes,
@@ -139,7 +141,8 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         divergence: The first layer that diverges, None if none does. Its verdict is that of the table, unless the
-            cause is another input that could not be seen: then it is "TAKES OTHER INPUT".
+            cause is another input that could not be seen: then it is "TAKES OTHER INPUT". If one module of the twin
+            does several layers, it is the one of these that the cause is about.
         causes: The known causes that explain it; empty if none does.
         traced: What ``parity.trace`` returns.
         untried: Where a search met its bound before it found anything, what it left out.
@@ -192,6 +195,9 @@ def diagnose(
         return Diagnosis(None, [], traced, only_outputs=only_outputs(run))
     causes, untried, place = _causes(port, run, first)
     divergence = divergence_of(run, place)
+    at = next((cause.step for cause in causes if cause.step is not None), None)
+    if at is not None:
+        divergence = divergence._replace(layer=run.graph.steps[at].name, verdict=str(Kind.DIVERGES), note="")
     if any(cause.takes_other for cause in causes):
         # A function's input may not have been seen. Then the cause alone tells that it is another one.
         divergence = divergence._replace(verdict=str(Kind.TAKES_OTHER))

@@ -1,12 +1,13 @@
 """All that is known of a layer that diverges, and how it is gathered."""
 
 import copy
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice, takewhile
 from math import isfinite, prod
 from types import MappingProxyType
 from typing import NamedTuple
 
+from parity.diagnosis.moved import by_path, fills_of, weights_of
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
 from parity.models.keras_channels import as_in_keras, axes_in_keras, with_channels_last
 from parity.models.keras_graph import Step, StepIndex, TensorId, run_step
@@ -39,6 +40,7 @@ class Behind(NamedTuple):
         returned: What it returns in Keras, likewise.
         tolerance: The largest difference of that which rounding explains.
         axes: The axis on which Keras has the channels of what it takes, and of what it returns.
+        fills: What each of its weights fills.
     """
 
     step: Step
@@ -46,6 +48,7 @@ class Behind(NamedTuple):
     returned: Tensor
     tolerance: float
     axes: tuple[int, int] = (-1, -1)
+    fills: Mapping[str, Fill] = MappingProxyType({})
 
     def output_of(self, value: Tensor) -> Tensor | None:
         """Return what the step makes of another tensor (batch, *spatial, channels), None if it does not take it."""
@@ -80,7 +83,8 @@ class Evidence(NamedTuple):
         places: Where in the twin each of the layer's weights is, by path: the module, and the tensor's name in it.
         others: Other tensors of the Keras model with the same shape as the layer's inputs, by name.
         fills: What each of the layer's weights fills, by the same names as ``places``.
-        before: The step that returns the tensor that differs, if the twin takes another input.
+        before: The step that returns the tensor that differs, if the twin takes another input. Else the step before, if
+            nothing was seen of the only tensor between the two.
         inputs_before: The inputs of that step.
         axis: The axis on which Keras has the channels of ``value``.
         axes: Those of each input, if they are not the last of each.
@@ -146,10 +150,7 @@ class Evidence(NamedTuple):
 
     def fills_by_path(self) -> dict[str, list[Fill]]:
         """Return what each of the layer's weights fills, by its path."""
-        found: dict[str, list[Fill]] = {}
-        for fill in self.fills.values():
-            found.setdefault(fill.row.keras, []).append(fill)
-        return found
+        return by_path(self.fills)
 
     def explains_in_keras(self, value: Tensor | None) -> bool:
         """Tell whether a tensor in Keras's order of axes agrees with the twin's tensor."""
@@ -257,14 +258,14 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
     step = run.graph.steps[index] if index < len(run.graph.steps) else None
     number, slot = _differing(run, verdict)
     others = _others(run, index, number, diverges)
-    before = None if diverges else _step_before(run, number)
+    before = _step_before(run, number) if not diverges else _unseen_before(run, index)
     behind = _behind(run, index) if diverges else ()
     wanted = [tensor for later in behind for tensor in (*later.inputs, *later.outputs)]
     wanted += [*others, *(before.inputs if before is not None else ())]
     tensors = tensors_at(port, run, index, wanted)
     layer_input = number if step is None or not diverges else step.inputs[0]
     compared = run.inputs.get((index, 0)) or run.outputs.get(layer_input)
-    weights, places = _weights(port, step)
+    weights, places = weights_of(port, step)
     calls = [run.calls[call] for call in dict.fromkeys(run.pairing.twins.get(index, ()))]
     in_keras = tensors.keras
     axis = {n: run.channels.axis(n, step, tensor.ndim) for n, tensor in in_keras.items()}
@@ -284,14 +285,14 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
         channels_first=compared is not None and compared.note == CHANNELS_FIRST_FEATURES,
         weights=weights,
         places=places,
-        fills=_fills_of(port, places),
+        fills=fills_of(port, step),
         before=before,
         inputs_before=[last[taken] for taken in before.inputs] if before is not None else [],
         others={name: last[other] for other, name in others.items()},
         axes=[axis[input_number] for input_number in step.inputs] if step is not None else [],
         axis=axis[number],
         features_first=layer_input in run.channels.features_first,
-        behind=tuple(_as_behind(run, in_keras, later) for later in behind),
+        behind=tuple(_as_behind(run, in_keras, later)._replace(fills=fills_of(port, later)) for later in behind),
     )
 
 
@@ -304,6 +305,13 @@ def _step_before(run: Run, number: TensorId) -> Step | None:
             return step
         number = step.inputs[0]
     return None
+
+
+def _unseen_before(run: Run, index: StepIndex) -> Step | None:
+    """Return the step before a step that takes one tensor, of which nothing was seen; None if there is no such step."""
+    numbers = run.graph.steps[index].inputs
+    seen = run.inputs_of(index) != [None] or numbers[0] in run.pairing.outputs
+    return None if len(numbers) != 1 or seen else _step_before(run, numbers[0])
 
 
 def _behind(run: Run, index: StepIndex) -> list[Step]:
@@ -336,45 +344,6 @@ def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
     compared = [(slot, run.inputs[index, slot]) for slot in range(len(step.inputs)) if (index, slot) in run.inputs]
     slot = next(slot for slot, found in compared if not found.agrees)
     return step.inputs[slot], slot
-
-
-def _weights(port: Port, step: Step | None) -> tuple[dict[str, Tensor], dict[str, tuple[nn.Module, str]]]:
-    """Return every weight in PyTorch's layout, and where in the twin those of one step are.
-
-    A weight of which several tensors have a share is there several times: "gru/bias", "gru/bias in bias_hh_l0".
-    """
-    weights: dict[str, Tensor] = {}
-    places: dict[str, tuple[nn.Module, str]] = {}
-    modules = dict(port.twin.named_modules(remove_duplicate=False))
-    own = {id(variable) for variable in (step.weights if step is not None else [])}
-    for fill in port.fills:
-        if isinstance(fill, Fill):
-            name = name_of(fill, weights)
-            weights[name] = fill.value.clone()
-        else:
-            weight = port.weights[fill.row.keras]
-            place = (weight.layout or {}).get(weight.variable.name)
-            if place is None:
-                continue
-            name = fill.row.keras
-            weights[name] = place.view(as_tensor(weight.variable).clone())
-        if id(port.weights[fill.row.keras].variable) in own:
-            places[name] = (modules[fill.row.module], fill.row.tensor)
-    return weights, places
-
-
-def _fills_of(port: Port, places: Container[str]) -> dict[str, Fill]:
-    found: dict[str, Fill] = {}
-    for fill in port.fills:
-        if isinstance(fill, Fill) and name_of(fill, found) in places:
-            found[name_of(fill, found)] = fill
-    return found
-
-
-def name_of(fill: Fill, known: Container[str]) -> str:
-    """Return what to call what a row moves: the path of the weight; with its tensor, if that is known already."""
-    path = fill.row.keras
-    return f"{path} in {fill.row.tensor}" if path in known else path
 
 
 def _others(run: Run, index: StepIndex, number: TensorId, diverges: bool) -> dict[TensorId, str]:

@@ -95,17 +95,45 @@ def by_function_inside(evidence: Evidence) -> Iterator[Cause | Untried]:
             axes=[one.axes[0]],
             behind=evidence.behind[position + 1 :],
         )
+        at = evidence.run.graph.producers()[one.step.outputs[0]]
         for attempt in _FUNCTIONS:
             found = list(attempt(function))
             for cause in found:
-                inside = f"in {_twin(evidence)}"
-                yield cause._replace(detail=f"{cause.detail}; {inside}") if isinstance(cause, Cause) else cause
+                detail = f"{cause.detail}; in {_twin(evidence)}" if isinstance(cause, Cause) else ""
+                yield cause._replace(detail=detail, step=at) if isinstance(cause, Cause) else cause
             if any(isinstance(cause, Cause) for cause in found):
                 return
     for name, activation in activations(evidence.value):
         if agree_within(activation(evidence.value), evidence.twin, evidence.tolerance):
             yield known_cause("another activation", f"{_twin(evidence)} also applies {name}")
             return
+
+
+def by_unseen_activation(evidence: Evidence) -> Iterator[Cause]:
+    """Yield what the twin does in place of the activation before a layer, if nothing was seen of what that returns.
+
+    A twin that has the activation in a module that does more may leave it out there, too.
+    """
+    if evidence.step is not None and evidence.inputs:
+        taken, axes = evidence.inputs[0], (evidence.axes[0] if evidence.axes else -1, evidence.axis)
+        layer = Behind(evidence.step, taken, evidence.value, evidence.tolerance, axes)
+        yield from _by_activation_before(evidence._replace(value=taken, behind=(layer,)))
+
+
+def by_activation_left_out(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the same of a layer whose input was seen."""
+    yield from _by_activation_before(evidence)
+
+
+def _by_activation_before(evidence: Evidence) -> Iterator[Cause]:
+    before = evidence.before
+    if before is None or len(evidence.inputs_before) != 1:
+        return
+    at = evidence.run.graph.producers()[before.outputs[0]]
+    if at not in evidence.run.pairing.twins:
+        activation = evidence._replace(step=before, modules=[], inputs=list(evidence.inputs_before), twin_inputs=[])
+        for cause in by_function(activation):
+            yield cause._replace(step=at)
 
 
 def _twin(evidence: Evidence) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within, short_name
+from parity.diagnosis.moved import by_path
 from parity.models.alignment import largest
 from parity.models.keras_graph import Step
 from parity.models.keras_layers import activation_name, inner_layers
@@ -37,13 +38,23 @@ def by_recurrent_weights(evidence: Evidence) -> Iterator[Cause]:
     step = _recurrent(evidence)
     if step is None:
         return
-    actual, wrong = _weights_of_twin(evidence)
-    if not wrong or not evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual))):
+    fills = evidence.fills_by_path()
+    actual, wrong = _weights_of_twin(fills)
+    value, tolerance = output_of(step, evidence.inputs, Variant(weights=actual)), evidence.tolerance
+    # One module may do several layers; then only what the last of them returns is seen.
+    for one in evidence.behind:
+        if not is_sequence_layer(one.step.layer) or value is None:
+            break
+        behind = by_path(one.fills)
+        more, wrong_behind = _weights_of_twin(behind)
+        value, tolerance = output_of(one.step, [value, *evidence.inputs[1:]], Variant(weights=more)), one.tolerance
+        fills, actual, wrong = fills | behind, actual | more, wrong | wrong_behind
+    if not wrong or value is None or not agree_within(value, evidence.twin, tolerance):
         return
     named: dict[str, str] = {}
     for path, found in actual.items():
         if path in wrong:
-            cause, detail = _of_weight(evidence, path, found)
+            cause, detail = _of_weight(fills, path, found)
             named.setdefault(cause, detail)
     for cause, detail in named.items():
         yield known_cause(cause, detail)
@@ -156,11 +167,11 @@ def _cell(layer: Any) -> Any:
     return next((inner for inner in inner_layers(layer) if isinstance(inner, cells)), layer)
 
 
-def _weights_of_twin(evidence: Evidence) -> tuple[dict[str, Tensor], set[str]]:
+def _weights_of_twin(fills: Mapping[str, list[Fill]]) -> tuple[dict[str, Tensor], set[str]]:
     """Return what the twin has in the place of each weight, in Keras's layout, and the paths of the wrong ones."""
     actual: dict[str, Tensor] = {}
     wrong: set[str] = set()
-    for path, several in evidence.fills_by_path().items():
+    for path, several in fills.items():
         found = keras_weight_of(several)
         if found is None:
             continue
@@ -180,15 +191,14 @@ def _second_bias(fill: Fill) -> Tensor:
     return tensor.detach() if isinstance(tensor, Tensor) else torch.zeros_like(fill.tensor.detach())
 
 
-def _of_weight(evidence: Evidence, path: str, found: Tensor) -> tuple[str, str]:
+def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> tuple[str, str]:
     """Return the cause, and in words what is wrong with one weight.
 
     Args:
-        evidence: The layer.
+        several: What each weight fills.
         path: The path of the weight.
         found: What the twin has in its place, in Keras's layout.
     """
-    several = evidence.fills_by_path()
     fill, right, short = several[path][0], as_tensor(several[path][0].weight.variable), short_name(path)
     gates = next((names for kind, names in _GATES.items() if isinstance(fill.weight.layer, kind)), "")
     if short == "bias":

@@ -63,7 +63,7 @@ def same(a, b):
 
 
 NAMES = ["dronet", "signal", "encoder", "dense", "residual", "pooling", "flat", "heads", "nested"]
-NAMES += ["channels_first", "functions", "operations"]
+NAMES += ["channels_first", "functions", "operations", "fused", "recurrent", "attention"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1086,7 +1086,8 @@ def cases(attempts):
 
 
 ON_WHOLE_PORTS = {attempt for attempt in ATTEMPTS if inspect.getmodule(attempt) in (attention, norms, recurrence)}
-"""Attempts that need more than one layer: ``test_sequences.py`` and the mutants try them."""
+ON_WHOLE_PORTS |= {inside.by_unseen_activation, inside.by_activation_left_out}
+"""Attempts that need more than one layer: ``test_sequences.py``, ``test_covers.py`` and the mutants try them."""
 
 
 def test_every_attempt_is_here():

@@ -24,6 +24,14 @@ class NormReLU(nn.BatchNorm2d):
         return F.relu(super().forward(x))
 
 
+class NormSiLU(nn.BatchNorm2d):
+    """A BatchNorm with another activation."""
+
+    def forward(self, x):
+        """Normalize and activate."""
+        return F.silu(super().forward(x))
+
+
 class ConvReLU(nn.Conv2d):
     """A convolution with its activation."""
 
@@ -170,8 +178,36 @@ def test_what_a_module_also_does_is_said(activation, twin, said):
     parts = {"c": twin(3, 4, 3, padding=1), "e": nn.Conv2d(4, 2, 1)}
     twin, mapping = ported(model, Twin(lambda t, x: t.e(t.c(x)), **parts), *parts)
     found = diagnose(model, twin, X, mapping)
-    assert found.divergence.layer == "c"
+    assert (found.divergence.layer, found.divergence.twin) == ("c activation" if activation else "c", "c")
     assert [str(one).partition(":")[0] for one in found.causes] == [said]
+
+
+@pytest.mark.parametrize("pads", ["convolution", "function"])
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (NormReLU, None),
+        (nn.BatchNorm2d, "activation missing (relu): see the cheat sheet"),
+        (NormSiLU, "another activation (silu, not relu; in b): see the cheat sheet"),
+    ],
+)
+def test_an_activation_that_is_seen_only_behind_the_padding(module, said, pads):
+    """Neither the activation nor the padding is a call of its own, or the padding alone is."""
+
+    def layers(x):
+        x = L.ReLU(name="relu")(L.BatchNormalization(name="b")(x))
+        return L.Conv2D(2, 3, name="c")(L.ZeroPadding2D(1, name="pad")(x))
+
+    def run(t, x):
+        x = t.b(x)
+        return t.c(x if pads == "convolution" else F.pad(x, (1, 1, 1, 1)))
+
+    model = model_of((8, 6, 3), layers)
+    parts = {"b": module(3, eps=1e-3, momentum=0.01), "c": nn.Conv2d(3, 2, 3, padding=int(pads == "convolution"))}
+    twin, mapping = ported(model, Twin(run, **parts), *parts)
+    found = diagnose(model, twin, X, mapping)
+    assert [str(one) for one in found.causes] == ([] if said is None else [said])
+    assert (found.divergence.layer if found.divergence else None) == (None if said is None else "relu")
 
 
 def test_a_chain_of_three_may_be_in_one_module():
