@@ -66,7 +66,8 @@ def by_recurrence(evidence: Evidence) -> Iterator[Cause]:
     if step is None:
         return
     for cause, detail, variant in _variants(step, evidence):
-        if evidence.explains(output_of(step, evidence.inputs, variant)):
+        value = output_of(step, evidence.inputs, variant)
+        if any(one.explains(value) for one in _directions(evidence)):
             yield known_cause(cause, detail)
             return
     if evidence.explains(_with_the_other_reset(evidence)):
@@ -151,6 +152,14 @@ def _recurrent(evidence: Evidence) -> Step | None:
     step = evidence.step
     known = step is not None and not step.is_activation and is_sequence_layer(step.layer)
     return step if known and evidence.inputs else None
+
+
+def _directions(evidence: Evidence) -> list[Evidence]:
+    """Return the evidence, or one for each direction of a module that does the work of two layers."""
+    size, found = evidence.value.shape[-1], evidence.twin
+    if found.ndim != evidence.value.ndim or found.shape[-1] != 2 * size:
+        return [evidence]
+    return [evidence._replace(twin=half) for half in found.split(size, -1)]
 
 
 def _recurrent_before(evidence: Evidence) -> tuple[Step, list[Tensor]] | None:
