@@ -46,7 +46,8 @@ def mapping_of(name: str) -> pd.DataFrame:
     if not by_hand:
         return proposal.mapping
     mine = pd.DataFrame(by_hand, columns=["keras", "torch", "how"], dtype=str)
-    kept = proposal.mapping[~proposal.mapping.torch.isin(mine.torch)]
+    written = proposal.mapping.torch.isin(mine.torch) | proposal.mapping.keras.isin(set(mine.keras) - {""})
+    kept = proposal.mapping[~written]
     rows = pd.concat([kept, mine], ignore_index=True).fillna("")
     return rows.set_index(pd.RangeIndex(2, 2 + len(rows), name="line"))
 
