@@ -99,8 +99,8 @@ def by_dropping(evidence: Evidence) -> Iterator[Cause]:
 def by_overwriting(evidence: Evidence) -> Iterator[Cause]:
     """Yield that a call has overwritten the twin's input.
 
-    Of several inputs, only those that differ are looked at. And the call must be another layer's twin: what no layer of
-    the Keras model does is no work of another layer that went wrong, but one too many.
+    Of several inputs, only those that differ are looked at. The call must be another layer's twin, or another call must
+    read what was there before: else it is no overwriting that went wrong, but a function too many.
     """
     run, index = evidence.run, evidence.at_step
     wrong = [
@@ -109,7 +109,11 @@ def by_overwriting(evidence: Evidence) -> Iterator[Cause]:
         if step == index and not ((index, slot) in run.inputs and run.inputs[index, slot].agrees)
     ]
     for call in (_overwriting(run.calls, spot) for spot in wrong if spot.call < len(run.calls)):
-        if call is not None and any(first <= call <= last for first, last in run.pairing.twins.values()):
+        if call is None:
+            continue
+        is_twin = any(first <= call <= last for first, last in run.pairing.twins.values())
+        before = run.calls[call].inputs[0]
+        if is_twin or any(before in other.inputs for index, other in enumerate(run.calls) if index != call):
             yield known_cause("overwritten in place", f"by {run.calls[call].name}")
             return
 

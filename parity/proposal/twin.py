@@ -13,6 +13,7 @@ from parity.proposal.failures import module_name
 from parity.proposal.forcing import Forcing
 from parity.proposal.layers import Part
 from parity.proposal.memory import OutputMemory
+from parity.weights.fills import is_own, same_but_for_ones
 
 import torch
 from keras import tree
@@ -90,15 +91,23 @@ class TwinCopy:
         return f"{module_name(name)} ({type(self.module(name)).__name__})"
 
     def fitting(self, part: Part) -> list[str]:
-        """Return the modules of the kind that a part becomes, with tensors of the right shapes."""
-        kinds = next(iter(part.weights.values()))[1].modules
-        expected = {name: part.value(name).shape for name in part.weights}
+        """Return the modules that may be what a part becomes, by their kinds and the shapes of their tensors.
 
-        def fits(tensors: Mapping[str, Tensor]) -> bool:
-            shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            return expected == {name: shapes[name] for name in shapes if name in expected or name not in CONSTANTS}
+        Modules of other kinds and of the user's own may have axes of size 1 more or fewer, as a 1 x 1 convolution has
+        that does what a Dense layer does. ``parity.transfer`` takes the same modules.
+        """
+        place = next(iter(part.weights.values()))[1]
+        expected = {name: tuple(part.value(name).shape) for name in part.weights}
 
-        return [name for name, own in self.tensors.items() if isinstance(self.module(name), kinds) and fits(own)]
+        def fits(module: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+            shapes = {name: tuple(t.shape) for name, t in tensors.items() if name in expected or name not in CONSTANTS}
+            if isinstance(module, place.modules):
+                return shapes == expected
+            alike = is_own(module) or isinstance(module, place.also)
+            same = shapes.keys() == expected.keys()
+            return alike and same and all(same_but_for_ones(expected[name], shape) for name, shape in shapes.items())
+
+        return [name for name, own in self.tensors.items() if fits(self.module(name), own)]
 
     def inputs_of_modules(
         self, filled: Mapping[str, Content], choose: Chooser | None = None
@@ -144,7 +153,7 @@ class TwinCopy:
             return
         for own_name, tensor in tensors.items():
             if own_name in part.weights:
-                tensor.copy_(part.value(own_name, flattened))
+                tensor.copy_(part.value(own_name, flattened).reshape(tensor.shape))
             else:
                 tensor.fill_(CONSTANTS[own_name])
 

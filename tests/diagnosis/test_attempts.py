@@ -835,6 +835,11 @@ EXPLAINED = {
     inputs.by_overwriting: [
         (overwritten(call("relu_", 1, True)), "overwritten in place", "by relu_"),
         (overwritten(call("relu_", 1, True), call("drop", 2, True, nn.Dropout())), "overwritten in place", "by relu_"),
+        (
+            overwritten(Call("read before", None, (1,), (9,)), call("relu_", 2, True), due=False),
+            "overwritten in place",
+            "by relu_",
+        ),
     ],
     inputs.by_another_tensor: [
         (

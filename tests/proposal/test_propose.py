@@ -206,6 +206,49 @@ def test_the_layer_in_a_time_distributed():
     assert passes(model, twin, x, proposal)
 
 
+class NormOfPixels(nn.Module):
+    """A normalization of each pixel's channels, at axis 1, in a class of one's own."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.eps = 1e-3
+
+    def forward(self, x):
+        """Map (b, c, h, w) to the same."""
+        y = x - x.mean(1, keepdim=True)
+        y = y / (y.square().mean(1, keepdim=True) + self.eps).sqrt()
+        return self.weight[:, None, None] * y + self.bias[:, None, None]
+
+
+def test_modules_of_other_kinds_that_transfer_takes():
+    """Dense as a 1 x 1 convolution, before and behind pooling; a 1 x 1 convolution as Linear; a norm of one's own."""
+
+    def build(x):
+        x = layer("LayerNormalization", name="norm")(layer("Dense", 6, name="a")(x))
+        x = layer("GlobalAveragePooling2D", keepdims=True)(layer("Dense", 6, name="b")(x))
+        x = layer("Flatten")(layer("Conv2D", 6, 1, name="c")(x))
+        return layer("Dense", 6, name="d")(x)
+
+    model, x = model_of((4, 5, 6), build)
+    modules = {"q": nn.Conv2d(6, 6, 1), "p": nn.Conv2d(6, 6, 1), "s": nn.Conv2d(6, 6, 1), "r": nn.Linear(6, 6)}
+
+    def run(m, x):
+        x = m.p(m.norm(m.q(x))).mean((2, 3))
+        return m.s(m.r(x)[:, :, None, None]).flatten(1)
+
+    twin = Twin(run, norm=NormOfPixels(6), **modules)
+    proposal = propose_mapping(model, twin, x)
+    assert rows(proposal.mapping) >= {
+        ("a/kernel", "q.weight"),
+        ("b/kernel", "p.weight"),
+        ("c/kernel", "r.weight"),
+        ("d/kernel", "s.weight"),
+        ("norm/gamma", "norm.weight"),
+    }
+    assert passes(model, twin, x, proposal)
+
+
 def test_weights_that_only_one_of_both_has():
     def build(x):
         x = layer("Dense", 4, use_bias=False, name="a")(x)

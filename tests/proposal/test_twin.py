@@ -85,11 +85,13 @@ def test_what_fits_has_the_right_kind_and_shapes(parts):
         "other": nn.Linear(4, 4),
         "wide": nn.Linear(4, 5),
         "conv": nn.Conv1d(4, 4, 1),
+        "larger": nn.Conv1d(4, 4, 3),
+        "transposed": nn.ConvTranspose1d(4, 4, 1),
         "bare": nn.Linear(4, 3, bias=False),
     }
     copy = TwinCopy(twin_of(**more, plain=nn.LayerNorm(4)), torch.float32)
     # A bias that Keras does without may be there, one that it has may not be missing.
-    assert copy.fitting(parts["a"]) == ["a", "other"]
+    assert copy.fitting(parts["a"]) == ["a", "other", "conv"]
     assert copy.fitting(parts["b"]) == ["b"]
     assert copy.fitting(parts["norm"]) == ["norm"]
     assert (
