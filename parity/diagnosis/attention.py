@@ -97,6 +97,8 @@ def _of_weight(path: str, found: Tensor, several: list[Fill], exchanged: dict[st
         return "packed order", f"in the place of {layer} is {exchanged[path]}"
     if short == "bias" and not bool(found.any()):
         return "bias missing", f"bias of {layer} is 0"
+    if short == "bias" and right.ndim == 2 and torch.equal(found.flatten(), right.T.flatten().to(found.dtype)):
+        return "head axes", f"bias {tuple(right.shape)} of {layer} is flattened in another order"
     matrix = several[0].value
     laid = several[0].tensor.detach()
     if matrix.ndim == laid.ndim == 2:
@@ -181,6 +183,9 @@ def _of_heads(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
     yield "head axes", words, Variant(weights=inward)
     yield "head axes", words, Variant(weights=inward | outward)
     yield "head axes", "the heads are put together in another order", Variant(weights=outward)
+    yield "packed order", "its rows are read as (heads, 3, key_dim)", Variant(weights=_heads_first(weights))
+    detail = "the keys and values are repeated as a whole, not one by one"
+    yield "head axes", detail, Variant(weights=_repeated_as_a_whole(weights))
     for axis in (-2, 1):
         scores = Variant(settings={"axis": axis}, arguments={"return_attention_scores": True})
         name = {-2: "the queries", 1: "the heads"}[axis]
@@ -194,6 +199,34 @@ def _exchanged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         other = path.replace("/key/", "/value/") if "/key/" in path else path.replace("/value/", "/key/")
         if other != path and other in weights and weights[other].shape == value.shape:
             found[path] = weights[other]
+    return found
+
+
+def _heads_first(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of query, key and value as they are read from one tensor whose rows are (heads, 3, key_dim)."""
+    found: dict[str, Tensor] = {}
+    for name, axis in (("kernel", 1), ("bias", 0)):
+        paths = [path for part in ("query", "key", "value") for path in weights if path.endswith(f"/{part}/{name}")]
+        if len(paths) != 3 or len({weights[path].shape for path in paths}) != 1:
+            continue
+        heads, size = weights[paths[0]].shape[axis : axis + 2]
+        rows = torch.cat([weights[path].flatten(axis) for path in paths], axis).unflatten(axis, (heads, 3, size))
+        found |= {path: rows.select(axis + 1, part).contiguous() for part, path in enumerate(paths)}
+    return found
+
+
+def _repeated_as_a_whole(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with the queries in the order in which they meet keys that are repeated as a whole."""
+    found: dict[str, Tensor] = {}
+    query = next((value for path, value in weights.items() if path.endswith("/query/kernel")), None)
+    key = next((value for path, value in weights.items() if path.endswith("/key/kernel")), None)
+    if query is None or key is None or query.shape[1] == key.shape[1]:
+        return found
+    order = sorted(range(query.shape[1]), key=lambda head: head % key.shape[1])
+    for path, value in weights.items():
+        for ending, axis in (("/query/kernel", 1), ("/query/bias", 0), ("/attention_output/kernel", 0)):
+            if path.endswith(ending):
+                found[path] = value.index_select(axis, torch.tensor(order))
     return found
 
 

@@ -38,7 +38,7 @@ from parity.diagnosis.order import (
 )
 from parity.diagnosis.parts import by_activation_between, by_leaving_out
 from parity.diagnosis.pooling import by_global_pooling, by_pooling, by_unseen_pooling
-from parity.diagnosis.recurrence import by_recurrence, by_recurrent_weights, by_step_taken, by_time_and_batch
+from parity.diagnosis.recurrence import by_mask, by_recurrence, by_recurrent_weights, by_step_taken, by_time_and_batch
 from parity.diagnosis.resizing import by_interpolation, by_pixel_blocks
 from parity.diagnosis.scaling import by_scale
 from parity.diagnosis.settings import by_mode, by_settings, other_settings
@@ -63,6 +63,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_recurrence,
     by_attention_weights,
     by_attention,
+    by_mask,
     by_folding,
     by_weights,
     by_settings,

@@ -75,6 +75,17 @@ def by_recurrence(evidence: Evidence) -> Iterator[Cause]:
         yield known_cause("reset_after", f"reset_after is {not due}, not {due}")
 
 
+def by_mask(evidence: Evidence) -> Iterator[Cause]:
+    """Yield that a layer that follows a mask, such as an average over time, is without it, or has the opposite."""
+    step = evidence.step
+    if step is None or step.is_activation or not step.masks or not evidence.inputs:
+        return
+    for cause, detail, variant in _of_mask(step, evidence):
+        if evidence.explains(output_of(step, evidence.inputs, variant)):
+            yield known_cause(cause, detail)
+            return
+
+
 def by_time_and_batch(evidence: Evidence) -> Iterator[Cause]:
     """Yield that a module takes its sequence with the axes of time and examples exchanged."""
     module = evidence.modules[0] if evidence.modules else None
@@ -231,6 +242,10 @@ def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> t
             return "direction", f"{short} of one direction is that of the other"
     if right.ndim == 2 and right.shape[0] == right.shape[1] and torch.equal(found, right.T):
         return "kernel not transposed", f"{short}, {tuple(right.shape)} either way"
+    if gates and right.ndim == 2 and right.shape[0] * len(gates) == right.shape[1]:
+        each = right.unflatten(-1, (len(gates), -1)).movedim(1, 0)
+        if torch.equal(found, each.mT.movedim(0, 1).flatten(1)):
+            return "kernel not transposed", f"{short}, gate by gate"
     if torch.equal(found.flatten().sort().values, right.flatten().sort().values):
         return "weights in another order", short
     return "weights hold other numbers", short
@@ -273,6 +288,15 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
                 yield cause, f"{found}, not {due}", variant
             old = Variant(settings={name: lambda x: keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)})
             yield cause, f"hard_sigmoid as in Keras 2, not {due}", old
+
+
+def _of_mask(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:
+    """Yield the variants of a layer without its mask, and with the opposite."""
+    for slot in step.masks:
+        name = next((name for name in step.node.arguments.kwargs if "mask" in name), "mask")
+        yield "mask ignored", "it goes through all steps, also those that are masked", Variant(arguments={name: None})
+        opposite = Variant(inputs={slot: ~evidence.inputs[slot].bool()})
+        yield "mask inverted", "it leaves out the steps that are not masked", opposite
 
 
 def _with_the_other_reset(evidence: Evidence) -> Tensor | None:

@@ -11,7 +11,7 @@ from parity.weights.fast_copy import copy_permuted
 from parity.weights.fills import Fill, Weight, fills, is_own, keras_weights, same_but_for_ones, twin_tensors
 from parity.weights.flattened import ON_FEATURES, counts_features, is_shape_of, unflattened_channels_first
 from parity.weights.layouts import find_layout, needs_no_place
-from parity.weights.mapping import AS_IT_IS, NOT_FROM_KERAS, Row, mapping_rows, source_of, unknown_names
+from parity.weights.mapping import AS_IT_IS, BY_HAND, NOT_FROM_KERAS, Row, mapping_rows, source_of, unknown_names
 from parity.weights.module_settings import MOMENTUM, same_setting
 from parity.weights.names import with_names_of
 from parity.weights.sequence_layouts import is_query_key_or_value, slot_of
@@ -20,6 +20,9 @@ import keras
 import pandas as pd
 import torch
 from torch import Tensor, nn
+
+# Of the tensors that are left to the user, so many are named.
+_MOST_NAMED = 5
 
 
 def transfer(
@@ -108,6 +111,11 @@ def transfer(
             "is a fault",
             stacklevel=2,
         )
+    by_hand = [row.torch or row.keras for row in rows if row.how == BY_HAND]
+    if by_hand:
+        more = f", and {len(by_hand) - _MOST_NAMED} more" if len(by_hand) > _MOST_NAMED else ""
+        named = ", ".join(by_hand[:_MOST_NAMED]) + more
+        warnings.warn(f"{source_of(mapping)}: left to you, as the column how says: {named}", stacklevel=2)
     with torch.no_grad():
         # A tensor that is computed is a copy: its module still has its old weights when the copy has been filled.
         computed = [fill for fill in moves if _is_parametrized(fill)]
