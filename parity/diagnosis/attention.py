@@ -203,7 +203,7 @@ def _exchanged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _heads_first(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of query, key and value as they are read from one tensor whose rows are (heads, 3, key_dim)."""
+    """Return the weights of query, key and value as read from one tensor whose rows are (heads, 3, key_dim)."""
     found: dict[str, Tensor] = {}
     for name, axis in (("kernel", 1), ("bias", 0)):
         paths = [path for part in ("query", "key", "value") for path in weights if path.endswith(f"/{part}/{name}")]
