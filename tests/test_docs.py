@@ -384,7 +384,7 @@ def test_the_code_for_your_own_model_runs_and_can_fail(mistake, tmp_path, monkey
     twin.add_module("norm", nn.BatchNorm2d(3, eps=1e-3, momentum=0.01))
     page = DOCS["your-own-model"]
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    make, propose, by_hand, move, _, several, one_size, in_float64, _, find, save, load = blocks
+    make, propose, by_hand, move, _, several, one_size, in_float64, _, find, find_all, save, load = blocks
     names = {"keras_model": model, "MyNet": lambda: twin}
     exec(make, names)
     batches = names["batches"]
@@ -410,6 +410,8 @@ def test_the_code_for_your_own_model_runs_and_can_fail(mistake, tmp_path, monkey
         exec(find, names)
         said = re.search(r"```\n(norm .*?)```", page, flags=re.DOTALL)[1]
         assert capsys.readouterr().out.endswith(said)
+        exec(find_all, names)
+        assert capsys.readouterr().out == said
         return
     exec(several, names)
     assert capsys.readouterr().out.startswith("agree ")

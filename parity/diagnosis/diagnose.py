@@ -5,11 +5,13 @@ twin's. Nothing is changed: modules are copied before anything is tried on them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, overload
 
 from parity.diagnosis.activations import by_axis, by_function, by_gate, by_moved_activation
 from parity.diagnosis.attention import by_attention, by_attention_weights
 from parity.diagnosis.causes import Cause, Untried, known_cause
+from parity.diagnosis.each_alone import every_diagnosis
 from parity.diagnosis.elsewhere import explained_elsewhere, targets_first, targets_then
 from parity.diagnosis.evidence import Evidence, gather
 from parity.diagnosis.geometry import by_border, by_padding
@@ -25,6 +27,7 @@ from parity.diagnosis.inputs import (
 )
 from parity.diagnosis.inside import by_activation_left_out, by_folding, by_function_inside, by_unseen_activation
 from parity.diagnosis.merging import by_merging
+from parity.diagnosis.needed import Look
 from parity.diagnosis.normalizing import by_formula, by_local_response, by_norm
 from parity.diagnosis.norms import by_kind_of_norm, by_place_of_norm
 from parity.diagnosis.operations import by_element, by_operation, by_reduction
@@ -36,10 +39,12 @@ from parity.diagnosis.order import (
     by_order_of_features,
     by_reshaped_axes,
 )
+from parity.diagnosis.pairs import as_two
 from parity.diagnosis.parts import by_activation_between, by_leaving_out
 from parity.diagnosis.pooling import by_global_pooling, by_pooling, by_unseen_pooling
 from parity.diagnosis.recurrence import by_mask, by_recurrence, by_recurrent_weights, by_step_taken, by_time_and_batch
 from parity.diagnosis.resizing import by_interpolation, by_pixel_blocks
+from parity.diagnosis.results import Diagnoses, Diagnosis, Explained, diagnosis_of
 from parity.diagnosis.scaling import by_scale
 from parity.diagnosis.settings import by_mode, by_settings, other_settings
 from parity.diagnosis.weights import by_bias, by_weights
@@ -47,7 +52,8 @@ from parity.models.inputs import Inputs, TwinInputs
 from parity.models.keras_graph import StepIndex
 from parity.tracing.port import Port, make_port
 from parity.tracing.runs import Run
-from parity.tracing.trace import Divergence, divergence_of, run_and_judge
+from parity.tracing.side_by_side import tensors_at
+from parity.tracing.trace import divergence_of, run_and_judge
 from parity.tracing.training import Fault
 from parity.tracing.verdicts import STARTS, Kind, Verdict, only_outputs, table
 
@@ -137,37 +143,30 @@ _CAUSES_IN_TRAINING = {
 }
 
 
-class Diagnosis(NamedTuple):
-    """Where a twin diverges, and why.
+@overload
+def diagnose(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    *,
+    torch_x: TwinInputs = None,
+    training: bool = False,
+    each_alone: Literal[False] = False,
+) -> Diagnosis: ...
 
-    Attributes:
-        divergence: The first layer that diverges, None if none does. Its verdict is that of the table, unless the
-            cause is another input that could not be seen: then it is "TAKES OTHER INPUT". If one module of the twin
-            does several layers, it is the one of these that the cause is about.
-        causes: The known causes that explain it; empty if none does.
-        traced: What ``parity.trace`` returns.
-        untried: Where a search met its bound before it found anything, what it left out.
-        only_outputs: Whether nothing but the outputs of both models was compared, because nothing in the twin was found
-            for any layer.
-    """
 
-    divergence: Divergence | None
-    causes: list[Cause]
-    traced: pd.DataFrame
-    untried: tuple[str, ...] = ()
-    only_outputs: bool = False
-
-    def __str__(self) -> str:
-        only = "only the outputs were compared, because nothing in the twin was found for any layer"
-        if self.divergence is None:
-            return f"the outputs agree; {only}" if self.only_outputs else "no layer diverges"
-        lines = [str(cause) for cause in self.causes] or ["none of the known causes explains it"]
-        lines += [only] if self.only_outputs else []
-        lines += [f"not all was tried: {what}" for what in self.untried]
-        function, at = self.divergence.twin.rpartition(", ")[2], self.divergence.at
-        if at and function.endswith("()"):  # a module can be found by its name
-            lines.append(f"{function} is called in {at}")
-        return "\n  ".join([str(self.divergence), *lines])
+@overload
+def diagnose(
+    keras_model: keras.Model,
+    torch_model: nn.Module,
+    x: Inputs,
+    mapping: pd.DataFrame,
+    *,
+    torch_x: TwinInputs = None,
+    training: bool = False,
+    each_alone: Literal[True],
+) -> Diagnoses: ...
 
 
 def diagnose(
@@ -178,67 +177,68 @@ def diagnose(
     *,
     torch_x: TwinInputs = None,
     training: bool = False,
-) -> Diagnosis:
+    each_alone: bool = False,
+) -> Diagnosis | Diagnoses:
     """Find the first layer that diverges, and try the known causes on it. Neither model is changed.
 
-    The arguments, and what is raised, are those of ``parity.trace``.
+    The arguments but the last, and what is raised, are those of ``parity.trace``.
+
+    Args:
+        keras_model: See ``parity.trace``.
+        torch_model: See ``parity.trace``.
+        x: See ``parity.trace``.
+        mapping: See ``parity.trace``.
+        torch_x: See ``parity.trace``.
+        training: See ``parity.trace``.
+        each_alone: Find all layers that diverge, not only the first, and try the known causes on each. For this the
+            twin runs again, and each tensor that differs is replaced by what Keras has in its place. So each layer
+            takes the right inputs, whatever is wrong before it.
 
     Returns:
         The layer, the causes that explain the difference, and the table that ``trace`` returns. A cause explains a
         difference if undoing it makes the twin's layer agree, or if doing the same to Keras's numbers gives the twin's.
-        ``parity.CAUSES`` lists the known causes.
+        If no single cause explains it, two causes may do so together. ``parity.CAUSES`` lists the known causes. With
+        ``each_alone``, a list of such results, and what could not be looked at.
     """
     port = make_port(keras_model, torch_model, x, mapping, torch_x)
     run, verdicts = run_and_judge(port, training)
     traced = table(run, verdicts)
     first = next((verdict for verdict in verdicts if verdict.kind in STARTS), None)
+    if each_alone:
+        return every_diagnosis(port, run, verdicts, _causes)
     if first is None:
         return Diagnosis(None, [], traced, only_outputs=only_outputs(run))
-    causes, untried, place = _causes(port, run, first)
-    divergence = divergence_of(run, place)
-    at = next((cause.step for cause in causes if cause.step is not None), None)
-    if at is not None:
-        divergence = divergence._replace(layer=run.graph.steps[at].name, verdict=str(Kind.DIVERGES), note="")
-    if any(cause.takes_other for cause in causes):
-        # A function's input may not have been seen. Then the cause alone tells that it is another one.
-        divergence = divergence._replace(verdict=str(Kind.TAKES_OTHER))
-    return Diagnosis(divergence, causes, traced, untried, only_outputs(run))
+    return diagnosis_of(run, _causes(port, run, first, partial(tensors_at, port, run)), traced)
 
 
-class _Explained(NamedTuple):
-    """What explains the first divergence, what was not tried, and the verdict at the place that the causes tell."""
-
-    causes: list[Cause]
-    untried: tuple[str, ...]
-    place: Verdict
-
-
-def _causes(port: Port, run: Run, verdict: Verdict) -> _Explained:
-    """Return what explains the first divergence."""
+def _causes(port: Port, run: Run, verdict: Verdict, look: Look) -> Explained:
+    """Return what explains a divergence."""
     if verdict.exchanged_with:
-        return _Explained([_exchange(run, verdict)], (), verdict)
+        return Explained([_exchange(run, verdict)], (), verdict)
     fault = verdict.training
     if fault is not None and fault.kind in _CAUSES_IN_TRAINING:
-        return _Explained([known_cause(_CAUSES_IN_TRAINING[fault.kind], fault.detail)], (), verdict)
+        return Explained([known_cause(_CAUSES_IN_TRAINING[fault.kind], fault.detail)], (), verdict)
     if fault is None:
-        found = explained_elsewhere(port, run, targets_first(run, verdict), ELSEWHERE)
+        found = explained_elsewhere(run, targets_first(run, verdict), ELSEWHERE, look)
         if found.causes:
-            return _Explained(found.causes, (), Verdict(Kind.DIVERGES, found.step))
-    evidence = gather(port, run, verdict)
+            return Explained(found.causes, (), Verdict(Kind.DIVERGES, found.step))
+    evidence = gather(port, run, verdict, look)
     if fault is not None:
         settings = other_settings(evidence)
         if "momentum" not in settings:
-            return _Explained([], (), verdict)
+            return Explained([], (), verdict)
         expected, actual = settings["momentum"]
         # In PyTorch, no momentum means a cumulative average.
         is_found = "None" if actual is None else f"{actual:g}"
-        return _Explained([known_cause("momentum", f"momentum is {is_found}, not {expected:g}")], (), verdict)
+        return Explained([known_cause("momentum", f"momentum is {is_found}, not {expected:g}")], (), verdict)
     causes, untried = explained_by(WRONG_OUTPUT if verdict.kind == Kind.DIVERGES else WRONG_INPUT, evidence)
+    if not causes and verdict.kind == Kind.DIVERGES:
+        causes = as_two(evidence, lambda half: explained_by(WRONG_OUTPUT, half)[0])
     if causes:
-        return _Explained(causes, untried, verdict)
-    found = explained_elsewhere(port, run, targets_then(run, verdict), ELSEWHERE)
+        return Explained(causes, (), verdict, evidence)
+    found = explained_elsewhere(run, targets_then(run, verdict), ELSEWHERE, look)
     place = Verdict(Kind.DIVERGES, found.step) if found.causes else verdict
-    return _Explained(found.causes, () if found.causes else (*untried, *found.untried), place)
+    return Explained(found.causes, () if found.causes else (*untried, *found.untried), place, evidence)
 
 
 def explained_by(attempts: Sequence[Attempt], evidence: Evidence) -> tuple[list[Cause], tuple[str, ...]]:

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from parity.diagnosis.causes import Cause, Untried
 from parity.diagnosis.evidence import Evidence, Function
+from parity.diagnosis.needed import Look
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, largest
 from parity.models.keras_channels import as_in_keras, with_channels_last
 from parity.models.keras_graph import Step, StepIndex, TensorId, activates, run_step
 from parity.models.rounding import TIMES_NOISE
 from parity.tensors import as_tensor
 from parity.tracing.op_families import SCALES, names_of_step
-from parity.tracing.port import Port
 from parity.tracing.runs import Run
-from parity.tracing.side_by_side import STORED_NUMBERS, tensors_at
+from parity.tracing.side_by_side import STORED_NUMBERS
 from parity.tracing.verdicts import Kind, Verdict
 
 import keras
@@ -122,23 +122,23 @@ def targets_then(run: Run, verdict: Verdict) -> list[Target]:
     return [target for target in targets if target not in first]
 
 
-def explained_elsewhere(port: Port, run: Run, targets: Sequence[Target], attempts: Attempts) -> Found:
+def explained_elsewhere(run: Run, targets: Sequence[Target], attempts: Attempts, look: Look) -> Found:
     """Return what explains a difference if another function is put in the place of a step before it.
 
     Args:
-        port: The two models.
-        run: The record of their run.
+        run: The record of both models' run.
         targets: The tensors that show the difference, one after the other.
         attempts: What is tried at each step; they ask ``Evidence.gives`` only.
+        look: Returns the tensors around a step.
     """
     untried: list[str] = []
     budget = _Budget(run)
     for target in targets:
         steps = _steps_before(run, target)
-        numbers = {number for index in steps for number in (*port.graph.steps[index].inputs, target.number)}
+        numbers = {number for index in steps for number in (*run.graph.steps[index].inputs, target.number)}
         if not steps or sum(prod(run.shapes[number]) for number in numbers) > STORED_NUMBERS:
             continue
-        seen = _seen(port, run, target, steps)
+        seen = _seen(run, target, steps, look)
         if seen is None:
             continue
         try:
@@ -213,11 +213,11 @@ class _Seen(NamedTuple):
     twin: Tensor
 
 
-def _seen(port: Port, run: Run, target: Target, steps: Sequence[StepIndex]) -> _Seen | None:
+def _seen(run: Run, target: Target, steps: Sequence[StepIndex], look: Look) -> _Seen | None:
     """Run both models again and return what is seen of steps, None if the target is not."""
-    several = [port.graph.steps[index] for index in steps]
+    several = [run.graph.steps[index] for index in steps]
     wanted = {number for step in several for number in (*step.inputs, *step.outputs)}
-    tensors = tensors_at(port, run, target.at, wanted)
+    tensors = look(target.at, wanted)
     twin = tensors.outputs.get(target.number) if target.slot is None else tensors.seen.get(target.slot)
     return None if twin is None or not wanted <= tensors.keras.keys() else _Seen(tensors.keras, twin)
 

@@ -2,33 +2,30 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, takewhile
-from math import isfinite, prod
+from functools import partial
+from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
 from parity.diagnosis.moved import by_path, fills_of, weights_of
+from parity.diagnosis.needed import Look, differing, others_of, step_before, steps_behind, wanted_for
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
 from parity.models.keras_channels import as_in_keras, axes_in_keras, with_channels_last
 from parity.models.keras_graph import Step, StepIndex, TensorId, run_step
 from parity.models.rounding import TIMES_NOISE
 from parity.tensors import as_tensor
-from parity.tracing.op_families import IDENTITIES, names_of_step
 from parity.tracing.port import Port
 from parity.tracing.runs import Run
-from parity.tracing.side_by_side import STORED_NUMBERS, tensors_at
+from parity.tracing.side_by_side import tensors_at
 from parity.tracing.verdicts import Kind, Verdict
 from parity.weights.fills import Fill
 
 import keras
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 # The number in place of infinity where tensors are subtracted.
 _HUGE = 1e30
-# At most so many steps behind a layer are tried together with it.
-_MOST_BEHIND = 4
 
 
 class Behind(NamedTuple):
@@ -246,23 +243,22 @@ def agree_within(
     return any(largest(keras_value - twin_value) <= tolerance for keras_value, twin_value, _ in aligned)
 
 
-def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
+def gather(port: Port, run: Run, verdict: Verdict, look: Look | None = None) -> Evidence:
     """Gather what is known of the layer that diverges. Both models run again as far as that layer.
 
     Args:
         port: The two models.
         run: The record of their run.
         verdict: The verdict on the layer, or on the output of the model, that diverges first.
+        look: Returns the tensors around the layer; if not given, these are what the twin takes and returns.
     """
     index, diverges = verdict.step, verdict.kind == Kind.DIVERGES
     step = run.graph.steps[index] if index < len(run.graph.steps) else None
-    number, slot = _differing(run, verdict)
-    others = _others(run, index, number, diverges)
-    before = _step_before(run, number) if not diverges else _unseen_before(run, index)
-    behind = _behind(run, index) if diverges else ()
-    wanted = [tensor for later in behind for tensor in (*later.inputs, *later.outputs)]
-    wanted += [*others, *(before.inputs if before is not None else ())]
-    tensors = tensors_at(port, run, index, wanted)
+    number, slot = differing(run, verdict)
+    others = others_of(run, verdict)
+    before = step_before(run, verdict)
+    behind = steps_behind(run, index) if diverges else ()
+    tensors = (look or partial(tensors_at, port, run))(index, wanted_for(run, verdict))
     layer_input = number if step is None or not diverges else step.inputs[0]
     compared = run.inputs.get((index, 0)) or run.outputs.get(layer_input)
     weights, places = weights_of(port, step)
@@ -296,76 +292,8 @@ def gather(port: Port, run: Run, verdict: Verdict) -> Evidence:
     )
 
 
-def _step_before(run: Run, number: TensorId) -> Step | None:
-    """Return the step that computes a tensor, past layers that change nothing in evaluation."""
-    producers = run.graph.producers()
-    while number in producers:
-        step = run.graph.steps[producers[number]]
-        if not names_of_step(step) & IDENTITIES or not step.inputs:
-            return step
-        number = step.inputs[0]
-    return None
-
-
-def _unseen_before(run: Run, index: StepIndex) -> Step | None:
-    """Return the step before a step that takes one tensor, of which nothing was seen; None if there is no such step."""
-    numbers = run.graph.steps[index].inputs
-    seen = run.inputs_of(index) != [None] or numbers[0] in run.pairing.outputs
-    return None if len(numbers) != 1 or seen else _step_before(run, numbers[0])
-
-
-def _behind(run: Run, index: StepIndex) -> list[Step]:
-    """Return the steps behind a step that its twin may do as well: those it does in any case, and more."""
-    numbers = run.outputs_of(index) if index < len(run.graph.steps) else ()
-    work = next((run.pairing.work[number] for number in numbers if number in run.pairing.work), None)
-    if work is None:
-        return []
-    more = takewhile(lambda step: step not in run.pairing.twins, work.more)
-    return [run.graph.steps[later] for later in (*work.least, *islice(more, _MOST_BEHIND))]
-
-
 def _as_behind(run: Run, in_keras: Mapping[TensorId, Tensor], step: Step) -> Behind:
     numbers = step.inputs[0], step.outputs[0]
     axes = [run.channels.axis(number, step, in_keras[number].ndim) for number in numbers]
     taken, returned = (with_channels_last(in_keras[n], axis) for n, axis in zip(numbers, axes, strict=True))
     return Behind(step, taken, returned, TIMES_NOISE * run.noise[numbers[1]], (axes[0], axes[1]))
-
-
-def _differing(run: Run, verdict: Verdict) -> tuple[TensorId, int]:
-    """Return the Keras tensor that differs first, and its slot; the slot of an output is 0."""
-    index = verdict.step
-    if index == len(run.graph.steps):
-        return run.graph.outputs[verdict.output], verdict.output
-    step = run.graph.steps[index]
-    if verdict.kind == Kind.DIVERGES:
-        # A fault that shows in training only is in none of the outputs.
-        wrong = [number for number in run.outputs_of(index) if number in run.outputs and not run.outputs[number].agrees]
-        return (wrong or list(run.outputs_of(index)))[0], 0
-    compared = [(slot, run.inputs[index, slot]) for slot in range(len(step.inputs)) if (index, slot) in run.inputs]
-    slot = next(slot for slot, found in compared if not found.agrees)
-    return step.inputs[slot], slot
-
-
-def _others(run: Run, index: StepIndex, number: TensorId, diverges: bool) -> dict[TensorId, str]:
-    """Return other tensors with the shape of a layer's input, or of the tensor that differs, and their names.
-
-    In a large model, only the nearest are returned.
-
-    Args:
-        run: The record of both models' run.
-        index: The layer's step.
-        number: The tensor that differs.
-        diverges: Whether the twin takes the right input. If not, it may take another of the layer's inputs.
-    """
-    steps = run.graph.steps
-    inputs = steps[index].inputs if index < len(steps) else ()
-    outputs = steps[index].outputs if index < len(steps) else ()
-    shapes = {run.shapes[own] for own in (*inputs, number)}
-    excluded = {number, *outputs, *(inputs if diverges else ())}
-    fitting = [other for other, shape in run.shapes.items() if shape in shapes and other not in excluded]
-    fitting.sort(key=lambda other: abs(other - number))
-    sizes = np.cumsum([prod(run.shapes[other]) for other in fitting])
-    starts = run.graph.inputs
-    names = {start: f"input {count}" if len(starts) > 1 else "the input" for count, start in enumerate(starts, 1)}
-    names |= {output: step.name for step in steps for output in step.outputs}
-    return {other: names[other] for other, size in sorted(zip(fitting, sizes, strict=True)) if size <= STORED_NUMBERS}

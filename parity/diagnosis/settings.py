@@ -1,13 +1,16 @@
 """Causes in the mode and the settings of a layer's twin."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, copied, run_modules
 from parity.diagnosis.geometry import right_convolution
+from parity.diagnosis.weights import repair_of
 from parity.models.alignment import alignments, largest
 from parity.weights.module_settings import same_setting
+
+from torch import nn
 
 _SETTINGS = {
     "eps": "epsilon",
@@ -59,18 +62,29 @@ def other_settings(evidence: Evidence) -> dict[str, tuple[Any, Any]]:
     return found
 
 
+def put_right(modules: Sequence[nn.Module], name: str, value: Any) -> list[nn.Module]:
+    """Return copies of modules with another value of a setting, where they have it."""
+    copies = copied(modules)
+    for module in copies:
+        if hasattr(module, name):
+            setattr(module, name, value)
+    return copies
+
+
+def wrong_settings(evidence: Evidence) -> Iterator[tuple[str, Any, Cause]]:
+    """Yield the name of each wrong setting that can be a cause, the value that is due, and the cause."""
+    for name, (expected, actual) in other_settings(evidence).items():
+        if name in _SETTINGS:
+            yield name, expected, known_cause(_SETTINGS[name], f"{name} is {actual}, not {expected}")
+
+
 def by_settings(evidence: Evidence) -> Iterator[Cause]:
     """Yield each wrong setting that, set right, makes the layer agree."""
-    for name, (expected, actual) in other_settings(evidence).items():
-        if name not in _SETTINGS:
-            continue
-        if name in ("stride", "dilation"):  # they also change how much padding is right
-            output = right_convolution(evidence)
+    for name, expected, cause in wrong_settings(evidence):
+        if name in ("stride", "dilation"):
+            # They also change how much padding is right, so what is due is computed anew. It tells nothing of weights.
+            output = right_convolution(evidence) if repair_of(evidence) is None else None
         else:
-            modules = copied(evidence.modules)
-            for module in modules:
-                if hasattr(module, name):
-                    setattr(module, name, expected)
-            output = run_modules(modules, evidence.twin_inputs)
+            output = run_modules(put_right(evidence.modules, name, expected), evidence.twin_inputs)
         if evidence.agrees(output):
-            yield known_cause(_SETTINGS[name], f"{name} is {actual}, not {expected}")
+            yield cause

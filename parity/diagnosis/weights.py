@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain, combinations, permutations
 from math import prod
+from typing import NamedTuple
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, copied, run_modules, short_name
@@ -13,16 +14,37 @@ from parity.weights.flattened import channels_first_features, counts_features
 from parity.weights.module_settings import depthwise_channels
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # So many numbers of a tensor tell whether it is from the Keras model.
 _SOME = 8
 
 
+class Repair(NamedTuple):
+    """The modules of a layer's twin with the right weights, and what was put right in them.
+
+    Attributes:
+        modules: Copies of the modules.
+        different: Each weight that differed: its path, what was in the twin, and what should be.
+        extra: Tensors that the Keras layer does not have and that did something, by name.
+    """
+
+    modules: list[nn.Module]
+    different: list[tuple[str, Tensor, Tensor]]
+    extra: dict[str, Tensor]
+
+
 def by_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield what went wrong with the weights, if the layer agrees with the right ones."""
+    repair = repair_of(evidence)
+    if repair is not None and evidence.agrees(run_modules(repair.modules, evidence.twin_inputs)):
+        yield from causes_of(evidence, repair)
+
+
+def repair_of(evidence: Evidence) -> Repair | None:
+    """Return a layer's modules with the right weights; None if they have these, or if it has no modules."""
     if not evidence.places or not evidence.modules or folded_into(evidence):
-        return
+        return None
     different: list[tuple[str, Tensor, Tensor]] = []
     repaired = copied(evidence.modules)
     filled = set()
@@ -47,8 +69,17 @@ def by_weights(evidence: Evidence) -> Iterator[Cause]:
                 extra[name] = parameter.detach().clone()
                 with torch.no_grad():
                     parameter.fill_(neutral)
-    if not (different or extra) or not evidence.agrees(run_modules(repaired, evidence.twin_inputs)):
-        return
+    return Repair(repaired, different, extra) if different or extra else None
+
+
+def causes_of(evidence: Evidence, repair: Repair) -> Iterator[Cause]:
+    """Yield what went wrong with the weights that were put right.
+
+    Args:
+        evidence: The layer that diverges.
+        repair: What ``repair_of`` returned for it.
+    """
+    _, different, extra = repair
     values = [actual for _, actual, _ in different] + list(extra.values())
     misplaced = [
         (path, actual, right)
@@ -202,6 +233,26 @@ def _count(evidence: Evidence, wrong: Tensor, weight: Tensor) -> str:
     kind = type(evidence.step.layer).__name__ if evidence.step else ""
     part = {"Dense": "units", "Embedding": "vectors"}.get(kind, "channels")
     return f"{len(wrong)} of its {weight.shape[0]} {part}"
+
+
+def order_in_other_weights(evidence: Evidence) -> Iterator[Cause]:
+    """Yield that a weight of another layer has its features in Keras's order, and the twin channels first."""
+    if not evidence.flattened or not evidence.channels_first:
+        return
+    for path, (module, name) in evidence.places.items():
+        actual = dict(module.named_parameters()).get(name)
+        others = (value for other, value in evidence.weights.items() if other not in evidence.places)
+        if actual is None or not _is_by_feature(evidence, path):
+            continue
+        if any(_equal(value, actual) and not _equal(_channels_first(evidence, value), actual) for value in others):
+            *spatial, channels = range(len(evidence.flattened))
+            found = f"{short_name(path)} has its features in the order {(*spatial, channels)}"
+            yield known_cause("flatten order", f"{found}, the twin in {(channels, *spatial)}")
+            return
+
+
+def _channels_first(evidence: Evidence, weight: Tensor) -> Tensor:
+    return channels_first_features(weight, evidence.flattened or ())
 
 
 def by_bias(evidence: Evidence) -> Iterator[Cause]:

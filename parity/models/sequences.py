@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-SEQUENCE_MODULES = (nn.RNNBase, nn.MultiheadAttention, Recurrent)
+RECURRENT_MODULES = (nn.RNNBase, Recurrent)
+"""The modules that go through a sequence step by step, and return all steps and the last states."""
+
+SEQUENCE_MODULES = (*RECURRENT_MODULES, nn.MultiheadAttention)
 """The modules that may have another order of axes than (batch, time, features), and that return several tensors."""
 
 _MERGES = {

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
+from parity.models.replacing import Taken, with_others
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,9 @@ class Call(NamedTuple):
 
 
 # Called with the number of a call, "in" before it runs or "out" after it, and its inputs or outputs. The call after the
-# last is the model's return, whose inputs are the model's outputs.
-Watcher = Callable[[int, str, list[Tensor]], None]
+# last is the model's return, whose inputs are the model's outputs. If it returns a list of tensors, the model goes on
+# with these in place of the inputs or outputs; what an in-place call has overwritten is overwritten once more.
+Watcher = Callable[[int, str, list[Tensor]], list[Tensor] | None]
 
 
 HINT_OF_AXES = ". If its inputs have other axes than Keras's with the channels moved to axis 1, give them as torch_x"
@@ -84,7 +86,7 @@ class Watch(NamedTuple):
         expected: The calls as they were recorded. A function that returns no tensor, such as ``x.size()``, is no call,
             and that shows only after it has run. From these it is known before.
         watcher: Called before and after each call. It must not change the tensors, nor keep them without a copy: a
-            later call may overwrite them.
+            later call may overwrite them. It may return others, with which the model goes on.
         dropout: Whether functions such as ``F.dropout`` drop anything.
     """
 
@@ -166,7 +168,7 @@ class _Recorder(TorchFunctionMode):
         self.ends = {id(module): module for module in (*ends, *whole)}
         self.calls: list[Call] = []
         # The module that runs, if one does: its identity, its inputs and their numbers.
-        self.inside: list[tuple[int, list[Tensor], tuple[int, ...]]] = []
+        self.inside: list[tuple[int, Taken, tuple[int, ...]]] = []
         self.entered_at = ""
         # The dropout rate of each function that has run in it, None for other functions.
         self.functions_inside: list[float | None] = []
@@ -209,35 +211,47 @@ class _Recorder(TorchFunctionMode):
     def fault(self, text: str) -> ParityError:
         return ParityError(type(self.model).__name__, [text])
 
-    def enter_scripted(self, module: nn.Module, args: Any) -> None:
+    def enter_scripted(self, module: nn.Module, args: Any) -> Any:
         """Enter a scripted module. It accepts no hook of its own, so its keyword arguments stay unknown."""
         if id(module) in self.ends and isinstance(module, torch.jit.ScriptModule):
-            self.enter(module, args)
+            return self.enter(module, args)
+        return None
 
-    def enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+    def enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> Any:
+        """Enter a module; return what it takes in place of its arguments, None if these stay."""
         if self.inside:
-            return
+            return None
         tensors = tensors_in((args, kwargs))
+        numbers = tuple(map(number_of, tensors))
+        given = self.notify("in", tensors)
         self.entered_at = self.line()
-        self.inside.append((id(module), tensors, tuple(map(number_of, tensors))))
-        self.notify("in", tensors)
+        self.inside.append((id(module), Taken(given or tensors, tensors), numbers))
+        if given is None:
+            return None
+        self.keep_numbers(given, numbers)
+        args, kwargs = with_others(given, tensors, (args, kwargs))
+        return args if kwargs is None else (args, kwargs)
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Leave a module; return what it returns in place of its output, None if that stays."""
         if not self.inside or self.inside[-1][0] != id(module):
-            return
+            return None
         functions, self.functions_inside = self.functions_inside, []
         rates = tuple(rate for rate in functions if rate is not None)
         if isinstance(module, nn.modules.dropout._DropoutNd):
             rates, functions = (module.p,), [module.p]
         rate = rates[0] if len(rates) == len(functions) == 1 else None
-        _, tensors, numbers = self.inside.pop()
+        _, taken, numbers = self.inside.pop()
         name = self.names[id(module)]
         if output is None:  # the module failed; its caller may catch the error
             self.failed = name
-            return
+            return None
         inside = rates if rate is None else ()
         call = Call(name, module, numbers, rate=rate, rates_inside=inside, at=self.entered_at)
-        self.add(call, tensors, tensors_in(output))
+        outputs = tensors_in(output)
+        given = self.add(call, taken, outputs)
+        self.carry_over(taken)
+        return None if given is None else with_others(given, outputs, output)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -249,17 +263,23 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_").partition(".")[0]  # torch.export has conv2d.default
         # x.T and the like are attributes: their function is called __get__, that of any attribute.
         name = "permute" if name == "get" else name
-        tensors = tensors_in((args, kwargs))
+        originals = tensors = tensors_in((args, kwargs))
         numbers = tuple(map(number_of, tensors))
         known = any(number >= 0 for number in numbers)
         if known and self.watch is not None and name == self.expected_name():
-            self.notify("in", tensors)
+            given = self.notify("in", tensors)
+            if given is not None:
+                self.keep_numbers(given, numbers)
+                args, kwargs = with_others(given, tensors, (args, kwargs))
+                tensors = given
+        taken = Taken(tensors, originals)
         rate, at = _rate(func, args, kwargs), self.line() if known else ""
         output = func(*args, **kwargs)
         results = tensors[:1] if name == "setitem" else tensors_in(output)
-        if results and known:
-            self.add(Call(name, None, numbers, rate=rate, at=at), tensors, results)
-        return output
+        call = Call(name, None, numbers, rate=rate, at=at)
+        given = self.add(call, taken, results) if results and known else None
+        self.carry_over(taken)
+        return output if given is None else with_others(given, results, output)
 
     @staticmethod
     def line() -> str:
@@ -276,25 +296,53 @@ class _Recorder(TorchFunctionMode):
         expected = self.watch.expected if self.watch is not None else ()
         return expected[len(self.calls)].name if len(self.calls) < len(expected) else None
 
-    def add(self, call: Call, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        """Add a call that has run, with its outputs, their shapes, and whether it has overwritten an input."""
+    def add(self, call: Call, taken: Taken, outputs: list[Tensor]) -> list[Tensor] | None:
+        """Add a call that has run, with its outputs, their shapes, and whether it has overwritten an input.
+
+        Returns:
+            What the model goes on with in place of the outputs, None if it does so with the outputs.
+        """
         if self.watch is not None and call.name != self.expected_name():
             raise self.fault(_OTHER_CALLS)
         # Numbered first, so that who watches can tell them from what the next call takes.
         numbers = tuple(map(self.number, outputs))
-        self.notify("out", outputs)
+        given = self.notify("out", outputs)
+        if given is not None:
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                given = [taken.overwritten(*pair) for pair in zip(outputs, given, strict=True)]
+            self.keep_numbers(given, numbers)
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
-        overwrites = any(output is tensor for output in outputs for tensor in inputs)
+        overwrites = any(output is tensor for output in outputs for tensor in taken.tensors)
         self.calls.append(call._replace(outputs=numbers, shapes=shapes, overwrites=overwrites))
+        return given
 
-    def notify(self, when: str, tensors: list[Tensor]) -> None:
-        if self.watch is not None:
-            try:
-                with torch._C.DisableTorchFunction():
-                    self.watch.watcher(len(self.calls), when, tensors)
-            except Exception as error:
-                self.watcher_error = error
-                raise
+    def carry_over(self, taken: Taken) -> None:
+        """Overwrite the originals, too: the model may go on with these, as after ``F.relu_(x)``."""
+        for tensor, original in taken.overwritten_ones():
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                original.copy_(tensor)
+            self.keep_numbers([original], [number_of(tensor)])
+
+    def keep_numbers(self, tensors: Sequence[Tensor], numbers: Sequence[int]) -> None:
+        """Give tensors the numbers of those in whose place they are."""
+        for tensor, number in zip(tensors, numbers, strict=True):
+            if number < 0:
+                continue
+            if not hasattr(tensor, _TAG):
+                self.numbered.append(weakref.ref(tensor))
+            setattr(tensor, _TAG, number)
+
+    def notify(self, when: str, tensors: list[Tensor]) -> list[Tensor] | None:
+        """Tell the watcher of tensors; return what the model is to go on with in their place, if anything."""
+        if self.watch is None:
+            return None
+        try:
+            with torch._C.DisableTorchFunction():
+                given = self.watch.watcher(len(self.calls), when, tensors)
+        except Exception as error:
+            self.watcher_error = error
+            raise
+        return given if isinstance(given, list) else None
 
 
 class _DroppingNothing(TorchFunctionMode):

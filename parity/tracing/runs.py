@@ -58,6 +58,8 @@ class Run(NamedTuple):
         returned: Each output of the model (batch, *spatial, channels), and the twin's, by slot.
         channels: Where the Keras tensors have their channels.
         covers: The steps behind a step that its twin does as well, one module for all of them, by the first step.
+        forced: Keras tensors that differ in the twin, and that it was given in their place, so that what is behind them
+            takes the right numbers. See ``parity.tracing.alone``.
     """
 
     graph: Graph
@@ -73,6 +75,7 @@ class Run(NamedTuple):
     returned: Mapping[int, tuple[Tensor, Tensor]]
     channels: Channels = CHANNELS_LAST
     covers: Mapping[StepIndex, tuple[StepIndex, ...]] = MappingProxyType({})
+    forced: frozenset[TensorId] = frozenset()
 
     def features(self, number: TensorId) -> tuple[int, ...] | None:
         """Return the shape (*spatial, channels) that a tensor was flattened from, if a twin may flatten otherwise."""
@@ -98,7 +101,8 @@ class Run(NamedTuple):
         numbers = self.graph.steps[step].inputs
         # A layer may take the same tensor twice, as query and as value.
         seen = {number: self.inputs[step, slot] for slot, number in enumerate(numbers) if (step, slot) in self.inputs}
+        returned = {number: self.outputs.get(number) for number in numbers if number not in self.forced}
         return [
-            self.inputs.get((step, slot)) or self.outputs.get(number) or seen.get(number)
+            self.inputs.get((step, slot)) or returned.get(number) or seen.get(number)
             for slot, number in enumerate(numbers)
         ]

@@ -57,7 +57,7 @@ def run(port: Port, training: bool = False, by_numbers: Mapping[StepIndex, int] 
         except ParityError:
             calls, returned, _ = record(port.twin, [tensor.clone() for tensor in port.twin_inputs], whole, keys)
     pairing = pair(port.graph, calls, returned, port.modules, Known(shared_modules(port), by_numbers or {}))
-    comparer = _Comparer(port, calls, pairing, training)
+    comparer = Comparer(port, calls, pairing, training)
     with unchanged(port.keras_model, port.twin, training):
         watch = Watch(calls, comparer.watch, dropout=not training)
         record(port.twin, [tensor.clone() for tensor in port.twin_inputs], whole, keys, watch)
@@ -155,7 +155,7 @@ class _EnoughError(Exception):
     """Raised to stop the twin when all tensors that are wanted of it are known."""
 
 
-class _Comparer:
+class Comparer:
     """Compares tensors at each of the twin's calls; it computes the Keras model only as far as that takes."""
 
     def __init__(self, port: Port, calls: list[Call], pairing: Pairing, training: bool) -> None:
@@ -191,10 +191,12 @@ class _Comparer:
                 self.plan(number, spot, None)
 
     def plan(self, number: TensorId, spot: Spot, consumer: Consumer | None) -> None:
+        """Plan to compare a Keras tensor with the twin's at a spot."""
         self.planned[spot.call, spot.when].append((number, spot, consumer))
         self.pending[number] += 1
 
     def result(self) -> Run:
+        """Return the record of all that was compared."""
         return Run(
             graph=self.graph,
             calls=self.calls,
@@ -211,7 +213,7 @@ class _Comparer:
             covers=self.covers,
         )
 
-    def watch(self, call: int, when: str, tensors: list[Tensor]) -> None:
+    def watch(self, call: int, when: str, tensors: list[Tensor]) -> list[Tensor] | None:
         """Compare what is planned for a call of the twin; see ``parity.models.torch_calls.Watcher``."""
         for number, spot, consumer in self.planned.pop((call, when), []):
             self.compute(number)
@@ -223,6 +225,7 @@ class _Comparer:
                 self.pending[compared] -= 1
                 if not self.pending[compared]:
                     self.values.pop(compared, None)
+        return None
 
     def compute(self, number: TensorId) -> None:
         """Compute the Keras model as far as a tensor, if it is not computed yet."""
@@ -311,6 +314,7 @@ class _Comparer:
         return self.channels.possible(number, step, self.values[number].ndim)
 
     def comparison(self, number: TensorId, twin: Tensor, spot: Spot, axes: Sequence[int]) -> Comparison:
+        """Compare a Keras tensor with the twin's, unless it is known that they agree."""
         # A tensor is seen as the output of one call and as the input of the next. It is compared only once, unless it
         # was overwritten in between, or the two layers do not have the channels on the same axis.
         identity = identity_of(twin)

@@ -91,6 +91,17 @@ def training_faults(port: Port, run: Run) -> dict[StepIndex, TrainingFault]:
     return dict.fromkeys(gradients, TrainingFault(Fault.GRADIENT)) | faults
 
 
+def faults_without_gradients(port: Port, run: Run, before: dict[str, Tensor]) -> dict[StepIndex, TrainingFault]:
+    """Return what is wrong in training with steps of the Keras model, after both models have run in training mode.
+
+    Args:
+        port: The two models; their statistics are those after the run.
+        run: The record of the run.
+        before: Keras's variables that are not trained, as they were before it, by path.
+    """
+    return _other_statistics(run, before) | _other_rates(run) | _frozen(port, None)
+
+
 def _run_in_training(port: Port, run: Run) -> None:
     """Run both models of a port once as in training, without gradients: their statistics are updated.
 

@@ -226,7 +226,7 @@ def _of_steps(run: Run) -> list[Verdict]:
         inputs_agree = all(found.agrees if found else right[number] for number, found in compared)
         for number, returned in zip(step.outputs, run.outputs_of(index), strict=False):
             found = run.outputs.get(returned)
-            right[number] = found.agrees if found else right_before
+            right[number] = returned in run.forced or (found.agrees if found else right_before)
             if found is None and number not in masks:
                 unseen[number] = (*unseen_before, index)
         verdicts.append(_of_step(run, index, inputs_agree, right_before, unseen_before))
@@ -271,7 +271,7 @@ def _of_output(run: Run, output: int) -> Verdict:
         return Verdict(Kind.NOT_PAIRED, end, output)
     if returned.agrees:
         return Verdict(Kind.AGREES, end, output)
-    if computed is not None and not computed.agrees:
+    if computed is not None and not computed.agrees and number not in run.forced:
         return Verdict(Kind.DIFFERENT_BEFORE, end, output)
     tensors = {slot: (run.inputs[end, slot].tolerance, *both) for slot, both in run.returned.items()}
     return Verdict(Kind.TAKES_OTHER, end, output, exchanged_with=_exchanged(tensors).get(output, ()))

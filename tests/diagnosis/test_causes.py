@@ -1,5 +1,6 @@
 """A mistake is located and named."""
 
+from course.mutants.tools import another_forward
 from course.small_models import fill_scaled
 from parity import diagnose, readable, trace, transfer
 from parity.tracing.plot import error_by_layer
@@ -31,7 +32,13 @@ def scaled(t, x):
             "  bias missing (bias is 0 in 4 of its 4 channels): see the cheat sheet",
         ),
         (
-            lambda t: [setattr(t.norm, "eps", 1.0), t.norm.running_var.fill_(9), t.norm.running_mean.fill_(9)],
+            lambda t: [setattr(t.norm, "eps", 1.0), t.norm.running_mean.zero_()],
+            "norm (norm): its inputs agree, its outputs do not\n"
+            "  statistics left at 0 and 1 (moving_mean is 0 throughout): see the cheat sheet\n"
+            "  epsilon (eps is 1.0, not 0.001): notebook 03",
+        ),
+        (
+            lambda t: another_forward(t.norm, lambda self, x: type(self).__base__.forward(self, x).sin()),
             "norm (norm): its inputs agree, its outputs do not\n  none of the known causes explains it",
         ),
         (
@@ -43,7 +50,7 @@ def scaled(t, x):
         (lambda t: t.bfloat16(), "precision (the twin computes in bfloat16): see the cheat sheet"),
         (lambda t: t.norm.running_var.fill_(-9), "norm (norm): its inputs agree, its outputs do not"),
     ],
-    ids=["two in one layer", "unknown", "output", "shape", "precision", "NaN"],
+    ids=["two in one layer", "a setting, too", "unknown", "output", "shape", "precision", "NaN"],
 )
 def test_a_mistake_is_located_and_named(model, plant, said):
     twin, mapping = ported(model, residual_twin(plain), *NAMES)

@@ -436,3 +436,95 @@ def test_a_scripted_module_is_one_call():
     assert calls[1].module is scripted
     assert [call.inputs for call in calls] == [(0,), (1,), (2,)]
     assert outputs == [3]
+
+
+def replacing(numbers, at, when="out"):
+    """Return a watcher that gives a tensor of these numbers in place of the first one at a call, and what it sees."""
+    seen = []
+
+    def watcher(number, moment, tensors):
+        seen.append((number, moment, [tensor.clone() for tensor in tensors], list(map(number_of, tensors))))
+        if (number, moment) == (at, when):
+            return [torch.full_like(tensors[0], numbers), *tensors[1:]]
+        return None
+
+    return watcher, seen
+
+
+def run_with(model, x, watcher):
+    calls, _, _ = record(model, [x.clone()])
+    again, _, (output,) = record(model, [x.clone()], watch=Watch(calls, watcher))
+    assert again == calls
+    return output
+
+
+def two(a, b):
+    return Twin(lambda t, x: t.b(t.a(x)), a=a, b=b)
+
+
+MODELS = {
+    "modules": two(nn.Linear(4, 4), nn.Tanh()),
+    "a module in place": two(nn.Linear(4, 4), nn.ReLU(inplace=True)),
+    "functions": Twin(lambda t, x: (t.a(x).sin() + 1).tanh(), a=nn.Linear(4, 4)),
+    "functions in place": Twin(lambda t, x: t.a(x).sin_().add_(1).tanh_(), a=nn.Linear(4, 4)),
+    "what is returned is not used": Twin(lambda t, x: [y := t.a(x), y.sin_(), y.add_(1)][0], a=nn.Linear(4, 4)),
+    "two inputs": Twin(lambda t, x: torch.add(t.a(x), t.b(x), alpha=2), a=nn.Linear(4, 4), b=nn.Linear(4, 4)),
+    "a keyword": Twin(lambda t, x: torch.add(input=t.a(x), other=x), a=nn.Linear(4, 4)),
+    "an assignment": Twin(lambda t, x: [y := t.a(x), y.__setitem__(0, 5.0), y * 2][2], a=nn.Linear(4, 4)),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_goes_on_with_what_a_watcher_returns(case):
+    """In place of an output, and in place of the input of the next call: the same comes of it."""
+    model, x = MODELS[case].eval(), torch.randn(3, 4)
+    calls, _, _ = record(model, [x.clone()])
+    for at in range(len(calls) - 1):
+        returned, seen = replacing(0.25, at)
+        as_output = run_with(model, x, returned)
+        assert all(-1 not in numbers for _, moment, _, numbers in seen if moment == "out")
+        assert not torch.equal(as_output, model(x.clone()))
+        if calls[at + 1].inputs[0] == calls[at].outputs[0]:
+            assert torch.equal(as_output, run_with(model, x, replacing(0.25, at + 1, "in")[0]))
+
+
+def test_a_replaced_tensor_has_the_number_of_the_one_before():
+    watcher, seen = replacing(0.25, 0)
+    run_with(MODELS["modules"], torch.randn(3, 4), watcher)
+    (returned,), (taken,) = (numbers for call, moment, _, numbers in seen if (call, moment) in ((0, "out"), (1, "in")))
+    assert returned == taken
+    assert next(tensors for call, moment, tensors, _ in seen if (call, moment) == (1, "in"))[0].eq(0.25).all()
+
+
+def test_what_was_overwritten_is_overwritten_once_more():
+    """The tensor that the in-place call has taken has the new numbers, too."""
+
+    def run(t, x):
+        y = t.a(x)
+        z = y.relu_()
+        return y + z
+
+    watcher, _ = replacing(0.25, 1)
+    assert torch.equal(run_with(Twin(run, a=nn.Linear(4, 4)), torch.randn(3, 4), watcher), torch.full((3, 4), 0.5))
+
+
+def test_what_was_returned_as_it_came_is_not_overwritten():
+    """Others may take it, too."""
+    x = torch.randn(3, 4)
+    model = Twin(lambda t, x: [y := t.a(x), z := t.i(y), y + z][2], a=nn.Linear(4, 4), i=nn.Identity())
+    watcher, _ = replacing(0.25, 1)
+    assert torch.equal(run_with(model, x, watcher), model.a(x) + 0.25)
+
+
+def test_no_tensor_keeps_a_number_after_a_replacement():
+    kept = []
+    watcher, _ = replacing(0.25, 0, "in")
+
+    def run(t, x):
+        kept.append(x)
+        y = t.a(x)
+        kept.append(y)
+        return y.tanh()
+
+    run_with(Twin(run, a=nn.Linear(4, 4)), torch.randn(3, 4), watcher)
+    assert [number_of(tensor) for tensor in kept] == [-1] * len(kept)

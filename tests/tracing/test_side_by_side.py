@@ -195,7 +195,7 @@ def chain(depth):
 def test_a_keras_tensor_is_forgotten_once_it_is_compared(monkeypatch):
     held = []
 
-    class Spying(side_by_side._Comparer):
+    class Spying(side_by_side.Comparer):
         def enter(self, *more):
             held.append(len(self.values))
             super().enter(*more)
@@ -204,7 +204,7 @@ def test_a_keras_tensor_is_forgotten_once_it_is_compared(monkeypatch):
             assert self.values == {}
             return super().result()
 
-    monkeypatch.setattr(side_by_side, "_Comparer", Spying)
+    monkeypatch.setattr(side_by_side, "Comparer", Spying)
     run(chain(12))
     assert len(held) == 25
     assert max(held) <= 2
@@ -294,12 +294,12 @@ def counted(monkeypatch):
     """Return a list that grows by the number of a Keras tensor each time that one is compared anew."""
     compared = []
 
-    class Counting(side_by_side._Comparer):
+    class Counting(side_by_side.Comparer):
         def closest(self, number, *others):
             compared.append(number)
             return super().closest(number, *others)
 
-    monkeypatch.setattr(side_by_side, "_Comparer", Counting)
+    monkeypatch.setattr(side_by_side, "Comparer", Counting)
     return compared
 
 
@@ -342,12 +342,12 @@ def test_a_keras_tensor_that_nothing_is_compared_with_is_not_held(monkeypatch):
     twin, mapping = ported(model, twin, "a", "b")
     left = []
 
-    class Spying(side_by_side._Comparer):
+    class Spying(side_by_side.Comparer):
         def result(self):
             left.extend(self.values)
             return super().result()
 
-    monkeypatch.setattr(side_by_side, "_Comparer", Spying)
+    monkeypatch.setattr(side_by_side, "Comparer", Spying)
     found = run(make_port(model, twin, x_of(3, 4), mapping))
     assert found.graph.steps[1].outputs[0] not in found.outputs
     assert left == []
