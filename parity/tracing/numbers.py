@@ -76,8 +76,9 @@ def found_by_numbers(port: Port, run: Run, first: StepIndex) -> dict[StepIndex, 
         for index, (_, inputs, outputs) in enumerate(walk(few.graph, few.inputs, run.training, perturb=None), -1):
             if index in wanted and outputs:
                 value = as_tensor(outputs[0].exact)
-                same = any(_are_same(_fingerprint(value), _fingerprint(as_tensor(x.exact)), 0.0) for x in inputs)
                 tolerance = TIMES_NOISE * run.noise[steps[index].outputs[0]]
+                # What returns the numbers that it takes, such as Flatten, is seen where its input is.
+                same = any(_are_same(_fingerprint(value), _fingerprint(as_tensor(x.exact)), tolerance) for x in inputs)
                 axes = run.channels.possible(steps[index].outputs[0], steps[index], value.ndim)
                 values = [with_channels_last(value, axis) for axis in axes]
                 call = None if same else _call_with(values, tolerance, seen)

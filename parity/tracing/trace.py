@@ -177,7 +177,8 @@ def readable(traced: pd.DataFrame) -> pd.DataFrame:
     other = [_have_other_sizes(*shapes) for shapes in zip(traced.keras_shape, traced.torch_shape, strict=True)]
     shapes = [f"{twin} for {keras}" for keras, twin in zip(traced.keras_shape, traced.torch_shape, strict=True)]
     table["outputs"] = table.outputs.where((table.outputs != "inf") | ~np.array(other, bool), shapes)
-    behind = np.logical_or.accumulate(np.array(other, bool)) if other else np.zeros(0, bool)
+    misfits = np.array(other, bool) | traced.note.str.startswith(OTHER_SHAPE).to_numpy(bool)
+    behind = np.logical_or.accumulate(misfits)
     table["inputs"] = table.inputs.where((table.inputs != "inf") | ~behind, "other shape")
     return table
 

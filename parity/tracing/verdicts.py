@@ -165,8 +165,19 @@ def _other_shape(run: Run, verdict: Verdict) -> str:
         compared = list(zip(run.graph.steps[verdict.step].inputs, run.inputs_of(verdict.step), strict=True))
     for number, found in compared:
         if found is not None and found.note == MISFIT:
-            return f"{OTHER_SHAPE}{found.shape}, that in Keras {run.shapes[number]}"
+            return f"{OTHER_SHAPE}{found.shape}, not {_as_in_twin(run, number, found.shape)}"
     return ""
+
+
+def _as_in_twin(run: Run, number: TensorId, twin: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a Keras tensor with the channels where the twin's tensor, of another shape, has them."""
+    shape = run.shapes[number]
+    if len(shape) < 3 or len(shape) != len(twin):
+        return shape
+    axis = run.channels.axis(number, None, len(shape))
+    batch, *rest = (size for other, size in enumerate(shape) if other != axis)
+    ways = ((batch, shape[axis], *rest), (batch, *rest, shape[axis]))
+    return max(ways, key=lambda way: sum(a == b for a, b in zip(way, twin, strict=True)))
 
 
 def _done_together(run: Run, step: StepIndex) -> str:

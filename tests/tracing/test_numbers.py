@@ -198,7 +198,7 @@ def test_shapes_that_do_not_fit_are_said_and_behind_them_nothing_diverges_anew()
     twin, mapping = ported(model, Twin(lambda t, x: t.b(F.relu(t.n(t.a(x)))), **parts), *parts)
     found = diagnose(model, twin, x_of(2, 32, 1), mapping)
     assert str(found).startswith(
-        "a (a): its inputs agree, its outputs do not: its shape is (2, 3, 33), that in Keras (2, 32, 3)\n  padding"
+        "a (a): its inputs agree, its outputs do not: its shape is (2, 3, 33), not (2, 3, 32)\n  padding"
     )
     assert list(found.traced.verdict).count("DIVERGES HERE") == 1
     text = readable(found.traced)
