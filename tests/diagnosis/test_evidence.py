@@ -2,7 +2,7 @@
 
 from math import inf, nan
 
-from parity.diagnosis import evidence as module_of_evidence
+from parity.diagnosis import needed
 from parity.diagnosis.evidence import agree_within, gather, run_modules
 from parity.models.rounding import TIMES_NOISE
 from parity.tracing.port import make_port
@@ -74,11 +74,17 @@ def test_an_activation_has_no_weights():
 
 
 def test_other_tensors_of_its_shape_are_those_that_it_may_have_taken():
-    _, _, found = diverging(lambda t: t.b.bias.add_(1))
+    _, _, found = diverging(call=lambda t, x: t.c(((y := t.b(t.a(x).relu())) - t.side(y)).flatten(1)))
+    assert found.step.name == "sum"
     # Neither what it takes nor what it returns is another tensor.
-    assert found.others.keys() == {"a", "side", "sum"}
+    assert found.others.keys() == {"a", "a activation"}
     assert all(tensor.shape == (2, 4, 5, 3) for tensor in found.others.values())
-    assert not torch.equal(found.others["side"], found.others["sum"])
+    assert not torch.equal(found.others["a"], found.others["a activation"])
+
+
+def test_a_layer_whose_only_input_agrees_has_taken_no_other():
+    _, _, found = diverging(lambda t: t.b.bias.add_(1))
+    assert (found.step.name, found.others) == ("b", {})
 
 
 def test_of_a_layer_whose_twin_takes_something_else_that_is_what_differs():
@@ -109,9 +115,9 @@ def test_features_that_are_flattened_channels_first_are_told():
 
 
 def test_of_a_large_model_the_nearest_of_the_others_are_kept(monkeypatch):
-    monkeypatch.setattr(module_of_evidence, "STORED_NUMBERS", 2 * 4 * 5 * 3)
-    _, _, found = diverging(lambda t: t.b.bias.add_(1))
-    assert found.others.keys() == {"side"}
+    monkeypatch.setattr(needed, "STORED_NUMBERS", 2 * 4 * 5 * 3)
+    _, _, found = diverging(call=lambda t, x: t.c(((y := t.b(t.a(x).relu())) - t.side(y)).flatten(1)))
+    assert found.others.keys() == {"a activation"}
 
 
 def test_inputs_of_the_model_are_called_by_their_place():
