@@ -104,13 +104,13 @@ def targets_first(run: Run, verdict: Verdict) -> list[Target]:
         around += [index for number in step.outputs for index, _ in consumers[number]]
         several = any(i is not None and i < len(steps) and names_of_step(steps[i]) & SCALES for i in around)
         return _behind(run, verdict.step) if several else []
-    if verdict.kind != Kind.TAKES_OTHER or len(step.inputs) != 1:
+    if len(step.inputs) != 1 or (verdict.kind != Kind.TAKES_OTHER and (verdict.step, 0) in run.inputs):
         return []
     calls = [run.calls[call] for call in run.pairing.twins.get(verdict.step, ())]
     before = producers.get(step.inputs[0])
     last_of_several = activates(step) and bool(calls) and calls[-1].module is None
     unseen = before is not None and before not in run.pairing.twins and not steps[before].weights
-    return _at(run, verdict) if last_of_several or unseen else []
+    return _at(run, verdict) if unseen or (last_of_several and verdict.kind == Kind.TAKES_OTHER) else []
 
 
 def targets_then(run: Run, verdict: Verdict) -> list[Target]:

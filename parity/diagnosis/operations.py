@@ -194,6 +194,11 @@ def by_reduction(evidence: Evidence) -> Iterator[Cause]:
             return
     for name, function in _REDUCTIONS.items():
         if name != own and evidence.gives_in_keras(lambda x, function=function: function(x, due, keep)):
+            if type(layer).__name__.startswith("Global"):
+                words = {"mean": "average"}
+                found_one, due_one = words.get(name, name), words.get(own, own)
+                yield known_cause("another pooling", f"{found_one} of all pixels, not {due_one}")
+                return
             cause = "unbiased variance" if name == f"unbiased {own}" else "another operation"
             yield known_cause(cause, f"{name}, not {own}")
             return

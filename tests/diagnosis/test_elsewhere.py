@@ -56,6 +56,11 @@ def pooled(x):
     return L.Conv2D(2, 1, name="out")(x)
 
 
+def bordered(x):
+    x = L.Activation("relu", name="relu")(L.Conv2D(4, 3, padding="same", name="conv")(x))
+    return L.Conv2D(2, 3, name="out")(L.ZeroPadding2D(1, name="pad")(x))
+
+
 def joined(x):
     a, b = (L.Conv2D(3, 1, name=name)(x) for name in "ab")
     x = L.Concatenate(name="joined")([L.Flatten(name="flat_a")(a), L.Flatten(name="flat_b")(b)])
@@ -131,6 +136,14 @@ CASES = {
         {"conv": nn.Conv2d(3, 4, 3, padding=1), "out": nn.Conv2d(4, 2, 1)},
         lambda t, x: t.out(F.lp_pool2d(t.conv(x), 1, 2).mT / 4),
         None,
+    ),
+    "no activation before a border that the convolution adds": (
+        (6, 8, 3),
+        bordered,
+        {"conv": nn.Conv2d(3, 4, 3, padding=1), "out": nn.Conv2d(4, 2, 3, padding=1)},
+        lambda t, x: t.out(t.conv(x)),
+        "relu (not found in the twin): its inputs agree, its outputs do not\n"
+        "  activation missing (relu): see the cheat sheet",
     ),
     "flattened channels first before they are joined": (
         (3, 4, 2),

@@ -174,8 +174,8 @@ EXPLAINED = {
         ),
         (
             unseen(IMAGE, lambda x: L.GlobalMaxPooling2D()(x), lambda x: x.mean((1, 2))),
-            "another operation",
-            "mean, not maximum",
+            "another pooling",
+            "average of all pixels, not maximum",
         ),
     ],
     operations.by_element: [

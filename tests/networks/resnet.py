@@ -160,7 +160,11 @@ def _(twin):
     twin.layer4.train()
 
 
-@mistaken("layer4.1: the ReLU before the addition, not behind", {"conv5_block2_add"}, "activation in another place")
+@mistaken(
+    "layer4.1: the ReLU before the addition, not behind",
+    {"conv5_block2_add", "conv5_block2_out"},
+    "activation in another place",
+)
 def _(twin):
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))

@@ -135,7 +135,7 @@ def _(twin):
     twin.stages[0].blocks[1].norm3.eps = 1e-3
 
 
-@mistaken("stages.1.0: SiLU in norm1", {"conv3_block1_preact_relu"}, "another activation")
+@mistaken("stages.1.0: SiLU in norm1", {"conv3_block1_preact_bn", "conv3_block1_preact_relu"}, "another activation")
 def _(twin):
     twin.stages[1].blocks[0].norm1.act = nn.SiLU()
 
