@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import NamedTuple
 
-from parity.proposal.layers import Part
 from parity.proposal.onward import Onward
+from parity.proposal.parts import Part
 from parity.proposal.search import Search
 from parity.weights.mapping import BY_HAND, COLUMNS, HOW, NOT_FROM_KERAS
 
@@ -105,14 +105,13 @@ def _mapping(
     """
     parts, twin = search.parts, search.twin
     owner = {name: parts[label] for label, name in onward.found.decided.items()}
-    by_hand = [part for label, part in parts.items() if label in not_covered and not part.weights]
+    by_hand = [part for label, part in parts.items() if label in not_covered and not part.is_covered]
     stands = {name: parts[label] for label, name in onward.stands.items() if label in not_covered}
     rows: list[tuple[str, str, str]] = []
     for name, tensors in twin.tensors.items():
         keys = {tensor: f"{name}.{tensor}" if name else tensor for tensor in tensors}
         if name in owner:
-            weights = owner[name].weights
-            rows += [(weights[own][0].path if own in weights else "", key, "") for own, key in keys.items()]
+            rows += [(path, keys[own], "") for path, own in twin.rows(owner[name], name) or []]
         elif name in stands:
             paths = _alike(stands[name], tensors)
             rows += [(paths.get(own, ""), key, BY_HAND) for own, key in keys.items()]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, Aligned, alignments, largest
 from parity.proposal.failures import Failure, module_name, none_agrees, none_left, promised_to_another
 from parity.proposal.found import CALL, Found, Round, is_close, part_of, union
-from parity.proposal.layers import Part, PartInput
+from parity.proposal.parts import Part, PartInput
 from parity.proposal.twin import Content, TwinCopy
 
 from torch import Tensor

@@ -11,16 +11,19 @@ from parity.errors import ParityError
 from parity.models.torch_calls import HINT_OF_AXES, tensors_in
 from parity.proposal.failures import module_name
 from parity.proposal.forcing import Forcing
-from parity.proposal.layers import Part
 from parity.proposal.memory import OutputMemory
+from parity.proposal.parts import Part
+from parity.proposal.rows import Pair, constant_of, fills_of, rows_of
+from parity.weights.fills import Fill
+from parity.weights.flattened import channels_first_features, counts_features
 
 import torch
 from keras import tree
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-# The tensors that a module may have although the Keras layer has no such weight, and their values in this case.
-CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
+# The module within an nn.MultiheadAttention, by the end of its name.
+_OUTPUT = ".out_proj"
 # How many random numbers are drawn for a tensor; a prime, so that no two rows are the same part of the sequence.
 _DRAWN = 65521
 
@@ -63,8 +66,12 @@ class TwinCopy:
         self.tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in self.model.state_dict(keep_vars=True).items():
             name, _, own_name = key.rpartition(".")
+            if name.endswith(_OUTPUT) and isinstance(self.modules[name.removesuffix(_OUTPUT)], nn.MultiheadAttention):
+                # An attention uses the tensors of this module, and never calls it.
+                name, own_name = name.removesuffix(_OUTPUT), f"{_OUTPUT[1:]}.{own_name}"
             if isinstance(tensor, Tensor) and self.canonical.get(name) == name:
                 self.tensors[name][own_name] = tensor
+        self.known_rows: dict[tuple[str, str], list[list[Pair] | None]] = {}
         # What each module holds: the label of a part and the shape of its features, or None for random numbers.
         self.contents: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
         self.module_inputs: dict[str, list[Tensor]] = {}
@@ -90,15 +97,16 @@ class TwinCopy:
         return f"{module_name(name)} ({type(self.module(name)).__name__})"
 
     def fitting(self, part: Part) -> list[str]:
-        """Return the modules of the kind that a part becomes, with tensors of the right shapes."""
-        kinds = next(iter(part.weights.values()))[1].modules
-        expected = {name: part.value(name).shape for name in part.weights}
+        """Return the modules of a kind that a part may become, with tensors of the right shapes."""
+        return [name for name in self.tensors if self.rows(part, name) is not None]
 
-        def fits(tensors: Mapping[str, Tensor]) -> bool:
-            shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            return expected == {name: shapes[name] for name in shapes if name in expected or name not in CONSTANTS}
-
-        return [name for name, own in self.tensors.items() if isinstance(self.module(name), kinds) and fits(own)]
+    def rows(self, part: Part, name: str) -> list[Pair] | None:
+        """Return the rows with which a part fills a module, None if it does not fit."""
+        known = self.known_rows.get((part.label, name))
+        if known is None:
+            known = [rows_of(part, self.module(name), self.tensors[name])]
+            self.known_rows[part.label, name] = known
+        return known[0]
 
     def inputs_of_modules(
         self, filled: Mapping[str, Content], choose: Chooser | None = None
@@ -142,11 +150,16 @@ class TwinCopy:
         if part is None:
             _randomize(tensors, list(self.tensors).index(name))
             return
-        for own_name, tensor in tensors.items():
-            if own_name in part.weights:
-                tensor.copy_(part.value(own_name, flattened))
-            else:
-                tensor.fill_(CONSTANTS[own_name])
+        rows = self.rows(part, name) or []
+        for path, own_name in rows:
+            if not path:
+                tensors[own_name].fill_(constant_of(own_name) or 0)
+        for fill in fills_of(part, rows, self.module(name), tensors):
+            if isinstance(fill, Fill):
+                value = fill.value
+                if flattened and counts_features(fill.weight.layer, fill.weight.variable.name):
+                    value = channels_first_features(value, flattened)
+                fill.tensor.copy_(value)
 
     def force(self, forcing: Forcing, standing: Collection[str]) -> None:
         """Let modules take and return what a forcing says, from the next run on.

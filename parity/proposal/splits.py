@@ -1,0 +1,108 @@
+"""Into which parts a Keras layer may be taken apart: each of them fills one module of the twin."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from parity.models.keras_layers import inner_layers
+from parity.models.sequences import is_sequence_layer
+from parity.proposal.parts import ATTENTION, JOINED, LAYER, RECURRENT, Part
+from parity.weights.layouts import covered_layers, find_layout
+
+import keras
+
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+_INSIDE = ("query", "key", "value", "attention_output")
+
+
+class Splits(NamedTuple):
+    """In which ways a layer may be taken apart.
+
+    Attributes:
+        ways: The parts of each way, still without inputs; the first is the usual one.
+        faults: What cannot be moved. Each begins with the label of a part.
+    """
+
+    ways: list[list[Part]]
+    faults: list[str]
+
+
+def splits_of(layer: keras.Layer) -> Splits:
+    """Return in which ways a layer with weights may be taken apart."""
+    cells = cells_of(layer)
+    if cells:
+        return Splits([[recurrent_part([layer], [cells])]], [])
+    if isinstance(layer, _ATTENTION):
+        return Splits(_attention(layer), [])
+    return _plain(layer)
+
+
+def path_of(layer: keras.Layer) -> str:
+    """Return what the paths of all weights of a layer begin with."""
+    paths = [weight.path.split("/")[:-1] for weight in layer.weights]
+    common: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len({*parts}) > 1:
+            break
+        common.append(parts[0])
+    return "/".join(common)
+
+
+def cells_of(layer: keras.Layer) -> list[keras.Layer]:
+    """Return the cells of a recurrent layer, of both its directions if it has two; none if they are not covered."""
+    if not is_sequence_layer(layer):
+        return []
+    both = isinstance(layer, keras.layers.Bidirectional)
+    ways = [layer.forward_layer, layer.backward_layer] if both else [layer]
+    cells = [getattr(way, "cell", None) for way in ways]
+    known = all(cell is not None and cell.weights and find_layout(cell) is not None for cell in cells)
+    owners = {id(inner) for cell in cells if known for inner in inner_layers(cell)}
+    return cells if known and len(owners) == len(cells) else []
+
+
+def recurrent_part(layers: Sequence[keras.Layer], levels: Sequence[Sequence[keras.Layer]]) -> Part:
+    """Return the part of recurrent layers one behind the other, with the cells of each."""
+    labels = [path_of(layer).removesuffix(f"/{cells[0].name}") for layer, cells in zip(layers, levels, strict=True)]
+    return Part("+".join(labels), layers[0], {}, [], RECURRENT, tuple(tuple(cells) for cells in levels), layers[0])
+
+
+def _attention(layer: keras.Layer) -> list[list[Part]]:
+    """Return the ways of an attention: one module; query, key and value in one matrix, or the last two; all apart."""
+    within = {inner.name: inner for inner in inner_layers(layer) if inner.weights and inner.name in _INSIDE}
+    if len(within) < len(_INSIDE):
+        return []
+    query, key, value, output = (within[name] for name in _INSIDE)
+    path = path_of(layer)
+
+    def joined(*layers: keras.Layer) -> Part:
+        label = "+".join(one.name for one in layers)
+        return Part(f"{path}/{label}", layers[0], {}, [], JOINED, (layers,), layer)
+
+    together = Part(path, layer, {}, [], ATTENTION, ((query, key, value, output),), layer)
+    return [
+        [together],
+        [joined(query, key, value), joined(output)],
+        [joined(query), joined(key, value), joined(output)],
+        [joined(query), joined(key), joined(value), joined(output)],
+    ]
+
+
+def _plain(layer: keras.Layer) -> Splits:
+    """Return the parts of a layer that has all its weights itself, or in one layer within it."""
+    owners = {id(variable): inner for inner in inner_layers(layer) for variable in inner.weights}
+    inner = {id(owner): owner for owner in owners.values()}
+    owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
+    path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
+    layout = find_layout(owner)
+    if layout is None or any(place.modules and place.names for place in layout.values()):
+        return Splits([], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"])
+    parts: dict[str, Part] = {}
+    faults = []
+    for variable in owner.weights:
+        place = layout.get(variable.name)
+        if place is None:
+            faults.append(f"{path}: a {kind} has no weight {variable.name} that can be moved")
+            continue
+        label = f"{path}/{place.part}" if place.part else path
+        part = parts.setdefault(label, Part(label, owner, {}, [], LAYER, ((owner,),), layer))
+        part.weights[place.tensor] = (variable, place)
+    return Splits([[*parts.values()]] if parts else [], faults)
