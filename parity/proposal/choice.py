@@ -25,7 +25,7 @@ def ways_in(graph: Graph, twin: TwinCopy, named: Collection[str]) -> tuple[Choic
     faults = []
     for layer in {id(step.layer): step.layer for step in graph.steps if step.weights}.values():
         ways = splits_of(layer).ways
-        if not ways or all(part.kind == LAYER for way in ways for part in way):
+        if not ways or all(part.kind == LAYER and not part.inside for way in ways for part in way):
             continue
         suiting = [way for way in ways if have_modules(way, twin)]
         by_name = [way for way in ways if any(part.label in named for part in way)]

@@ -52,18 +52,20 @@ def keras_parts(
             faults |= dict.fromkeys(known.faults)
             usual = known.ways[0] if known.ways else [_uncovered(step.layer, known.faults)]
             chosen = [part._replace(inputs=[]) for part in (splits or {}).get(id(step.layer), usual)]
-            within = inputs_within(step, inputs, [part.layer for part in chosen if part.kind == JOINED])
+            within = inputs_within(step, inputs, outputs, [part.layer for part in chosen if part.inside])
+            order = [*within]
             features = channels.features(step.inputs[0], flattened)
-            for new in chosen:
+            for new in sorted(chosen, key=lambda part: order.index(id(part.layer)) if id(part.layer) in within else -1):
                 part = parts.setdefault(new.label, new)
                 if part.layer is not new.layer:
                     twice[f"{new.label}: two layers of the Keras model have this path; rename one"] = None
-                if part.kind == JOINED:
-                    known_before = parts_before | after if part.is_last else parts_before
-                    part.inputs.extend(_inner_input(part, value, known_before) for value in within[id(part.layer)])
+                known_before = parts_before if _is_beside_others(part) else parts_before | after
+                if part.inside:
+                    values = within.get(id(part.layer), [])
+                    part.inputs.extend(_part_input(part, value, None, known_before) for value in values)
                 else:
                     shape = features if isinstance(new.layer, ON_FEATURES) else None
-                    found = _part_input(new, inputs[0], shape, parts_before | after)
+                    found = _part_input(new, inputs[0], shape, known_before)
                     axis = channels.axis(step.inputs[0], step, found.value.ndim)
                     part.inputs.append(found._replace(value=with_channels_last(found.value, axis)))
                 after |= {new.label}
@@ -80,10 +82,9 @@ def _uncovered(layer: keras.Layer, faults: Sequence[str]) -> Part:
     return Part(faults[0].partition(": ")[0], layer, {}, [], LAYER, (), layer)
 
 
-def _inner_input(part: Part, value: Value, before: frozenset[str]) -> PartInput:
-    """Return the input of a layer within an attention; that of the last has an axis for the heads, which is joined."""
-    exact, tolerance = tolerated(value)
-    return PartInput(exact.flatten(-2) if part.is_last else exact, tolerance, None, before)
+def _is_beside_others(part: Part) -> bool:
+    """Tell whether a part is one of query, key and value, which depend on no other of these."""
+    return part.kind == JOINED and not part.is_last
 
 
 def _part_input(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> PartInput:
@@ -92,6 +93,8 @@ def _part_input(part: Part, value: Value, flattened: tuple[int, ...] | None, bef
     exact, tolerance = tolerated(value)
     if part.kind == RECURRENT and getattr(part.layer, "go_backwards", False):
         exact = exact.flip(1)
+    if part.is_last:
+        exact = exact.flatten(-2)  # the heads and their features
     return PartInput(exact, tolerance, flattened if exact.is_floating_point() else None, before)
 
 

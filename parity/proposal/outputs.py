@@ -44,7 +44,7 @@ def keras_outputs(graph: Graph, arrays: Sequence[Any], parts: Mapping[str, Part]
             continue
         if step.weights:
             part = last.get(id(step.layer))
-            if part is None or not _returns_all_steps(part):
+            if part is None or (part.inside and not part.is_last) or not _returns_all_steps(part):
                 continue
             of_call: list[Output] = []
             found[part.label].append(of_call)

@@ -43,7 +43,8 @@ class Part(NamedTuple):
         kind: How its layers lie in the module: ``LAYER``, ``RECURRENT``, ``ATTENTION`` or ``JOINED``.
         owners: The layers that have its weights. Those of recurrent layers are cells: a tuple for each level, of one or
             two directions. Those of an attention are query, key, value and output.
-        top: The layer of the Keras model that it belongs to; None if it is ``layer``.
+        top: The layer of the Keras model that it belongs to.
+        inside: Whether ``layer`` is called within that one, with an input of its own.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Part(NamedTuple):
     kind: str = LAYER
     owners: tuple[tuple[keras.Layer, ...], ...] = ()
     top: keras.Layer | None = None
+    inside: bool = False
 
     @property
     def before(self) -> frozenset[str]:

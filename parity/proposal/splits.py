@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from parity.models.keras_layers import inner_layers
+from parity.models.keras_layers import inner_layers, sub_layers
 from parity.models.sequences import is_sequence_layer
 from parity.proposal.parts import ATTENTION, JOINED, LAYER, RECURRENT, Part
 from parity.weights.layouts import covered_layers, find_layout
@@ -33,7 +33,7 @@ def splits_of(layer: keras.Layer) -> Splits:
         return Splits([[recurrent_part([layer], [cells])]], [])
     if isinstance(layer, _ATTENTION):
         return Splits(_attention(layer), [])
-    return _plain(layer)
+    return _composed(layer) or _plain(layer)
 
 
 def path_of(layer: keras.Layer) -> str:
@@ -75,7 +75,7 @@ def _attention(layer: keras.Layer) -> list[list[Part]]:
 
     def joined(*layers: keras.Layer) -> Part:
         label = "+".join(one.name for one in layers)
-        return Part(f"{path}/{label}", layers[0], {}, [], JOINED, (layers,), layer)
+        return Part(f"{path}/{label}", layers[0], {}, [], JOINED, (layers,), layer, inside=True)
 
     together = Part(path, layer, {}, [], ATTENTION, ((query, key, value, output),), layer)
     return [
@@ -84,6 +84,24 @@ def _attention(layer: keras.Layer) -> list[list[Part]]:
         [joined(query), joined(key, value), joined(output)],
         [joined(query), joined(key), joined(value), joined(output)],
     ]
+
+
+def _composed(layer: keras.Layer) -> Splits | None:
+    """Return the parts of a layer of the user's own that consists of several layers; None if it is no such layer."""
+    inner = [one for one in sub_layers(layer) if one.weights]
+    within = {id(variable) for one in inner for variable in one.weights}
+    if find_layout(layer) is not None or isinstance(layer, keras.layers.Wrapper) or len(inner) < 2:
+        return None
+    if within != {id(variable) for variable in layer.weights}:
+        return None
+    several = [splits_of(one) for one in inner]
+    if any(not one.ways for one in several):
+        return None
+    ways = [
+        [part._replace(top=layer, inside=True) for one in several for part in one.ways[min(number, len(one.ways) - 1)]]
+        for number in range(max(len(one.ways) for one in several))
+    ]
+    return Splits(ways, [fault for one in several for fault in one.faults])
 
 
 def _plain(layer: keras.Layer) -> Splits:
