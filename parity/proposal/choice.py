@@ -1,10 +1,12 @@
 """Which of the ways to take layers apart suit the twin, by kind and shapes of its modules."""
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
-from parity.models.keras_graph import Graph
+from parity.models.keras_graph import Graph, Step, TensorId
+from parity.models.keras_layers import RANDOM_IN_TRAINING
 from parity.proposal.parts import LAYER, Part
-from parity.proposal.splits import path_of, splits_of
+from parity.proposal.splits import levels_of, path_of, recurrent_part, splits_of
 from parity.proposal.twin import TwinCopy
 
 import keras
@@ -21,9 +23,11 @@ def ways_in(graph: Graph, twin: TwinCopy, named: Collection[str]) -> tuple[Choic
         twin: The twin.
         named: Parts whose modules are given by name: ways with these go first.
     """
-    found: Choice = {}
+    found = _stacked(graph, twin)
     faults = []
     for layer in {id(step.layer): step.layer for step in graph.steps if step.weights}.values():
+        if id(layer) in found:
+            continue
         ways = splits_of(layer).ways
         if not ways or all(part.kind == LAYER and not part.inside for way in ways for part in way):
             continue
@@ -57,3 +61,57 @@ def have_modules(parts: Sequence[Part], twin: TwinCopy) -> bool:
         return False
 
     return all(find(label, set()) for label in fits)
+
+
+def _stacked(graph: Graph, twin: TwinCopy) -> Choice:
+    """Return the recurrent layers one behind the other that are one module of the twin, such as an LSTM of two layers.
+
+    The part belongs to the first layer, and the others have none. They are only taken together if a layer among them
+    has no module of its own.
+    """
+    found: Choice = {}
+    for chain in _chains(graph):
+        alone = {id(layer): have_modules(splits_of(layer).ways[0], twin) for layer in chain}
+        start = 0
+        while start < len(chain):
+            for end in range(len(chain), start + 1, -1):
+                layers = chain[start:end]
+                part = recurrent_part(layers, [level for layer in layers for level in levels_of(layer)])
+                if not all(alone[id(layer)] for layer in layers) and twin.fitting(part):
+                    found |= {id(layer): [[]] for layer in layers} | {id(layers[0]): [[part]]}
+                    start = end - 1
+                    break
+            start += 1
+    return found
+
+
+def _chains(graph: Graph) -> list[list[keras.Layer]]:
+    """Return recurrent layers of which each takes all steps of the one before it, and nothing else does."""
+    calls = Counter(id(step.layer) for step in graph.steps if step.weights)
+    takers: dict[TensorId, list[Step]] = defaultdict(list)
+    for step in graph.steps:
+        for number in step.inputs:
+            takers[number].append(step)
+    chain_of: dict[int, list[keras.Layer]] = {}  # by the identity of its last layer
+    for step in graph.steps:
+        layer = step.layer
+        if not step.weights or calls[id(layer)] > 1 or not levels_of(layer):
+            continue
+        chain = chain_of.setdefault(id(layer), [layer])
+        behind, number = takers[step.outputs[0]], step.outputs[0]
+        while len(behind) == 1 and isinstance(behind[0].layer, RANDOM_IN_TRAINING) and number not in graph.outputs:
+            number = behind[0].outputs[0]
+            behind = takers[number]
+        after = behind[0].layer if len(behind) == 1 and number not in graph.outputs else None
+        if after is not None and calls[id(after)] == 1 and levels_of(after) and _go_on(layer, after):
+            chain_of[id(after)] = [*chain, after]
+            del chain_of[id(layer)]
+    return [chain for chain in chain_of.values() if len(chain) > 1]
+
+
+def _go_on(layer: keras.Layer, after: keras.Layer) -> bool:
+    """Tell whether one recurrent layer may be a level of a module, and another the next one."""
+    backwards = any(getattr(one, "go_backwards", False) for one in (layer, after))
+    plain = not backwards and getattr(layer, "merge_mode", "concat") == "concat"
+    kinds = {type(cell) for one in (layer, after) for level in levels_of(one) for cell in level}
+    return layer.return_sequences and plain and len(kinds) == 1 and type(layer) is type(after)

@@ -17,6 +17,7 @@ from math import inf, prod
 from typing import NamedTuple
 
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, Aligned, alignments, largest
+from parity.models.sequences import Seen
 from parity.proposal.failures import Failure, module_name, none_agrees, none_left, promised_to_another
 from parity.proposal.found import CALL, Found, Round, is_close, part_of, union
 from parity.proposal.parts import Part, PartInput
@@ -234,7 +235,10 @@ class Search:
 
     def aligned(self, part_input: PartInput, tensor: Tensor, name: str) -> Iterator[Aligned]:
         """Yield each alignment of a part's and a module's input."""
-        return alignments(part_input.value, tensor, self.twin.module(name), part_input.flattened, window=True)
+        value, steps = part_input.value, self.twin.steps.get(tensor)
+        if steps is not None and value.ndim == 3:
+            value = Seen(tensor, steps).value(value[:, : steps.shape[1]])
+        return alignments(value, tensor, self.twin.module(name), part_input.flattened, window=True)
 
     def differences(self, part_input: PartInput, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
         """Yield for each alignment of a part's and a module's input: the largest difference, and the note."""

@@ -28,9 +28,9 @@ class Splits(NamedTuple):
 
 def splits_of(layer: keras.Layer) -> Splits:
     """Return in which ways a layer with weights may be taken apart."""
-    cells = cells_of(layer)
-    if cells:
-        return Splits([[recurrent_part([layer], [cells])]], [])
+    levels = levels_of(layer)
+    if levels:
+        return Splits([[recurrent_part([layer], levels)]], [])
     if isinstance(layer, _ATTENTION):
         return Splits(_attention(layer), [])
     return _composed(layer) or _plain(layer)
@@ -47,22 +47,30 @@ def path_of(layer: keras.Layer) -> str:
     return "/".join(common)
 
 
-def cells_of(layer: keras.Layer) -> list[keras.Layer]:
-    """Return the cells of a recurrent layer, of both its directions if it has two; none if they are not covered."""
+def levels_of(layer: keras.Layer) -> list[list[keras.Layer]]:
+    """Return the cells of a recurrent layer: for each level, of both its directions if it has two.
+
+    There are several levels where its cell is a stack of cells. If one is not covered, there are none.
+    """
     if not is_sequence_layer(layer):
         return []
     both = isinstance(layer, keras.layers.Bidirectional)
     ways = [layer.forward_layer, layer.backward_layer] if both else [layer]
-    cells = [getattr(way, "cell", None) for way in ways]
-    known = all(cell is not None and cell.weights and find_layout(cell) is not None for cell in cells)
-    owners = {id(inner) for cell in cells if known for inner in inner_layers(cell)}
-    return cells if known and len(owners) == len(cells) else []
+    stacks = [getattr(way.cell, "cells", [way.cell]) for way in ways if hasattr(way, "cell")]
+    cells = [cell for stack in stacks for cell in stack]
+    if len(stacks) < len(ways) or not all(cell.weights and find_layout(cell) for cell in cells):
+        return []
+    if len(ways) > 1 and len(cells) > len(ways):
+        return []  # in Keras each direction goes through all cells, in PyTorch each level joins both directions
+    return [[stack[number] for stack in stacks] for number in range(len(stacks[0]))]
 
 
 def recurrent_part(layers: Sequence[keras.Layer], levels: Sequence[Sequence[keras.Layer]]) -> Part:
-    """Return the part of recurrent layers one behind the other, with the cells of each."""
-    labels = [path_of(layer).removesuffix(f"/{cells[0].name}") for layer, cells in zip(layers, levels, strict=True)]
-    return Part("+".join(labels), layers[0], {}, [], RECURRENT, tuple(tuple(cells) for cells in levels), layers[0])
+    """Return the part of recurrent layers one behind the other, with the cells of all their levels."""
+    cells = {cell.name for level in levels for cell in level}
+    paths = [path_of(layer).split("/") for layer in layers]
+    label = "+".join("/".join(path[:-1] if path[-1] in cells else path) for path in paths)
+    return Part(label, layers[0], {}, [], RECURRENT, tuple(tuple(level) for level in levels), layers[0])
 
 
 def _attention(layer: keras.Layer) -> list[list[Part]]:

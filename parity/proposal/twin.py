@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from parity.errors import ParityError
+from parity.models.sequences import taken
 from parity.models.torch_calls import HINT_OF_AXES, tensors_in
 from parity.proposal.failures import module_name
 from parity.proposal.forcing import Forcing
@@ -21,6 +22,8 @@ import torch
 from keras import tree
 from torch import Tensor, nn
 from torch.jit import ScriptModule
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # The module within an nn.MultiheadAttention, by the end of its name.
 _OUTPUT = ".out_proj"
@@ -75,6 +78,7 @@ class TwinCopy:
         # What each module holds: the label of a part and the shape of its features, or None for random numbers.
         self.contents: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
         self.module_inputs: dict[str, list[Tensor]] = {}
+        self.steps = WeakTensorKeyDictionary()  # of inputs that were packed sequences: which steps they have
         self.watched: set[str] = set()
         self.choose: Chooser | None = None
         # How many times each module has run, and the modules that are filled.
@@ -177,8 +181,11 @@ class TwinCopy:
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Store the first tensor that a module takes, and fill the module if it is known now; a hook of the module."""
         self.calls[name] += 1
-        changed, tensors = None, tensors_in((args, kwargs))[:1]
-        if self.forcing is not None and tensors:
+        changed, tensors = None, tensors_in((args, kwargs))
+        packed = isinstance(module, nn.RNNBase) and any(isinstance(one, PackedSequence) for one in args)
+        seen = taken(None, module, tensors, 0) if packed else None
+        tensors = tensors[:1] if seen is None else [seen.tensor]
+        if self.forcing is not None and tensors and not packed:
             given = self.forcing.taken(module, name, self.calls[name], tensors[0])
             if given is not None:
                 changed = tree.map_structure(lambda leaf: given if leaf is tensors[0] else leaf, (args, kwargs))
@@ -186,6 +193,8 @@ class TwinCopy:
         content = None
         if name in self.watched:
             self.module_inputs[name] += [tensor.detach().clone() for tensor in tensors]
+            if seen is not None and seen.real is not None:
+                self.steps[self.module_inputs[name][-1]] = seen.real
             if tensors and self.choose is not None and name not in self.filled:
                 content = self.choose(name, self.calls[name], self.module_inputs[name][-1])
         if name in self.tensors and name not in self.filled:
@@ -200,7 +209,8 @@ class TwinCopy:
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
         """Return what a module returns, or what it is to return in its place; a hook of the module."""
         tensors = tensors_in(output)
-        if self.forcing is None or not tensors:
+        packed = isinstance(output, tuple) and any(isinstance(one, PackedSequence) for one in output)
+        if self.forcing is None or not tensors or packed:
             return output
         content = self.contents.get(name)
         label = None if content is None else content[0]
