@@ -8,6 +8,7 @@ from parity.models.keras_layers import RANDOM_IN_TRAINING
 from parity.proposal.parts import LAYER, Part
 from parity.proposal.splits import levels_of, path_of, recurrent_part, splits_of
 from parity.proposal.twin import TwinCopy
+from parity.weights.fills import Weight, is_own
 
 import keras
 
@@ -15,20 +16,31 @@ Choice = dict[int, list[list[Part]]]
 """For layers by their identity: the ways to take them apart that suit the twin."""
 
 
-def ways_in(graph: Graph, twin: TwinCopy, named: Collection[str]) -> tuple[Choice, list[str]]:
+def ways_in(
+    graph: Graph, twin: TwinCopy, named: Collection[str], unproved: Collection[str]
+) -> tuple[Choice, list[str]]:
     """Return the ways in which layers of several weights may be taken apart, and faults: the layers that have none.
 
     Args:
         graph: The Keras model.
         twin: The twin.
         named: Parts whose modules are given by name: ways with these go first.
+        unproved: Parts of layers of the user's own that are to be filled by hand.
     """
     found = _stacked(graph, twin)
     faults = []
+    alone: dict[int, Part] = {}  # the layers of the user's own
     for layer in {id(step.layer): step.layer for step in graph.steps if step.weights}.values():
         if id(layer) in found:
             continue
-        ways = splits_of(layer).ways
+        ways, _, own = splits_of(layer)
+        if own and own[0].label not in unproved:
+            alone[id(layer)] = own[0]
+            continue
+        if any(part.label in unproved for way in ways for part in way):
+            faults.append(f"{path_of(layer)}: what lies behind it does not show which tensors of the twin it fills")
+            found[id(layer)] = [[Part(path_of(layer), layer, {}, [], LAYER, (), layer)]]
+            continue
         if not ways or all(part.kind == LAYER and not part.inside for way in ways for part in way):
             continue
         suiting = [way for way in ways if have_modules(way, twin)]
@@ -38,7 +50,30 @@ def ways_in(graph: Graph, twin: TwinCopy, named: Collection[str]) -> tuple[Choic
             fault = f"{path_of(layer)}: no module fits a {type(layer).__name__} with {_shapes(layer)}"
             faults.append(fault)
             found[id(layer)] = [[Part(path_of(layer), layer, {}, [], LAYER, (), layer)]]
+    twin.preset = _free_tensors([part for part in alone.values() if not twin.fitting(part)], twin)
+    found |= {key: [[part]] for key, part in alone.items() if part.label in twin.preset or twin.fitting(part)}
     return found, faults
+
+
+def _free_tensors(parts: Sequence[Part], twin: TwinCopy) -> dict[str, dict[str, Weight]]:
+    """Return the tensors of the twin that layers of the user's own fill, by part: the only ones of these shapes.
+
+    Args:
+        parts: The parts, which have no module to themselves.
+        twin: The twin.
+    """
+    needed = Counter(tuple(weight.variable.shape) for part in parts for weight in part.held.values())
+    free: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, tensors in twin.tensors.items():
+        if is_own(twin.module(name)):
+            for own, tensor in tensors.items():
+                free[tuple(tensor.shape)].append(f"{name}.{own}" if name else own)
+    found = {}
+    for part in parts:
+        shapes = {path: tuple(weight.variable.shape) for path, weight in part.held.items()}
+        if all(needed[shape] == 1 == len(free[shape]) for shape in shapes.values()):
+            found[part.label] = {free[shape][0]: part.held[path] for path, shape in shapes.items()}
+    return found
 
 
 def _shapes(layer: keras.Layer) -> str:

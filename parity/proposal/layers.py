@@ -49,7 +49,8 @@ def keras_parts(
         parts_before = frozenset[str]().union(*(before[number] for number in step.inputs))
         if step.weights:
             known, after = splits_of(step.layer), frozenset[str]()
-            faults |= dict.fromkeys(known.faults)
+            if known.ways or id(step.layer) not in (splits or {}):
+                faults |= dict.fromkeys(known.faults)
             usual = known.ways[0] if known.ways else [_uncovered(step.layer, known.faults)]
             chosen = [part._replace(inputs=[]) for part in (splits or {}).get(id(step.layer), usual)]
             within = inputs_within(step, inputs, outputs, [part.layer for part in chosen if part.inside])

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from parity.models.keras_layers import sub_layers
 from parity.tensors import as_tensor
 from parity.weights.fills import Weight
 from parity.weights.flattened import channels_first_features, counts_features
@@ -10,8 +11,9 @@ from parity.weights.places import Place
 import keras
 from torch import Tensor
 
-LAYER, RECURRENT, ATTENTION, JOINED = "layer", "recurrent", "attention", "joined"
-"""How the layers of a part lie in a module: one alone, levels and directions, an attention, or several side by side."""
+LAYER, RECURRENT, ATTENTION, JOINED, OWN = "layer", "recurrent", "attention", "joined", "own"
+"""How the layers of a part lie in a module: one alone, levels and directions, an attention, several side by side, or a
+layer of the user's own, whose weights keep their shapes."""
 
 
 class PartInput(NamedTuple):
@@ -40,7 +42,7 @@ class Part(NamedTuple):
         weights: The Keras weight that fills each tensor of the module, and its place, by the name of the tensor. Empty
             if ``kind`` is not ``LAYER``.
         inputs: Its input in each of its calls.
-        kind: How its layers lie in the module: ``LAYER``, ``RECURRENT``, ``ATTENTION`` or ``JOINED``.
+        kind: How its layers lie in the module: ``LAYER``, ``RECURRENT``, ``ATTENTION``, ``JOINED`` or ``OWN``.
         owners: The layers that have its weights. Those of recurrent layers are cells: a tuple for each level, of one or
             two directions. Those of an attention are query, key, value and output.
         top: The layer of the Keras model that it belongs to.
@@ -76,6 +78,8 @@ class Part(NamedTuple):
         """Return its weights by path."""
         if self.kind == LAYER:
             return {variable.path: Weight(self.layer, variable) for variable, _ in self.weights.values()}
+        if self.kind == OWN:
+            return {variable.path: Weight(self.layer, variable) for variable in own_weights(self.layer)}
         owners = [owner for level in self.owners for owner in level]
         return {variable.path: Weight(owner, variable) for owner in owners for variable in owner.weights}
 
@@ -91,3 +95,9 @@ class Part(NamedTuple):
         if flattened and counts_features(self.layer, variable.name):
             value = channels_first_features(value, flattened)
         return value
+
+
+def own_weights(layer: keras.Layer) -> list[keras.Variable]:
+    """Return the weights of a layer that are in no layer within it."""
+    within = {id(variable) for one in sub_layers(layer) for variable in one.weights}
+    return [variable for variable in layer.weights if id(variable) not in within]

@@ -1,7 +1,7 @@
 """Propose a mapping: find the module of the twin that belongs to each Keras layer, by the inputs of the modules."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
@@ -14,7 +14,7 @@ from parity.proposal.found import Found, equal_names, part_of
 from parity.proposal.layers import keras_dtype, keras_parts
 from parity.proposal.onward import Onward, go_on
 from parity.proposal.outputs import keras_outputs
-from parity.proposal.parts import Part
+from parity.proposal.parts import OWN, Part
 from parity.proposal.report import Proposal, make_proposal, shapes_of
 from parity.proposal.search import Search
 from parity.proposal.twin import TwinCopy
@@ -26,6 +26,8 @@ from torch import nn
 _EXAMPLES = 2
 # For so many layers at most it is tried whether they are more modules, or fewer.
 _OTHER_WAYS = 6
+# So often it is tried which layers of the user's own can be moved.
+_ROUNDS = 3
 
 
 def propose_mapping(
@@ -88,6 +90,13 @@ def propose_mapping(
     return make_proposal(search, onward, best.by_name | onward.by_name, best.not_covered)
 
 
+class _Keras(NamedTuple):
+    """The Keras model, and an array for each of its inputs."""
+
+    graph: Graph
+    arrays: Sequence[Any]
+
+
 class _Attempt(NamedTuple):
     """A search with layers taken apart in one way.
 
@@ -107,8 +116,40 @@ class _Attempt(NamedTuple):
 
 
 def _best_attempt(graph: Graph, arrays: Sequence[Any], twin: TwinCopy, named: Mapping[str, str]) -> _Attempt:
+    """Return the search that finds most layers; layers of the user's own are only moved if what lies behind agrees."""
+    unproved: set[str] = set()
+    for _ in range(_ROUNDS):
+        best = _best_way(_Keras(graph, arrays), twin, named, unproved)
+        more = set(_unproved(best))
+        if not more:
+            return best
+        unproved |= more
+    own = {part.label for part in best.search.parts.values() if part.kind == OWN}
+    return _best_way(_Keras(graph, arrays), twin, named, unproved | own)
+
+
+def _unproved(attempt: _Attempt) -> Iterator[str]:
+    """Yield each layer of the user's own that has no module, or behind which not all layers take the right numbers."""
+    search, found = attempt.search, attempt.found
+    failing = {part_of(label) for label in found.failing}
+    right = {label for label, modules in found.options.items() if None not in modules and label not in failing}
+    followers: dict[str, set[str]] = defaultdict(set)
+    for label, part in search.parts.items():
+        for before in search.just_before(part.inputs):
+            followers[before].add(label)
+    for label in reversed(search.parts):  # what a single tensor fills shows nothing by itself
+        for behind in followers[label] & search.twin.preset.keys():
+            followers[label] |= followers[behind]
+        behind = followers[label] - search.twin.preset.keys()
+        if search.parts[label].kind == OWN and (label not in right or not behind or not behind <= right):
+            yield label
+
+
+def _best_way(keras_side: _Keras, twin: TwinCopy, named: Mapping[str, str], unproved: Collection[str]) -> _Attempt:
     """Return the search that finds most layers: an attention may be one module of the twin, or several."""
-    ways, faults = ways_in(graph, twin, named)
+    graph, arrays = keras_side
+    twin.contents.clear()
+    ways, faults = ways_in(graph, twin, named, unproved)
     picked = dict.fromkeys(ways, 0)
 
     def attempt() -> _Attempt:
@@ -136,21 +177,23 @@ def _best_attempt(graph: Graph, arrays: Sequence[Any], twin: TwinCopy, named: Ma
 def _attempt(parts: dict[str, Part], twin: TwinCopy, named: Mapping[str, str], not_covered: dict[str, str]) -> _Attempt:
     """Search once."""
     fits = {label: twin.fitting(part) if part.is_covered else [] for label, part in parts.items()}
+    fits |= {label: [" and ".join(keys)] for label, keys in twin.preset.items() if label in parts}
     name_faults = list(_name_faults(parts, fits, twin, named))
     if name_faults:
         raise ParityError("proposal", name_faults)
     alone = {label: _nothing_fits(part, not_covered) for label, part in parts.items() if not fits[label]}
     search = Search(parts, fits, twin, named)
-    found = search.run(failing=alone)
+    preset = {label: " and ".join(keys) for label, keys in twin.preset.items() if label in parts}
+    found = search.run(preset, alone)
     if named and found.failing.keys() - alone:
-        contradicted = found.failing.keys() - Search(parts, fits, twin, {}).run(failing=alone).failing.keys()
+        contradicted = found.failing.keys() - Search(parts, fits, twin, {}).run(preset, alone).failing.keys()
         if contradicted:
             faults = [f"{label}: {failure.why}" for label, failure in found.failing.items() if label not in alone]
             raise ParityError("proposal", faults)
     by_name = equal_names(found)
     if by_name:
         search_by_name = Search(parts, fits, twin, named | by_name)
-        found_by_name = search_by_name.run(failing=alone)
+        found_by_name = search_by_name.run(preset, alone)
         if len(found_by_name.failing) <= len(found.failing):
             search, found = search_by_name, found_by_name
         else:  # the names contradict each other or the numbers, so they decide nothing

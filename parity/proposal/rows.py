@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from parity.proposal.parts import ATTENTION, JOINED, LAYER, RECURRENT, Part
-from parity.recurrent import Recurrent
+from parity.proposal.parts import ATTENTION, JOINED, LAYER, OWN, RECURRENT, Part
 from parity.weights.fills import Fill, Misfit, fills, is_own, same_but_for_ones
 from parity.weights.layouts import find_layout
-from parity.weights.mapping import Row
+from parity.weights.mapping import AS_IT_IS, Row
 
 import keras
 import torch
@@ -35,7 +34,7 @@ def rows_of(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> lis
     """
     if part.kind == LAYER and isinstance(module, next(iter(part.weights.values()))[1].modules):
         return _usual(part, tensors)
-    found = {LAYER: _elsewhere, RECURRENT: _recurrent, ATTENTION: _attention, JOINED: _joined}[part.kind]
+    found = {LAYER: _elsewhere, RECURRENT: _recurrent, ATTENTION: _attention, JOINED: _joined, OWN: _own}[part.kind]
     return _complete(part, list(found(part, module, tensors)), module, tensors)
 
 
@@ -50,7 +49,8 @@ def fills_of(part: Part, pairs: list[Pair], module: nn.Module, tensors: Mapping[
     """
     # Every module is called by its place in this one.
     modules = {f"m.{name}" if name else "m": inner for name, inner in module.named_modules()}
-    rows = [Row("", path, f"m.{own}") for path, own in pairs if path]
+    how = AS_IT_IS if part.kind == OWN else ""
+    rows = [Row("", path, f"m.{own}", how) for path, own in pairs if path]
     return list(fills(rows, part.held, {f"m.{own}": tensor for own, tensor in tensors.items()}, modules))
 
 
@@ -115,7 +115,7 @@ def _recurrent(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> 
     if isinstance(module, nn.RNNBase):
         if (module.num_layers, 1 + module.bidirectional) != (levels, ways):
             return
-    elif not isinstance(module, Recurrent | nn.RNNCellBase) or (levels, ways) != (1, 1):
+    elif (levels, ways) != (1, 1):
         return
     for level, cells in enumerate(part.owners):
         for cell, way in zip(cells, ("", "_reverse"), strict=False):
@@ -158,6 +158,16 @@ def _joined(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> Ite
             place = layout.get(variable.name)
             if place is not None and isinstance(module, place.modules + place.also):
                 yield variable.path, _kind(variable)
+
+
+def _own(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Pair]:
+    """Yield the rows of a layer of the user's own in such a module, by the shapes of the weights."""
+    if not is_own(module):
+        return
+    for path, weight in part.held.items():
+        alike = [name for name, tensor in tensors.items() if tuple(tensor.shape) == tuple(weight.variable.shape)]
+        if len(alike) == 1:
+            yield path, alike[0]
 
 
 def _kind(variable: keras.Variable) -> str:

@@ -261,6 +261,8 @@ class Search:
     def check_shared(self, current: Round, failing: dict[str, Failure]) -> None:
         """Add to ``failing`` each later call of a part that its module does not repeat."""
         for label, name in current.matched.items():
+            if name not in self.twin.tensors:
+                continue  # it fills single tensors
             for number, part_input in enumerate(self.parts[label].inputs[1:], start=2):
                 if self.is_ready(part_input, current.matched) and self.note_on(part_input, name, current) is None:
                     failing[f"{label}{CALL}{number})"] = self.failure(label, [part_input], [name], current)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from parity.models.keras_layers import inner_layers, sub_layers
 from parity.models.sequences import is_sequence_layer
-from parity.proposal.parts import ATTENTION, JOINED, LAYER, RECURRENT, Part
+from parity.proposal.parts import ATTENTION, JOINED, LAYER, OWN, RECURRENT, Part, own_weights
 from parity.weights.layouts import covered_layers, find_layout
 
 import keras
@@ -20,10 +20,12 @@ class Splits(NamedTuple):
     Attributes:
         ways: The parts of each way, still without inputs; the first is the usual one.
         faults: What cannot be moved. Each begins with the label of a part.
+        own: The parts if the weights of a layer of the user's own, which is not covered, may be moved as they are.
     """
 
     ways: list[list[Part]]
     faults: list[str]
+    own: tuple[Part, ...] = ()
 
 
 def splits_of(layer: keras.Layer) -> Splits:
@@ -97,10 +99,7 @@ def _attention(layer: keras.Layer) -> list[list[Part]]:
 def _composed(layer: keras.Layer) -> Splits | None:
     """Return the parts of a layer of the user's own that consists of several layers; None if it is no such layer."""
     inner = [one for one in sub_layers(layer) if one.weights]
-    within = {id(variable) for one in inner for variable in one.weights}
     if find_layout(layer) is not None or isinstance(layer, keras.layers.Wrapper) or len(inner) < 2:
-        return None
-    if within != {id(variable) for variable in layer.weights}:
         return None
     several = [splits_of(one) for one in inner]
     if any(not one.ways for one in several):
@@ -109,7 +108,15 @@ def _composed(layer: keras.Layer) -> Splits | None:
         [part._replace(top=layer, inside=True) for one in several for part in one.ways[min(number, len(one.ways) - 1)]]
         for number in range(max(len(one.ways) for one in several))
     ]
+    if own_weights(layer):
+        ways = [[*way, own_part(layer, layer)] for way in ways]
     return Splits(ways, [fault for one in several for fault in one.faults])
+
+
+def own_part(layer: keras.Layer, top: keras.Layer) -> Part:
+    """Return the part of the weights that a layer of the user's own has itself."""
+    path = own_weights(layer)[0].path.rpartition("/")[0] if own_weights(layer) else path_of(layer)
+    return Part(path, layer, {}, [], OWN, ((layer,),), top)
 
 
 def _plain(layer: keras.Layer) -> Splits:
@@ -120,7 +127,9 @@ def _plain(layer: keras.Layer) -> Splits:
     path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
     layout = find_layout(owner)
     if layout is None or any(place.modules and place.names for place in layout.values()):
-        return Splits([], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"])
+        whole = len(own_weights(owner)) == len(owner.weights) and not is_sequence_layer(layer)
+        own = (own_part(owner, layer),) if whole else ()
+        return Splits([], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"], own)
     parts: dict[str, Part] = {}
     faults = []
     for variable in owner.weights:

@@ -15,7 +15,8 @@ from parity.proposal.forcing import Forcing
 from parity.proposal.memory import OutputMemory
 from parity.proposal.parts import Part
 from parity.proposal.rows import Pair, constant_of, fills_of, rows_of
-from parity.weights.fills import Fill
+from parity.tensors import as_tensor
+from parity.weights.fills import Fill, Weight
 from parity.weights.flattened import channels_first_features, counts_features
 
 import torch
@@ -78,6 +79,8 @@ class TwinCopy:
         # What each module holds: the label of a part and the shape of its features, or None for random numbers.
         self.contents: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
         self.module_inputs: dict[str, list[Tensor]] = {}
+        # For parts without a module of their own: the tensors that they fill from the beginning.
+        self.preset: dict[str, dict[str, Weight]] = {}
         self.steps = WeakTensorKeyDictionary()  # of inputs that were packed sequences: which steps they have
         self.watched: set[str] = set()
         self.choose: Chooser | None = None
@@ -152,7 +155,12 @@ class TwinCopy:
         self.contents[name] = held
         tensors = self.tensors[name]
         if part is None:
-            _randomize(tensors, list(self.tensors).index(name))
+            given = {key: weight for weights in self.preset.values() for key, weight in weights.items()}
+            of_module = {own: given.get(f"{name}.{own}" if name else own) for own in tensors}
+            _randomize({own: tensors[own] for own in tensors if not of_module[own]}, list(self.tensors).index(name))
+            for own, weight in of_module.items():
+                if weight is not None:
+                    tensors[own].copy_(as_tensor(weight.variable))
             return
         rows = self.rows(part, name) or []
         for path, own_name in rows:

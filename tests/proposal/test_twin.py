@@ -84,7 +84,7 @@ def test_what_fits_has_the_right_kind_and_shapes(parts):
     more = {
         "other": nn.Linear(4, 4),
         "wide": nn.Linear(4, 5),
-        "conv": nn.Conv1d(4, 4, 1),
+        "conv": nn.Conv1d(4, 4, 2),
         "bare": nn.Linear(4, 3, bias=False),
     }
     copy = TwinCopy(twin_of(**more, plain=nn.LayerNorm(4)), torch.float32)
