@@ -39,6 +39,11 @@ def inner_layers(layer: Any) -> list[keras.Layer]:
     return list(getattr(layer, "_flatten_layers", list)())
 
 
+def sub_layers(layer: Any) -> list[keras.Layer]:
+    """Return the layers that a layer itself has, not those within these."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def activation_owner(layer: Any) -> Any:
     """Return the layer that has the activation: the layer itself, or the one that a TimeDistributed repeats."""
     while isinstance(layer, keras.layers.TimeDistributed):

@@ -5,8 +5,8 @@ from math import inf
 from typing import NamedTuple
 
 from parity.models.alignment import BORDERS, alignments, largest
-from parity.proposal.layers import Part, PartInput
 from parity.proposal.outputs import Output
+from parity.proposal.parts import Part, PartInput
 
 import torch
 from torch import Tensor, nn

@@ -1,79 +1,37 @@
 """The Keras layers that become modules, and their inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 from parity.errors import ParityError
 from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, TensorId
-from parity.models.keras_layers import inner_layers
+from parity.models.keras_inner import inputs_within
 from parity.models.keras_values import Value, follow_order, walk
 from parity.models.rounding import TIMES_NOISE, noise_of
+from parity.proposal.parts import JOINED, LAYER, RECURRENT, Part, PartInput
+from parity.proposal.splits import splits_of
 from parity.tensors import as_tensor
-from parity.weights.flattened import ON_FEATURES, channels_first_features, counts_features
-from parity.weights.layouts import covered_layers, find_layout
-from parity.weights.places import Place
+from parity.weights.flattened import ON_FEATURES
 
 import keras
 import torch
 from torch import Tensor
 
 
-class PartInput(NamedTuple):
-    """The input of a part in one of its calls.
-
-    Attributes:
-        value: The tensor (batch, *spatial, channels), wherever Keras has its channels.
-        tolerance: The largest difference that rounding explains.
-        flattened: The shape (*spatial, channels) that its features were flattened from, if any.
-        before: The labels of the parts before it: the tensor depends on their weights.
-    """
-
-    value: Tensor
-    tolerance: float
-    flattened: tuple[int, ...] | None
-    before: frozenset[str]
-
-
-class Part(NamedTuple):
-    """What becomes one module: a Keras layer with weights, or one of the two convolutions of a SeparableConv.
-
-    Attributes:
-        label: The path of its weights, less the last part; for a SeparableConv, with the name of the convolution.
-        layer: The layer that has the weights.
-        weights: The Keras weight that fills each tensor of the module, and its place, by the name of the tensor.
-        inputs: Its input in each of its calls.
-    """
-
-    label: str
-    layer: keras.Layer
-    weights: dict[str, tuple[keras.Variable, Place]]
-    inputs: list[PartInput]
-
-    @property
-    def before(self) -> frozenset[str]:
-        """Return the labels of the parts before any of its calls."""
-        return frozenset[str]().union(*(part_input.before for part_input in self.inputs))
-
-    def value(self, name: str, flattened: tuple[int, ...] | None = None) -> Tensor:
-        """Return the weight for a PyTorch tensor, in PyTorch's layout and the twin's order of features.
-
-        Args:
-            name: Name of the PyTorch tensor.
-            flattened: The shape (*spatial, channels) of the features, if the twin flattens them channels first.
-        """
-        variable, place = self.weights[name]
-        value = place.view(as_tensor(variable))
-        if flattened and counts_features(self.layer, variable.name):
-            value = channels_first_features(value, flattened)
-        return value
-
-
-def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], list[str]]:
+def keras_parts(
+    graph: Graph, arrays: Sequence[Any], splits: Mapping[int, Sequence[Part]] | None = None
+) -> tuple[dict[str, Part], list[str]]:
     """Run the Keras model; return its parts by label, in the order of the data flow, and faults.
 
     A layer of a kind that is not covered is a part without weights. Each fault begins with the label of a part.
+
+    Args:
+        graph: The model.
+        arrays: An array for each input.
+        splits: The parts of layers, by their identity, where they are not the usual ones. A layer may have none, if it
+            belongs to the part of another.
 
     Raises:
         ParityError: If no part can be told by its label, or there are none.
@@ -90,18 +48,29 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
             continue
         parts_before = frozenset[str]().union(*(before[number] for number in step.inputs))
         if step.weights:
-            parts_of_layer, faults_of_layer = _parts_of(step.layer)
-            faults |= dict.fromkeys(faults_of_layer)
-            for new in parts_of_layer or [_uncovered(step.layer, faults_of_layer)]:
+            known, after = splits_of(step.layer), frozenset[str]()
+            if known.ways or id(step.layer) not in (splits or {}):
+                faults |= dict.fromkeys(known.faults)
+            usual = known.ways[0] if known.ways else [_uncovered(step.layer, known.faults)]
+            chosen = [part._replace(inputs=[]) for part in (splits or {}).get(id(step.layer), usual)]
+            within = inputs_within(step, inputs, outputs, [part.layer for part in chosen if part.inside])
+            order = [*within]
+            features = channels.features(step.inputs[0], flattened)
+            for new in sorted(chosen, key=lambda part: order.index(id(part.layer)) if id(part.layer) in within else -1):
                 part = parts.setdefault(new.label, new)
                 if part.layer is not new.layer:
                     twice[f"{new.label}: two layers of the Keras model have this path; rename one"] = None
-                features = channels.features(step.inputs[0], flattened)
-                shape = features if isinstance(new.layer, ON_FEATURES) else None
-                found = _part_input(new, inputs[0], shape, parts_before)
-                axis = channels.axis(step.inputs[0], step, found.value.ndim)
-                part.inputs.append(found._replace(value=with_channels_last(found.value, axis)))
-                parts_before |= {new.label}
+                known_before = parts_before if _is_beside_others(part) else parts_before | after
+                if part.inside:
+                    values = within.get(id(part.layer), [])
+                    part.inputs.extend(_part_input(part, value, None, known_before) for value in values)
+                else:
+                    shape = features if isinstance(new.layer, ON_FEATURES) else None
+                    found = _part_input(new, inputs[0], shape, known_before)
+                    axis = channels.axis(step.inputs[0], step, found.value.ndim)
+                    part.inputs.append(found._replace(value=with_channels_last(found.value, axis)))
+                after |= {new.label}
+            parts_before |= after
         before |= dict.fromkeys(step.outputs, parts_before)
         follow_order(step, inputs, outputs, flattened, channels)
     if twice or not parts:
@@ -109,43 +78,24 @@ def keras_parts(graph: Graph, arrays: Sequence[Any]) -> tuple[dict[str, Part], l
     return parts, list(faults)
 
 
-def _parts_of(layer: keras.Layer) -> tuple[list[Part], list[str]]:
-    """Return the parts of a layer with weights, still without inputs, and faults."""
-    owners = {id(variable): inner for inner in inner_layers(layer) for variable in inner.weights}
-    inner = {id(owner): owner for owner in owners.values()}
-    owner = next(iter(inner.values())) if len(inner) == 1 else layer  # the layer in a TimeDistributed
-    path, kind = owner.weights[0].path.rpartition("/")[0], type(owner).__name__
-    layout = find_layout(owner)
-    if layout is None or any(not place.modules or place.names for place in layout.values()):
-        return [], [f"{path}: the kind {kind} is not covered; covered are {', '.join(covered_layers())}"]
-    parts: dict[str, Part] = {}
-    faults = []
-    for variable in owner.weights:
-        place = layout.get(variable.name)
-        if place is None:
-            faults.append(f"{path}: a {kind} has no weight {variable.name} that can be moved")
-            continue
-        label = f"{path}/{place.part}" if place.part else path
-        part = parts.setdefault(label, Part(label, owner, {}, []))
-        part.weights[place.tensor] = (variable, place)
-    return list(parts.values()), faults
-
-
 def _uncovered(layer: keras.Layer, faults: Sequence[str]) -> Part:
     """Return the part of a layer of a kind that is not covered, by its faults."""
-    return Part(faults[0].partition(": ")[0], layer, {}, [])
+    return Part(faults[0].partition(": ")[0], layer, {}, [], LAYER, (), layer)
 
 
-def labels_of(layer: keras.Layer) -> list[str]:
-    """Return the labels of the parts of a layer with weights."""
-    parts, faults = _parts_of(layer)
-    return [part.label for part in parts or [_uncovered(layer, faults)]]
+def _is_beside_others(part: Part) -> bool:
+    """Tell whether a part is one of query, key and value, which depend on no other of these."""
+    return part.kind == JOINED and not part.is_last
 
 
 def _part_input(part: Part, value: Value, flattened: tuple[int, ...] | None, before: frozenset[str]) -> PartInput:
     if any(place.part == "pointwise" for _, place in part.weights.values()):
         value = Value(_depthwise(part.layer, value.exact), _depthwise(part.layer, value.perturbed))
     exact, tolerance = tolerated(value)
+    if part.kind == RECURRENT and getattr(part.layer, "go_backwards", False):
+        exact = exact.flip(1)
+    if part.is_last:
+        exact = exact.flatten(-2)  # the heads and their features
     return PartInput(exact, tolerance, flattened if exact.is_floating_point() else None, before)
 
 

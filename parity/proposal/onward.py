@@ -16,8 +16,8 @@ from parity.errors import ParityError
 from parity.proposal.failures import Failure, returns_another
 from parity.proposal.forcing import Forcing
 from parity.proposal.found import Found, call_of, equal_names, part_of
-from parity.proposal.layers import PartInput
 from parity.proposal.outputs import Output
+from parity.proposal.parts import PartInput
 from parity.proposal.search import Search
 
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, TensorId
 from parity.models.keras_values import walk
-from parity.proposal.layers import Part, labels_of, tolerated
+from parity.proposal.layers import tolerated
+from parity.proposal.parts import RECURRENT, Part
 
 from torch import Tensor
 
@@ -32,8 +33,9 @@ def keras_outputs(graph: Graph, arrays: Sequence[Any], parts: Mapping[str, Part]
 
     Of a layer with an activation it is the tensor before the activation. What one or two layers without weights make of
     it follows, since a module may do these as well. Of a layer that becomes several modules, only the last one's output
-    is known, and that of a SeparableConv's first convolution.
+    is known, and that of a SeparableConv's first convolution. Of a recurrent layer it is known if it returns each step.
     """
+    last = {id(part.top): part for part in parts.values() if part.top is not None}
     found: dict[str, list[list[Output]]] = defaultdict(list)
     behind: dict[TensorId, list[Output]] = {}
     channels = channels_of(graph)
@@ -41,8 +43,11 @@ def keras_outputs(graph: Graph, arrays: Sequence[Any], parts: Mapping[str, Part]
         if step is None or not step.outputs:
             continue
         if step.weights:
+            part = last.get(id(step.layer))
+            if part is None or (part.inside and not part.is_last) or not _returns_all_steps(part):
+                continue
             of_call: list[Output] = []
-            found[labels_of(step.layer)[-1]].append(of_call)
+            found[part.label].append(of_call)
         elif len(step.inputs) == 1 and len(behind.get(step.inputs[0], [])) in range(1, 1 + _LAYERS_INSIDE):
             of_call = behind[step.inputs[0]]
         else:
@@ -56,3 +61,12 @@ def keras_outputs(graph: Graph, arrays: Sequence[Any], parts: Mapping[str, Part]
         if label not in found and pointwise is not None and pointwise.layer is part.layer:
             found[label] = [[Output(taken.value, taken.tolerance)] for taken in pointwise.inputs]
     return dict(found)
+
+
+def _returns_all_steps(part: Part) -> bool:
+    """Tell whether a part is no recurrent one, or returns what the first output of its module holds."""
+    if part.kind != RECURRENT:
+        return True
+    layer = part.top
+    plain = getattr(layer, "merge_mode", "concat") == "concat" and not getattr(layer, "go_backwards", False)
+    return len(part.owners) == 1 and layer.return_sequences and plain

@@ -1,17 +1,20 @@
 """Propose a mapping: find the module of the twin that belongs to each Keras layer, by the inputs of the modules."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from parity.errors import ParityError
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
 from parity.models.keras_channels import channels_of, input_axes
-from parity.models.keras_graph import keras_graph, with_graph
+from parity.models.keras_graph import Graph, keras_graph, with_graph
+from parity.proposal.choice import ways_in
 from parity.proposal.failures import Failure
-from parity.proposal.found import equal_names
-from parity.proposal.layers import Part, keras_dtype, keras_parts
+from parity.proposal.found import Found, equal_names, part_of
+from parity.proposal.layers import keras_dtype, keras_parts
 from parity.proposal.onward import Onward, go_on
 from parity.proposal.outputs import keras_outputs
+from parity.proposal.parts import OWN, Part
 from parity.proposal.report import Proposal, make_proposal, shapes_of
 from parity.proposal.search import Search
 from parity.proposal.twin import TwinCopy
@@ -21,6 +24,10 @@ from torch import nn
 
 # A few examples are enough to tell layers apart, and the copy of the twin runs many times.
 _EXAMPLES = 2
+# For so many layers at most it is tried whether they are more modules, or fewer.
+_OTHER_WAYS = 6
+# So often it is tried which layers of the user's own can be moved.
+_ROUNDS = 3
 
 
 def propose_mapping(
@@ -68,45 +75,139 @@ def propose_mapping(
     keras_model = with_graph(keras_model, x)
     graph = keras_graph(keras_model)
     arrays = [array[:_EXAMPLES] for array in keras_inputs(keras_model, x)]
-    parts, faults = keras_parts(graph, arrays)
-    not_covered = {label: why for label, _, why in (fault.partition(": ") for fault in faults)}
     twin = TwinCopy(torch_model, keras_dtype(keras_model))
     with unchanged(keras_model, torch_model):
         first = list(input_axes(graph, channels_of(graph)))
         as_keras = takes_keras_axes(twin.model, arrays, first) if torch_x is None else ()
         tensors = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x, as_keras)]
         twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
-        fits = {label: twin.fitting(part) if part.weights else [] for label, part in parts.items()}
         named = {label: twin.canonical.get(module, module) for label, module in (names or {}).items()}
-        name_faults = list(_name_faults(parts, fits, twin, named))
-        if name_faults:
-            raise ParityError("proposal", name_faults)
-        alone = {label: _nothing_fits(part, not_covered) for label, part in parts.items() if not fits[label]}
-        search = Search(parts, fits, twin, named)
-        found = search.run(failing=alone)
-        if named and found.failing.keys() - alone:
-            contradicted = found.failing.keys() - Search(parts, fits, twin, {}).run(failing=alone).failing.keys()
-            if contradicted:
-                faults = [f"{label}: {failure.why}" for label, failure in found.failing.items() if label not in alone]
-                raise ParityError("proposal", faults)
-        by_name = equal_names(found)
-        if by_name:
-            search_by_name = Search(parts, fits, twin, named | by_name)
-            found_by_name = search_by_name.run(failing=alone)
-            if len(found_by_name.failing) <= len(found.failing):
-                search, found = search_by_name, found_by_name
-            else:  # the names contradict each other or the numbers, so they decide nothing
-                by_name = {}
+        best = _best_attempt(graph, arrays, twin, named)
+        search, found = best.search, best.found
         onward = Onward(found, {}, [], {}, {})
         if found.failing:
-            onward = go_on(search, found, keras_outputs(graph, arrays, parts))
-    return make_proposal(search, onward, by_name | onward.by_name, not_covered)
+            onward = go_on(search, found, keras_outputs(graph, arrays, search.parts))
+    return make_proposal(search, onward, best.by_name | onward.by_name, best.not_covered)
+
+
+class _Keras(NamedTuple):
+    """The Keras model, and an array for each of its inputs."""
+
+    graph: Graph
+    arrays: Sequence[Any]
+
+
+class _Attempt(NamedTuple):
+    """A search with layers taken apart in one way.
+
+    Attributes:
+        search: The search.
+        found: What it has found.
+        by_name: The layers that numbers could not decide and equal names did.
+        not_covered: What of the Keras model cannot be moved, by part.
+        open: The layers of the Keras model that have no module although one would fit.
+    """
+
+    search: Search
+    found: Found
+    by_name: dict[str, str]
+    not_covered: dict[str, str]
+    open: list[int]
+
+
+def _best_attempt(graph: Graph, arrays: Sequence[Any], twin: TwinCopy, named: Mapping[str, str]) -> _Attempt:
+    """Return the search that finds most layers; layers of the user's own are only moved if what lies behind agrees."""
+    unproved: set[str] = set()
+    for _ in range(_ROUNDS):
+        best = _best_way(_Keras(graph, arrays), twin, named, unproved)
+        more = set(_unproved(best))
+        if not more:
+            return best
+        unproved |= more
+    own = {part.label for part in best.search.parts.values() if part.kind == OWN}
+    return _best_way(_Keras(graph, arrays), twin, named, unproved | own)
+
+
+def _unproved(attempt: _Attempt) -> Iterator[str]:
+    """Yield each layer of the user's own that has no module, or behind which not all layers take the right numbers."""
+    search, found = attempt.search, attempt.found
+    failing = {part_of(label) for label in found.failing}
+    right = {label for label, modules in found.options.items() if None not in modules and label not in failing}
+    followers: dict[str, set[str]] = defaultdict(set)
+    for label, part in search.parts.items():
+        for before in search.just_before(part.inputs):
+            followers[before].add(label)
+    for label in reversed(search.parts):  # what a single tensor fills shows nothing by itself
+        for behind in followers[label] & search.twin.preset.keys():
+            followers[label] |= followers[behind]
+        behind = followers[label] - search.twin.preset.keys()
+        if search.parts[label].kind == OWN and (label not in right or not behind or not behind <= right):
+            yield label
+
+
+def _best_way(keras_side: _Keras, twin: TwinCopy, named: Mapping[str, str], unproved: Collection[str]) -> _Attempt:
+    """Return the search that finds most layers: an attention may be one module of the twin, or several."""
+    graph, arrays = keras_side
+    twin.contents.clear()
+    ways, faults = ways_in(graph, twin, named, unproved)
+    picked = dict.fromkeys(ways, 0)
+
+    def attempt() -> _Attempt:
+        splits = {layer: ways[layer][number] for layer, number in picked.items()}
+        parts, others = keras_parts(graph, arrays, splits)
+        not_covered = {label: why for label, _, why in (fault.partition(": ") for fault in faults + others)}
+        return _attempt(parts, twin, named, not_covered)
+
+    best = attempt()
+    several = [layer for layer in ways if len(ways[layer]) > 1]
+    for layer in sorted(several, key=lambda layer: layer not in best.open)[:_OTHER_WAYS]:
+        for number in range(1, len(ways[layer])):
+            if not best.open:
+                return best
+            before = picked[layer]
+            picked[layer] = number
+            another = attempt()
+            if len(another.open) < len(best.open):
+                best = another
+            else:
+                picked[layer] = before
+    return best
+
+
+def _attempt(parts: dict[str, Part], twin: TwinCopy, named: Mapping[str, str], not_covered: dict[str, str]) -> _Attempt:
+    """Search once."""
+    fits = {label: twin.fitting(part) if part.is_covered else [] for label, part in parts.items()}
+    fits |= {label: [" and ".join(keys)] for label, keys in twin.preset.items() if label in parts}
+    name_faults = list(_name_faults(parts, fits, twin, named))
+    if name_faults:
+        raise ParityError("proposal", name_faults)
+    alone = {label: _nothing_fits(part, not_covered) for label, part in parts.items() if not fits[label]}
+    search = Search(parts, fits, twin, named)
+    preset = {label: " and ".join(keys) for label, keys in twin.preset.items() if label in parts}
+    found = search.run(preset, alone)
+    if named and found.failing.keys() - alone:
+        contradicted = found.failing.keys() - Search(parts, fits, twin, {}).run(preset, alone).failing.keys()
+        if contradicted:
+            faults = [f"{label}: {failure.why}" for label, failure in found.failing.items() if label not in alone]
+            raise ParityError("proposal", faults)
+    by_name = equal_names(found)
+    if by_name:
+        search_by_name = Search(parts, fits, twin, named | by_name)
+        found_by_name = search_by_name.run(preset, alone)
+        if len(found_by_name.failing) <= len(found.failing):
+            search, found = search_by_name, found_by_name
+        else:  # the names contradict each other or the numbers, so they decide nothing
+            by_name = {}
+    without = {part_of(label) for label in found.failing.keys() - alone} | {*found.blocked}
+    return _Attempt(search, found, by_name, not_covered, list({id(parts[label].top) for label in without}))
 
 
 def _nothing_fits(part: Part, not_covered: Mapping[str, str]) -> Failure:
     """Return the failure of a part that no module fits, whatever the numbers are."""
     if part.label in not_covered:
         return Failure(not_covered[part.label], structural=True)
+    if not part.weights:
+        return Failure("no module fits", structural=True)
     place = next(iter(part.weights.values()))[1]
     shapes = shapes_of({name: part.value(name) for name in part.weights})
     return Failure(f"no module fits; it needs a {place.needed} with {shapes}", structural=True)

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import NamedTuple
 
-from parity.proposal.layers import Part
 from parity.proposal.onward import Onward
+from parity.proposal.parts import OWN, Part
 from parity.proposal.search import Search
-from parity.weights.mapping import BY_HAND, COLUMNS, HOW, NOT_FROM_KERAS
+from parity.weights.mapping import AS_IT_IS, BY_HAND, COLUMNS, HOW, NOT_FROM_KERAS
 
 import pandas as pd
 from torch import Tensor
@@ -105,16 +105,19 @@ def _mapping(
     """
     parts, twin = search.parts, search.twin
     owner = {name: parts[label] for label, name in onward.found.decided.items()}
-    by_hand = [part for label, part in parts.items() if label in not_covered and not part.weights]
+    by_hand = [part for label, part in parts.items() if label in not_covered and not part.is_covered]
     stands = {name: parts[label] for label, name in onward.stands.items() if label in not_covered}
     rows: list[tuple[str, str, str]] = []
+    preset = {key: weight.variable.path for weights in twin.preset.values() for key, weight in weights.items()}
     for name, tensors in twin.tensors.items():
         keys = {tensor: f"{name}.{tensor}" if name else tensor for tensor in tensors}
+        rows += [(preset[key], key, AS_IT_IS) for key in keys.values() if key in preset]
+        keys = {own: key for own, key in keys.items() if key not in preset}
         if name in owner:
-            weights = owner[name].weights
-            rows += [(weights[own][0].path if own in weights else "", key, "") for own, key in keys.items()]
+            how = AS_IT_IS if owner[name].kind == OWN else ""
+            rows += [(path, keys[own], how if path else "") for path, own in twin.rows(owner[name], name) or []]
         elif name in stands:
-            paths = _alike(stands[name], tensors)
+            paths = _alike(stands[name], {own: tensors[own] for own in keys})
             rows += [(paths.get(own, ""), key, BY_HAND) for own, key in keys.items()]
         elif name in left_over:
             fits = any(name in names for names in search.fits.values())
@@ -144,10 +147,11 @@ def _alike(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _left_over(search: Search, onward: Onward) -> Iterator[tuple[str, str]]:
     """Yield each module that is no layer's twin, and why."""
     options, twin = onward.found.options, search.twin
+    preset = {key for weights in twin.preset.values() for key in weights}
     wanted = {name for modules in options.values() for name in modules} | {*onward.stands.values()}
     for name, tensors in twin.tensors.items():
         fitting = [label for label, names in search.fits.items() if name in names]
-        if name in wanted:
+        if name in wanted or all((f"{name}.{own}" if name else own) in preset for own in tensors):
             continue
         if not fitting:
             yield name, f"{twin.describe(name)} fits no Keras layer: {shapes_of(tensors)}"

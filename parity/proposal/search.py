@@ -17,9 +17,10 @@ from math import inf, prod
 from typing import NamedTuple
 
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, Aligned, alignments, largest
+from parity.models.sequences import Seen
 from parity.proposal.failures import Failure, module_name, none_agrees, none_left, promised_to_another
 from parity.proposal.found import CALL, Found, Round, is_close, part_of, union
-from parity.proposal.layers import Part, PartInput
+from parity.proposal.parts import Part, PartInput
 from parity.proposal.twin import Content, TwinCopy
 
 from torch import Tensor
@@ -234,7 +235,10 @@ class Search:
 
     def aligned(self, part_input: PartInput, tensor: Tensor, name: str) -> Iterator[Aligned]:
         """Yield each alignment of a part's and a module's input."""
-        return alignments(part_input.value, tensor, self.twin.module(name), part_input.flattened, window=True)
+        value, steps = part_input.value, self.twin.steps.get(tensor)
+        if steps is not None and value.ndim == 3:
+            value = Seen(tensor, steps).value(value[:, : steps.shape[1]])
+        return alignments(value, tensor, self.twin.module(name), part_input.flattened, window=True)
 
     def differences(self, part_input: PartInput, tensor: Tensor, name: str) -> Iterator[tuple[float, str]]:
         """Yield for each alignment of a part's and a module's input: the largest difference, and the note."""
@@ -257,6 +261,8 @@ class Search:
     def check_shared(self, current: Round, failing: dict[str, Failure]) -> None:
         """Add to ``failing`` each later call of a part that its module does not repeat."""
         for label, name in current.matched.items():
+            if name not in self.twin.tensors:
+                continue  # it fills single tensors
             for number, part_input in enumerate(self.parts[label].inputs[1:], start=2):
                 if self.is_ready(part_input, current.matched) and self.note_on(part_input, name, current) is None:
                     failing[f"{label}{CALL}{number})"] = self.failure(label, [part_input], [name], current)

@@ -8,20 +8,26 @@ from math import prod
 from typing import Any
 
 from parity.errors import ParityError
+from parity.models.sequences import taken
 from parity.models.torch_calls import HINT_OF_AXES, tensors_in
 from parity.proposal.failures import module_name
 from parity.proposal.forcing import Forcing
-from parity.proposal.layers import Part
 from parity.proposal.memory import OutputMemory
-from parity.weights.fills import is_own, same_but_for_ones
+from parity.proposal.parts import Part
+from parity.proposal.rows import Pair, constant_of, fills_of, rows_of
+from parity.tensors import as_tensor
+from parity.weights.fills import Fill, Weight
+from parity.weights.flattened import channels_first_features, counts_features
 
 import torch
 from keras import tree
 from torch import Tensor, nn
 from torch.jit import ScriptModule
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.weak import WeakTensorKeyDictionary
 
-# The tensors that a module may have although the Keras layer has no such weight, and their values in this case.
-CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
+# The module within an nn.MultiheadAttention, by the end of its name.
+_OUTPUT = ".out_proj"
 # How many random numbers are drawn for a tensor; a prime, so that no two rows are the same part of the sequence.
 _DRAWN = 65521
 
@@ -64,11 +70,18 @@ class TwinCopy:
         self.tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in self.model.state_dict(keep_vars=True).items():
             name, _, own_name = key.rpartition(".")
+            if name.endswith(_OUTPUT) and isinstance(self.modules[name.removesuffix(_OUTPUT)], nn.MultiheadAttention):
+                # An attention uses the tensors of this module, and never calls it.
+                name, own_name = name.removesuffix(_OUTPUT), f"{_OUTPUT[1:]}.{own_name}"
             if isinstance(tensor, Tensor) and self.canonical.get(name) == name:
                 self.tensors[name][own_name] = tensor
+        self.known_rows: dict[tuple[str, str], list[list[Pair] | None]] = {}
         # What each module holds: the label of a part and the shape of its features, or None for random numbers.
         self.contents: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}
         self.module_inputs: dict[str, list[Tensor]] = {}
+        # For parts without a module of their own: the tensors that they fill from the beginning.
+        self.preset: dict[str, dict[str, Weight]] = {}
+        self.steps = WeakTensorKeyDictionary()  # of inputs that were packed sequences: which steps they have
         self.watched: set[str] = set()
         self.choose: Chooser | None = None
         # How many times each module has run, and the modules that are filled.
@@ -91,23 +104,16 @@ class TwinCopy:
         return f"{module_name(name)} ({type(self.module(name)).__name__})"
 
     def fitting(self, part: Part) -> list[str]:
-        """Return the modules that may be what a part becomes, by their kinds and the shapes of their tensors.
+        """Return the modules of a kind that a part may become, with tensors of the right shapes."""
+        return [name for name in self.tensors if self.rows(part, name) is not None]
 
-        Modules of other kinds and of the user's own may have axes of size 1 more or fewer, as a 1 x 1 convolution has
-        that does what a Dense layer does. ``parity.transfer`` takes the same modules.
-        """
-        place = next(iter(part.weights.values()))[1]
-        expected = {name: tuple(part.value(name).shape) for name in part.weights}
-
-        def fits(module: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
-            shapes = {name: tuple(t.shape) for name, t in tensors.items() if name in expected or name not in CONSTANTS}
-            if isinstance(module, place.modules):
-                return shapes == expected
-            alike = is_own(module) or isinstance(module, place.also)
-            same = shapes.keys() == expected.keys()
-            return alike and same and all(same_but_for_ones(expected[name], shape) for name, shape in shapes.items())
-
-        return [name for name, own in self.tensors.items() if fits(self.module(name), own)]
+    def rows(self, part: Part, name: str) -> list[Pair] | None:
+        """Return the rows with which a part fills a module, None if it does not fit."""
+        known = self.known_rows.get((part.label, name))
+        if known is None:
+            known = [rows_of(part, self.module(name), self.tensors[name])]
+            self.known_rows[part.label, name] = known
+        return known[0]
 
     def inputs_of_modules(
         self, filled: Mapping[str, Content], choose: Chooser | None = None
@@ -149,13 +155,23 @@ class TwinCopy:
         self.contents[name] = held
         tensors = self.tensors[name]
         if part is None:
-            _randomize(tensors, list(self.tensors).index(name))
+            given = {key: weight for weights in self.preset.values() for key, weight in weights.items()}
+            of_module = {own: given.get(f"{name}.{own}" if name else own) for own in tensors}
+            _randomize({own: tensors[own] for own in tensors if not of_module[own]}, list(self.tensors).index(name))
+            for own, weight in of_module.items():
+                if weight is not None:
+                    tensors[own].copy_(as_tensor(weight.variable))
             return
-        for own_name, tensor in tensors.items():
-            if own_name in part.weights:
-                tensor.copy_(part.value(own_name, flattened).reshape(tensor.shape))
-            else:
-                tensor.fill_(CONSTANTS[own_name])
+        rows = self.rows(part, name) or []
+        for path, own_name in rows:
+            if not path:
+                tensors[own_name].fill_(constant_of(own_name) or 0)
+        for fill in fills_of(part, rows, self.module(name), tensors):
+            if isinstance(fill, Fill):
+                value = fill.value
+                if flattened and counts_features(fill.weight.layer, fill.weight.variable.name):
+                    value = channels_first_features(value, flattened)
+                fill.tensor.copy_(value)
 
     def force(self, forcing: Forcing, standing: Collection[str]) -> None:
         """Let modules take and return what a forcing says, from the next run on.
@@ -173,8 +189,11 @@ class TwinCopy:
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Store the first tensor that a module takes, and fill the module if it is known now; a hook of the module."""
         self.calls[name] += 1
-        changed, tensors = None, tensors_in((args, kwargs))[:1]
-        if self.forcing is not None and tensors:
+        changed, tensors = None, tensors_in((args, kwargs))
+        packed = isinstance(module, nn.RNNBase) and any(isinstance(one, PackedSequence) for one in args)
+        seen = taken(None, module, tensors, 0) if packed else None
+        tensors = tensors[:1] if seen is None else [seen.tensor]
+        if self.forcing is not None and tensors and not packed:
             given = self.forcing.taken(module, name, self.calls[name], tensors[0])
             if given is not None:
                 changed = tree.map_structure(lambda leaf: given if leaf is tensors[0] else leaf, (args, kwargs))
@@ -182,6 +201,8 @@ class TwinCopy:
         content = None
         if name in self.watched:
             self.module_inputs[name] += [tensor.detach().clone() for tensor in tensors]
+            if seen is not None and seen.real is not None:
+                self.steps[self.module_inputs[name][-1]] = seen.real
             if tensors and self.choose is not None and name not in self.filled:
                 content = self.choose(name, self.calls[name], self.module_inputs[name][-1])
         if name in self.tensors and name not in self.filled:
@@ -196,7 +217,8 @@ class TwinCopy:
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
         """Return what a module returns, or what it is to return in its place; a hook of the module."""
         tensors = tensors_in(output)
-        if self.forcing is None or not tensors:
+        packed = isinstance(output, tuple) and any(isinstance(one, PackedSequence) for one in output)
+        if self.forcing is None or not tensors or packed:
             return output
         content = self.contents.get(name)
         label = None if content is None else content[0]

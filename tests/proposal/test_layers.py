@@ -118,13 +118,14 @@ def test_the_layer_in_a_time_distributed_is_the_part():
 
 
 def test_a_layer_that_is_not_covered_is_a_fault_once():
-    lstm = L.LSTM(4, name="lstm", return_sequences=True)
-    *_, parts, faults = parts_of((5, 4), lambda x: L.Dense(2, name="out")(lstm(lstm(x))))
-    assert list(parts) == ["lstm/lstm_cell", "out"]
-    assert (parts["lstm/lstm_cell"].weights, len(parts["lstm/lstm_cell"].inputs)) == ({}, 2)
-    assert parts["out"].before == {"lstm/lstm_cell"}
+    lstm = L.ConvLSTM1D(4, 1, name="lstm", return_sequences=True)
+    *_, parts, faults = parts_of((5, 3, 4), lambda x: L.Dense(2, name="out")(lstm(lstm(x))))
+    assert list(parts) == ["lstm/conv_lstm_cell", "out"]
+    (part, _) = parts.values()
+    assert (part.weights, len(part.inputs), part.is_covered) == ({}, 2, False)
+    assert parts["out"].before == {part.label}
     assert len(faults) == 1
-    assert faults[0].startswith("lstm/lstm_cell: the kind LSTMCell is not covered; covered are AdditiveAttention, ")
+    assert faults[0].startswith(f"{part.label}: the kind ConvLSTMCell is not covered; covered are AdditiveAttention, ")
 
 
 def test_a_weight_that_cannot_be_moved_is_a_fault():

@@ -1,0 +1,152 @@
+"""Which of the ways to take layers apart suit the twin, by kind and shapes of its modules."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+
+from parity.models.keras_graph import Graph, Step, TensorId
+from parity.models.keras_layers import RANDOM_IN_TRAINING
+from parity.proposal.parts import LAYER, Part
+from parity.proposal.splits import levels_of, path_of, recurrent_part, splits_of
+from parity.proposal.twin import TwinCopy
+from parity.weights.fills import Weight, is_own
+
+import keras
+
+Choice = dict[int, list[list[Part]]]
+"""For layers by their identity: the ways to take them apart that suit the twin."""
+
+
+def ways_in(
+    graph: Graph, twin: TwinCopy, named: Collection[str], unproved: Collection[str]
+) -> tuple[Choice, list[str]]:
+    """Return the ways in which layers of several weights may be taken apart, and faults: the layers that have none.
+
+    Args:
+        graph: The Keras model.
+        twin: The twin.
+        named: Parts whose modules are given by name: ways with these go first.
+        unproved: Parts of layers of the user's own that are to be filled by hand.
+    """
+    found = _stacked(graph, twin)
+    faults = []
+    alone: dict[int, Part] = {}  # the layers of the user's own
+    for layer in {id(step.layer): step.layer for step in graph.steps if step.weights}.values():
+        if id(layer) in found:
+            continue
+        ways, _, own = splits_of(layer)
+        if own and own[0].label not in unproved:
+            alone[id(layer)] = own[0]
+            continue
+        if any(part.label in unproved for way in ways for part in way):
+            faults.append(f"{path_of(layer)}: what lies behind it does not show which tensors of the twin it fills")
+            found[id(layer)] = [[Part(path_of(layer), layer, {}, [], LAYER, (), layer)]]
+            continue
+        if not ways or all(part.kind == LAYER and not part.inside for way in ways for part in way):
+            continue
+        suiting = [way for way in ways if have_modules(way, twin)]
+        by_name = [way for way in ways if any(part.label in named for part in way)]
+        found[id(layer)] = by_name or suiting
+        if not found[id(layer)]:
+            fault = f"{path_of(layer)}: no module fits a {type(layer).__name__} with {_shapes(layer)}"
+            faults.append(fault)
+            found[id(layer)] = [[Part(path_of(layer), layer, {}, [], LAYER, (), layer)]]
+    twin.preset = _free_tensors([part for part in alone.values() if not twin.fitting(part)], twin)
+    found |= {key: [[part]] for key, part in alone.items() if part.label in twin.preset or twin.fitting(part)}
+    return found, faults
+
+
+def _free_tensors(parts: Sequence[Part], twin: TwinCopy) -> dict[str, dict[str, Weight]]:
+    """Return the tensors of the twin that layers of the user's own fill, by part: the only ones of these shapes.
+
+    Args:
+        parts: The parts, which have no module to themselves.
+        twin: The twin.
+    """
+    needed = Counter(tuple(weight.variable.shape) for part in parts for weight in part.held.values())
+    free: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, tensors in twin.tensors.items():
+        if is_own(twin.module(name)):
+            for own, tensor in tensors.items():
+                free[tuple(tensor.shape)].append(f"{name}.{own}" if name else own)
+    found = {}
+    for part in parts:
+        shapes = {path: tuple(weight.variable.shape) for path, weight in part.held.items()}
+        if all(needed[shape] == 1 == len(free[shape]) for shape in shapes.values()):
+            found[part.label] = {free[shape][0]: part.held[path] for path, shape in shapes.items()}
+    return found
+
+
+def _shapes(layer: keras.Layer) -> str:
+    prefix = len(path_of(layer)) + 1
+    return ", ".join(f"{weight.path[prefix:]} {tuple(weight.shape)}" for weight in layer.weights)
+
+
+def have_modules(parts: Sequence[Part], twin: TwinCopy) -> bool:
+    """Tell whether there is a module for each of several parts, one for each."""
+    fits = {part.label: twin.fitting(part) for part in parts}
+    taken: dict[str, str] = {}
+
+    def find(label: str, seen: set[str]) -> bool:
+        for name in fits[label]:
+            if name not in seen:
+                seen.add(name)
+                if name not in taken or find(taken[name], seen):
+                    taken[name] = label
+                    return True
+        return False
+
+    return all(find(label, set()) for label in fits)
+
+
+def _stacked(graph: Graph, twin: TwinCopy) -> Choice:
+    """Return the recurrent layers one behind the other that are one module of the twin, such as an LSTM of two layers.
+
+    The part belongs to the first layer, and the others have none. They are only taken together if a layer among them
+    has no module of its own.
+    """
+    found: Choice = {}
+    for chain in _chains(graph):
+        alone = {id(layer): have_modules(splits_of(layer).ways[0], twin) for layer in chain}
+        start = 0
+        while start < len(chain):
+            for end in range(len(chain), start + 1, -1):
+                layers = chain[start:end]
+                part = recurrent_part(layers, [level for layer in layers for level in levels_of(layer)])
+                if not all(alone[id(layer)] for layer in layers) and twin.fitting(part):
+                    found |= {id(layer): [[]] for layer in layers} | {id(layers[0]): [[part]]}
+                    start = end - 1
+                    break
+            start += 1
+    return found
+
+
+def _chains(graph: Graph) -> list[list[keras.Layer]]:
+    """Return recurrent layers of which each takes all steps of the one before it, and nothing else does."""
+    calls = Counter(id(step.layer) for step in graph.steps if step.weights)
+    takers: dict[TensorId, list[Step]] = defaultdict(list)
+    for step in graph.steps:
+        for number in step.inputs:
+            takers[number].append(step)
+    chain_of: dict[int, list[keras.Layer]] = {}  # by the identity of its last layer
+    for step in graph.steps:
+        layer = step.layer
+        if not step.weights or calls[id(layer)] > 1 or not levels_of(layer):
+            continue
+        chain = chain_of.setdefault(id(layer), [layer])
+        behind, number = takers[step.outputs[0]], step.outputs[0]
+        while len(behind) == 1 and isinstance(behind[0].layer, RANDOM_IN_TRAINING) and number not in graph.outputs:
+            number = behind[0].outputs[0]
+            behind = takers[number]
+        after = behind[0].layer if len(behind) == 1 and number not in graph.outputs else None
+        if after is not None and calls[id(after)] == 1 and levels_of(after) and _go_on(layer, after):
+            chain_of[id(after)] = [*chain, after]
+            del chain_of[id(layer)]
+    return [chain for chain in chain_of.values() if len(chain) > 1]
+
+
+def _go_on(layer: keras.Layer, after: keras.Layer) -> bool:
+    """Tell whether one recurrent layer may be a level of a module, and another the next one."""
+    backwards = any(getattr(one, "go_backwards", False) for one in (layer, after))
+    plain = not backwards and getattr(layer, "merge_mode", "concat") == "concat"
+    kinds = {type(cell) for one in (layer, after) for level in levels_of(one) for cell in level}
+    return layer.return_sequences and plain and len(kinds) == 1 and type(layer) is type(after)
