@@ -1,7 +1,6 @@
 """Attention in all its forms, and what stands around it: the network, its twin and its mutants."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from course.mutants.base import Mutant, Network, enter
@@ -160,32 +159,6 @@ def _parts(tensor: Tensor, order: tuple[int, int, int]) -> None:
     put(tensor, torch.cat([parts[number] for number in order]))
 
 
-def _forward(twin: nn.Module, attend: Callable[..., Tensor]) -> None:
-    """Give the cross-attention of the twin another way to be called."""
-    original = type(twin).forward
-
-    def forward(self, x, other):
-        module, self.cross = self.cross, _Called(self.cross, attend)
-        try:
-            return original(self, x, other)
-        finally:
-            self.cross = module
-
-    another_forward(twin, forward)
-
-
-class _Called(nn.Module):
-    """A module that is called in another way."""
-
-    def __init__(self, module: nn.Module, call: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.module, self.call = module, call
-
-    def forward(self, *x: Tensor, **more: Any) -> tuple[Tensor, None]:
-        """Call it."""
-        return self.call(self.module, *x), None
-
-
 @mutant("joint: value, query, key in one tensor", {"joint"}, "packed order")
 def _(twin):
     _parts(twin.joint.in_proj_weight, (2, 0, 1))
@@ -220,10 +193,10 @@ def _(twin):
     twin.joint.batch_first = False
 
 
-@mutant("joint: three heads' worth of another split", {"joint"}, "head axes")
+@mutant("joint: its rows in the order key_dim, heads", {"joint"}, "head axes")
 def _(twin):
-    for part in twin.joint.in_proj_weight.chunk(3):
-        put(part, part.unflatten(0, (HEADS, 4)).transpose(0, 1).flatten(0, 1))
+    parts = [part.unflatten(0, (HEADS, 4)).transpose(0, 1).flatten(0, 1) for part in twin.joint.in_proj_weight.chunk(3)]
+    put(twin.joint.in_proj_weight, torch.cat(parts))
 
 
 @mutant("apart: no causal mask", {"apart"}, "mask ignored")
@@ -292,8 +265,8 @@ def _(twin):
 
 @mutant("cross: its query kernel not transposed", {"cross"}, "kernel not transposed")
 def _(twin):
-    query = twin.cross.in_proj_weight[:WIDTH]
-    put(query, query.T.clone())
+    query, *rest = twin.cross.in_proj_weight.chunk(3)
+    put(twin.cross.in_proj_weight, torch.cat([query.T, *rest]))
 
 
 @mutant("additive: scale left at 0", {"additive"}, "weights hold other numbers")

@@ -165,8 +165,7 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
     for a in range(len(slots)):
         for b in range(a + 1, len(slots)):
             exchange = {slots[a]: evidence.inputs[slots[b]], slots[b]: evidence.inputs[slots[a]]}
-            cause = "key and value exchanged" if {names[a], names[b]} == {"key", "value"} else "query exchanged"
-            yield cause, f"it takes the {names[b]} as the {names[a]}", Variant(inputs=exchange)
+            yield "key and value exchanged", f"it takes the {names[b]} as the {names[a]}", Variant(inputs=exchange)
     if isinstance(step.layer, _WITH_HEADS):
         yield from _of_heads(step, evidence)
 

@@ -54,7 +54,6 @@ CAUSES = {
     "head axes": CHEAT_SHEET,
     "output not transposed": CHEAT_SHEET,
     "key and value exchanged": CHEAT_SHEET,
-    "query exchanged": CHEAT_SHEET,
     "scale missing": CHEAT_SHEET,
     "another normalization": CHEAT_SHEET,
     "pre-norm for post-norm": CHEAT_SHEET,

@@ -7,7 +7,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
-from parity.diagnosis.moved import by_path, fills_of, weights_of
+from parity.diagnosis.moved import fills_of, grouped_by_path, weights_of
 from parity.diagnosis.needed import Look, differing, others_of, step_before, steps_behind, wanted_for
 from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
 from parity.models.keras_channels import as_in_keras, axes_in_keras, with_channels_last
@@ -147,7 +147,7 @@ class Evidence(NamedTuple):
 
     def fills_by_path(self) -> dict[str, list[Fill]]:
         """Return what each of the layer's weights fills, by its path."""
-        return by_path(self.fills)
+        return grouped_by_path(self.fills)
 
     def explains_in_keras(self, value: Tensor | None) -> bool:
         """Tell whether a tensor in Keras's order of axes agrees with the twin's tensor."""

@@ -77,7 +77,7 @@ def _named(several: list[Fill]) -> dict[str, Fill]:
     return found
 
 
-def by_path(several: Mapping[str, Fill]) -> dict[str, list[Fill]]:
+def grouped_by_path(several: Mapping[str, Fill]) -> dict[str, list[Fill]]:
     """Return what each weight fills, by its path."""
     found: dict[str, list[Fill]] = {}
     for fill in several.values():

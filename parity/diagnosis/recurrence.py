@@ -6,7 +6,7 @@ from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within, short_name
-from parity.diagnosis.moved import by_path
+from parity.diagnosis.moved import grouped_by_path
 from parity.models.alignment import largest
 from parity.models.keras_graph import Step
 from parity.models.keras_layers import activation_name, inner_layers
@@ -45,7 +45,7 @@ def by_recurrent_weights(evidence: Evidence) -> Iterator[Cause]:
     for one in evidence.behind:
         if not is_sequence_layer(one.step.layer) or value is None:
             break
-        behind = by_path(one.fills)
+        behind = grouped_by_path(one.fills)
         more, wrong_behind = _weights_of_twin(behind)
         value, tolerance = output_of(one.step, [value, *evidence.inputs[1:]], Variant(weights=more)), one.tolerance
         fills, actual, wrong = fills | behind, actual | more, wrong | wrong_behind
