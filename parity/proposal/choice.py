@@ -1,7 +1,8 @@
 """Which of the ways to take layers apart suit the twin, by kind and shapes of its modules."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import permutations
 
 from parity.models.keras_graph import Graph, Step, TensorId
 from parity.models.keras_layers import RANDOM_IN_TRAINING
@@ -117,7 +118,21 @@ def _stacked(graph: Graph, twin: TwinCopy) -> Choice:
                     start = end - 1
                     break
             start += 1
+    for forward, backward in _directions(graph):
+        part = recurrent_part([forward, backward], [[levels_of(one)[0][0] for one in (forward, backward)]])
+        alone_too = all(have_modules(splits_of(one).ways[0], twin) for one in (forward, backward))
+        if not alone_too and not {id(forward), id(backward)} & found.keys() and twin.fitting(part):
+            found |= {id(forward): [[part]], id(backward): [[part]]}
     return found
+
+
+def _directions(graph: Graph) -> Iterator[tuple[keras.Layer, keras.Layer]]:
+    """Yield each two recurrent layers with the same input, of which one goes forward and one backward."""
+    steps = [step for step in graph.steps if step.weights and [len(level) for level in levels_of(step.layer)] == [1]]
+    for first, second in permutations(steps, 2):
+        backwards = [step.layer.go_backwards for step in (first, second)]
+        if first.inputs[:1] == second.inputs[:1] and backwards == [False, True]:
+            yield first.layer, second.layer
 
 
 def _chains(graph: Graph) -> list[list[keras.Layer]]:
