@@ -1,7 +1,8 @@
 """Which of the ways to take layers apart suit the twin, by kind and shapes of its modules."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import permutations
 
 from parity.models.keras_graph import Graph, Step, TensorId
 from parity.models.keras_layers import RANDOM_IN_TRAINING
@@ -17,7 +18,7 @@ Choice = dict[int, list[list[Part]]]
 
 
 def ways_in(
-    graph: Graph, twin: TwinCopy, named: Collection[str], unproved: Collection[str]
+    graph: Graph, twin: TwinCopy, named: Collection[str], unproved: Mapping[str, int]
 ) -> tuple[Choice, list[str]]:
     """Return the ways in which layers of several weights may be taken apart, and faults: the layers that have none.
 
@@ -25,17 +26,23 @@ def ways_in(
         graph: The Keras model.
         twin: The twin.
         named: Parts whose modules are given by name: ways with these go first.
-        unproved: Parts of layers of the user's own that are to be filled by hand.
+        unproved: How often each part of a layer of the user's own was tried in vain: first its weights were taken to be
+            in a module of its own, then to be single tensors. After that they are left to the user.
     """
     found = _stacked(graph, twin)
     faults = []
-    alone: dict[int, Part] = {}  # the layers of the user's own
+    alone: dict[int, Part] = {}  # of layers of the user's own that have no module
     for layer in {id(step.layer): step.layer for step in graph.steps if step.weights}.values():
         if id(layer) in found:
             continue
         ways, _, own = splits_of(layer)
-        if own and own[0].label not in unproved:
-            alone[id(layer)] = own[0]
+        if own:
+            modules = bool(twin.fitting(own[0]))
+            tries = unproved.get(own[0].label, 0)
+            if modules and tries == 0:
+                found[id(layer)] = [[own[0]]]
+            elif tries <= modules:
+                alone[id(layer)] = own[0]
             continue
         if any(part.label in unproved for way in ways for part in way):
             faults.append(f"{path_of(layer)}: what lies behind it does not show which tensors of the twin it fills")
@@ -50,8 +57,8 @@ def ways_in(
             fault = f"{path_of(layer)}: no module fits a {type(layer).__name__} with {_shapes(layer)}"
             faults.append(fault)
             found[id(layer)] = [[Part(path_of(layer), layer, {}, [], LAYER, (), layer)]]
-    twin.preset = _free_tensors([part for part in alone.values() if not twin.fitting(part)], twin)
-    found |= {key: [[part]] for key, part in alone.items() if part.label in twin.preset or twin.fitting(part)}
+    twin.preset = _free_tensors([*alone.values()], twin)
+    found |= {key: [[part]] for key, part in alone.items() if part.label in twin.preset}
     return found, faults
 
 
@@ -117,7 +124,21 @@ def _stacked(graph: Graph, twin: TwinCopy) -> Choice:
                     start = end - 1
                     break
             start += 1
+    for forward, backward in _directions(graph):
+        part = recurrent_part([forward, backward], [[levels_of(one)[0][0] for one in (forward, backward)]])
+        alone_too = all(have_modules(splits_of(one).ways[0], twin) for one in (forward, backward))
+        if not alone_too and not {id(forward), id(backward)} & found.keys() and twin.fitting(part):
+            found |= {id(forward): [[part]], id(backward): [[part]]}
     return found
+
+
+def _directions(graph: Graph) -> Iterator[tuple[keras.Layer, keras.Layer]]:
+    """Yield each two recurrent layers with the same input, of which one goes forward and one backward."""
+    steps = [step for step in graph.steps if step.weights and [len(level) for level in levels_of(step.layer)] == [1]]
+    for first, second in permutations(steps, 2):
+        backwards = [step.layer.go_backwards for step in (first, second)]
+        if first.inputs[:1] == second.inputs[:1] and backwards == [False, True]:
+            yield first.layer, second.layer
 
 
 def _chains(graph: Graph) -> list[list[keras.Layer]]:

@@ -10,6 +10,7 @@ from parity.models.keras_values import walk
 from parity.proposal.layers import tolerated
 from parity.proposal.parts import RECURRENT, Part
 
+import keras
 from torch import Tensor
 
 # A module may also do what so many layers without weights behind it do, such as an activation.
@@ -69,4 +70,5 @@ def _returns_all_steps(part: Part) -> bool:
         return True
     layer = part.top
     plain = getattr(layer, "merge_mode", "concat") == "concat" and not getattr(layer, "go_backwards", False)
-    return len(part.owners) == 1 and layer.return_sequences and plain
+    whole = len(part.owners) == 1 and (len(part.owners[0]) == 1 or isinstance(layer, keras.layers.Bidirectional))
+    return whole and layer.return_sequences and plain

@@ -1,10 +1,11 @@
 """Propose a mapping: find the module of the twin that belongs to each Keras layer, by the inputs of the modules."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
+from parity.models.alignment import alignments, largest
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
 from parity.models.keras_channels import channels_of, input_axes
 from parity.models.keras_graph import Graph, keras_graph, with_graph
@@ -27,7 +28,7 @@ _EXAMPLES = 2
 # For so many layers at most it is tried whether they are more modules, or fewer.
 _OTHER_WAYS = 6
 # So often it is tried which layers of the user's own can be moved.
-_ROUNDS = 3
+_ROUNDS = 4
 
 
 def propose_mapping(
@@ -117,18 +118,18 @@ class _Attempt(NamedTuple):
 
 def _best_attempt(graph: Graph, arrays: Sequence[Any], twin: TwinCopy, named: Mapping[str, str]) -> _Attempt:
     """Return the search that finds most layers; layers of the user's own are only moved if what lies behind agrees."""
-    unproved: set[str] = set()
+    unproved: Counter[str] = Counter()
+    keras_side = _Keras(graph, arrays)
     for _ in range(_ROUNDS):
-        best = _best_way(_Keras(graph, arrays), twin, named, unproved)
-        more = set(_unproved(best))
+        best = _best_way(keras_side, twin, named, unproved)
+        more = [*_unproved(best, keras_side)]
         if not more:
             return best
-        unproved |= more
-    own = {part.label for part in best.search.parts.values() if part.kind == OWN}
-    return _best_way(_Keras(graph, arrays), twin, named, unproved | own)
+        unproved.update(more)
+    return _best_way(keras_side, twin, named, dict.fromkeys(unproved, _ROUNDS))
 
 
-def _unproved(attempt: _Attempt) -> Iterator[str]:
+def _unproved(attempt: _Attempt, keras_side: _Keras) -> Iterator[str]:
     """Yield each layer of the user's own that has no module, or behind which not all layers take the right numbers."""
     search, found = attempt.search, attempt.found
     failing = {part_of(label) for label in found.failing}
@@ -141,11 +142,27 @@ def _unproved(attempt: _Attempt) -> Iterator[str]:
         for behind in followers[label] & search.twin.preset.keys():
             followers[label] |= followers[behind]
         behind = followers[label] - search.twin.preset.keys()
-        if search.parts[label].kind == OWN and (label not in right or not behind or not behind <= right):
+        if search.parts[label].kind != OWN:
+            continue
+        agrees = behind <= right if behind else _returned(label, attempt, keras_side)
+        if label not in right or not agrees:
             yield label
 
 
-def _best_way(keras_side: _Keras, twin: TwinCopy, named: Mapping[str, str], unproved: Collection[str]) -> _Attempt:
+def _returned(label: str, attempt: _Attempt, keras_side: _Keras) -> bool:
+    """Tell whether the twin returns what a layer does, the last one."""
+    search = attempt.search
+    search.twin.inputs_of_modules({name: search.content(one, name) for one, name in attempt.found.decided.items()})
+    due = keras_outputs(keras_side.graph, keras_side.arrays, search.parts).get(label, [])
+    pairs = ((output, tensor) for call in due for output in call[:1] for tensor in search.twin.outputs)
+    return any(
+        largest(pair.value - pair.twin) <= output.tolerance
+        for output, tensor in pairs
+        for pair in alignments(output.value, tensor)
+    )
+
+
+def _best_way(keras_side: _Keras, twin: TwinCopy, named: Mapping[str, str], unproved: Mapping[str, int]) -> _Attempt:
     """Return the search that finds most layers: an attention may be one module of the twin, or several."""
     graph, arrays = keras_side
     twin.contents.clear()

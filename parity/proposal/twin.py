@@ -63,6 +63,7 @@ class TwinCopy:
         self.dtype = torch.promote_types(own[0], dtype) if own else dtype
         self.model.to(self.dtype)
         self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []  # what its last run returned
         first = {id(module): name for name, module in self.model.named_modules()}
         every = self.model.named_modules(remove_duplicate=False)
         self.canonical = {name: first[id(module)] for name, module in every}
@@ -141,7 +142,7 @@ class TwinCopy:
         if self.forcing is not None:
             self.forcing.trail.clear()
         try:
-            self.model(*(tensor.clone() for tensor in self.inputs))
+            self.outputs = tensors_in(self.model(*(tensor.clone() for tensor in self.inputs)))
         except Exception as error:
             raise ParityError("proposal", [f"the twin stops: {type(error).__name__}: {error}{HINT_OF_AXES}"]) from error
         return dict(self.module_inputs)

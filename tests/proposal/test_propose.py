@@ -617,9 +617,9 @@ class Scaled(L.Layer):
 class Scale(nn.Module):
     """The twin of ``Scaled``."""
 
-    def __init__(self, channels):
+    def __init__(self, *shape):
         super().__init__()
-        self.factor = nn.Parameter(torch.ones(channels))
+        self.factor = nn.Parameter(torch.ones(shape))
 
     def forward(self, x):
         """Multiply each channel by a number."""
@@ -672,7 +672,7 @@ def test_what_is_not_from_keras_and_what_is_filled_by_hand_do_not_keep_the_rest_
     model, x = model_of((4,), lambda x: layer("Dense", 3, name="b")(Scaled(name="s", dtype="float64")(
         layer("Dense", 4, activation="relu", name="a")(x)
     )))  # fmt: skip
-    modules = {"a": nn.Linear(4, 4), "scale": Scale(4, 1), "b": nn.Linear(4, 3), "auxiliary": nn.Linear(4, 2)}
+    modules = {"a": nn.Linear(4, 4), "scale": Scale(1, 4), "b": nn.Linear(4, 3), "auxiliary": nn.Linear(4, 2)}
     twin = Twin(lambda m, x: m.b(m.scale(torch.relu(m.a(x)))), **modules)
     twin.register_buffer("mean", torch.zeros(4, dtype=torch.float64))
     proposal = propose_mapping(model, twin, x)
@@ -683,7 +683,7 @@ def test_what_is_not_from_keras_and_what_is_filled_by_hand_do_not_keep_the_rest_
     }
     assert (proposal.parts_at, proposal.behind) == ({}, [])
     transfer(model, spoil(twin), proposal.mapping)
-    twin.scale.factor.data = torch.from_numpy(model.get_layer("s").gain.numpy())[:, None]
+    twin.scale.factor.data = torch.from_numpy(model.get_layer("s").gain.numpy())[None]
     assert np.abs(run_keras(Probe(model, x))[0] - run_twin(twin, x)[0]).max() < 1e-5
 
 
