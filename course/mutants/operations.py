@@ -132,7 +132,7 @@ def _(twin):
     another_method(twin, "product", lambda self, a, b: torch.maximum(a, b))
 
 
-@mutant("product: divided by the number of channels", {"product"}, "output scaled", in_forward=True)
+@mutant("product: divided by the number of channels", {"product", "features"}, "input scaled", in_forward=True)
 def _(twin):
     another_method(twin, "product", lambda self, a, b: a * b / a.shape[1])
 
