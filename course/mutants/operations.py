@@ -137,6 +137,11 @@ def _(twin):
     another_method(twin, "product", lambda self, a, b: a * b / a.shape[1])
 
 
+@mutant("product: half of it", {"product"}, "output scaled", in_forward=True)
+def _(twin):
+    another_method(twin, "product", lambda self, a, b: torch.addcmul(torch.zeros_like(a), a, b, value=0.5))
+
+
 @mutant("sum: the mean", {"sum", "relu"}, "another operation", in_forward=True)
 def _(twin):
     another_method(twin, "added", lambda self, a, b: F.relu(torch.stack([a, b]).mean(0)))
