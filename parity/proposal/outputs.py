@@ -71,4 +71,4 @@ def _returns_all_steps(part: Part) -> bool:
     layer = part.top
     plain = getattr(layer, "merge_mode", "concat") == "concat" and not getattr(layer, "go_backwards", False)
     whole = len(part.owners) == 1 and (len(part.owners[0]) == 1 or isinstance(layer, keras.layers.Bidirectional))
-    return whole and layer.return_sequences and plain
+    return whole and getattr(layer, "return_sequences", False) and plain
