@@ -139,8 +139,8 @@ def _unproved(attempt: _Attempt, keras_side: _Keras) -> Iterator[str]:
         for before in search.just_before(part.inputs):
             followers[before].add(label)
     for label in reversed(search.parts):  # what a single tensor fills shows nothing by itself
-        for preset in followers[label] & search.twin.preset.keys():
-            followers[label] |= followers[preset]
+        for other in followers[label] & search.twin.preset.keys():
+            followers[label] |= followers[other]
         behind = followers[label] - search.twin.preset.keys()
         if search.parts[label].kind != OWN:
             continue
