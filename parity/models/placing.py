@@ -88,8 +88,8 @@ def _of_right_size(
     if value.ndim != twin.ndim:
         return None
     if value.ndim > 2:
-        channels = value.shape[-1]
-        known = (twin.shape[1] == channels) != (twin.shape[-1] == channels)
-        as_keras = twin.shape[-1] == channels if known else like is True
-        value = value if as_keras else value.movedim(-1, 1)
+        first, last = (twin.shape[axis] == value.shape[-1] for axis in (1, -1))
+        if not first and not last:  # its axes are in no order that is known
+            return None
+        value = value if (like is True if first and last else last) else value.movedim(-1, 1)
     return value.to(twin.dtype).contiguous()

@@ -110,8 +110,14 @@ def test_a_tensor_of_another_size_is_replaced_by_one_of_the_right_size(case):
 
 @pytest.mark.parametrize(
     ("shape", "wrong"),
-    [((2, 5, 4, 3), (2, 7)), ((2, 5, 4, 3), (3, 3, 7, 6)), ((2, 6), (2, 3, 4)), ((2, 3), (6, 7))],
-    ids=["flattened", "other examples", "other axes", "other examples and features"],
+    [
+        ((2, 5, 4, 3), (2, 5, 3, 4)),
+        ((2, 5, 4, 3), (2, 7)),
+        ((2, 5, 4, 3), (3, 3, 7, 6)),
+        ((2, 6), (2, 3, 4)),
+        ((2, 3), (6, 7)),
+    ],
+    ids=["permuted", "flattened", "other examples", "other axes", "other examples and features"],
 )
 def test_where_nothing_tells_how_the_twin_would_have_it_it_is_none(shape, wrong):
     assert placed(tensor(*shape), Place(torch.zeros(wrong))) is None
