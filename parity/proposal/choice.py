@@ -120,7 +120,7 @@ def _stacked(graph: Graph, twin: TwinCopy) -> Choice:
                 layers = chain[start:end]
                 part = recurrent_part(layers, [level for layer in layers for level in levels_of(layer)])
                 if not all(alone[id(layer)] for layer in layers) and twin.fitting(part):
-                    found |= {id(layer): [[]] for layer in layers} | {id(layers[0]): [[part]]}
+                    found |= {id(layer): [[part] if layer is layers[0] else []] for layer in layers}
                     start = end - 1
                     break
             start += 1

@@ -68,7 +68,7 @@ def _returns_all_steps(part: Part) -> bool:
     """Tell whether a part is no recurrent one, or returns what the first output of its module holds."""
     if part.kind != RECURRENT:
         return True
-    layer = part.top
+    layer: Any = part.top
     plain = getattr(layer, "merge_mode", "concat") == "concat" and not getattr(layer, "go_backwards", False)
     whole = len(part.owners) == 1 and (len(part.owners[0]) == 1 or isinstance(layer, keras.layers.Bidirectional))
     return whole and layer.return_sequences and plain

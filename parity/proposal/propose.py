@@ -139,8 +139,8 @@ def _unproved(attempt: _Attempt, keras_side: _Keras) -> Iterator[str]:
         for before in search.just_before(part.inputs):
             followers[before].add(label)
     for label in reversed(search.parts):  # what a single tensor fills shows nothing by itself
-        for behind in followers[label] & search.twin.preset.keys():
-            followers[label] |= followers[behind]
+        for other in followers[label] & search.twin.preset.keys():
+            followers[label] |= followers[other]
         behind = followers[label] - search.twin.preset.keys()
         if search.parts[label].kind != OWN:
             continue
@@ -209,7 +209,7 @@ def _attempt(parts: dict[str, Part], twin: TwinCopy, named: Mapping[str, str], n
             raise ParityError("proposal", faults)
     by_name = equal_names(found)
     if by_name:
-        search_by_name = Search(parts, fits, twin, named | by_name)
+        search_by_name = Search(parts, fits, twin, {**named, **by_name})
         found_by_name = search_by_name.run(preset, alone)
         if len(found_by_name.failing) <= len(found.failing):
             search, found = search_by_name, found_by_name

@@ -162,7 +162,8 @@ def _joined(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> Ite
 
 def _own(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Pair]:
     """Yield the rows of a layer of the user's own in such a module, by the shapes of the weights."""
-    if not is_own(module):
+    # What a module with others in it takes is not what its own tensors are used for.
+    if not is_own(module) or any(True for _ in module.children()):
         return
     for path, weight in part.held.items():
         alike = [name for name, tensor in tensors.items() if tuple(tensor.shape) == tuple(weight.variable.shape)]
