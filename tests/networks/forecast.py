@@ -113,4 +113,5 @@ def _(twin):
     twin.sigma = nn.Identity()
 
 
-NETWORK = Network("forecast", keras_model, Twin, tuple(MISTAKES), fill_by_hand=fill_by_hand)
+NAMES = {"mean": "mu"}  # both heads take the same
+NETWORK = Network("forecast", keras_model, Twin, tuple(MISTAKES), names=NAMES, fill_by_hand=fill_by_hand)

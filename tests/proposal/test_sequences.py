@@ -3,10 +3,12 @@
 import functools
 
 from course.mutants import load_network
+from course.small_models import fill_scaled
 from parity import propose_mapping
 from tests.proposal.test_propose import Twin, layer, model_of, passes, rows
 
 import keras
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -106,22 +108,20 @@ def test_forward_and_backward_are_one_module():
 
 
 def test_a_packed_sequence():
-    def build(x):
-        x = layer("Masking", name="mask")(x)
-        return layer("Dense", 2, name="out")(layer("LSTM", 4, name="rnn")(x))
-
-    model, (x,) = model_of(STEPS, build)
-    x[1, 3:] = 0
+    words = keras.Input((5,), dtype="int32")
+    y = layer("LSTM", 4, name="rnn")(layer("Embedding", 7, 3, mask_zero=True, name="words")(words))
+    model = fill_scaled(keras.Model(words, layer("Dense", 2, name="out")(y)))
+    x = np.array([[3, 1, 4, 1, 5], [2, 6, 5, 0, 0]], "int32")  # what stands for no word has numbers, too
 
     def run(m, x):
-        lengths = (x != 0).any(-1).sum(1)
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        lengths = (x != 0).sum(1)
+        packed = pack_padded_sequence(m.words(x), lengths, batch_first=True, enforce_sorted=False)
         return m.out(m.rnn(packed)[1][0][0])
 
-    twin = Twin(run, rnn=nn.LSTM(3, 4, batch_first=True), out=nn.Linear(4, 2))
-    proposal = propose_mapping(model, twin, x, torch_x=torch.from_numpy(x))
+    twin = Twin(run, words=nn.Embedding(7, 3), rnn=nn.LSTM(3, 4, batch_first=True), out=nn.Linear(4, 2))
+    proposal = propose_mapping(model, twin, x)
     assert pairs("rnn/lstm_cell", "rnn") <= rows(proposal.mapping)
-    assert (len(proposal.mapping), proposal.parts_at, proposal.behind) == (6, {}, [])
+    assert (len(proposal.mapping), proposal.parts_at, proposal.behind) == (7, {}, [])
 
 
 class Separate(nn.Module):
