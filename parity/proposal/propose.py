@@ -53,7 +53,8 @@ def propose_mapping(
     the mistake is in a function between modules, if the twin calls its modules in Keras's order.
 
     A layer without a twin, or of a kind that is not covered, keeps no other from being found. What is not certain has
-    no row, but two kinds of row are left to the user, by the third column, ``how``: "by hand" for a layer that is not
+    no row, but the third column, ``how``, says of some rows more: "as it is" for a weight of a layer of the user's own
+    that is copied in its shape, and proved by what lies behind; "by hand" for a layer that is not
     covered, and "not from Keras" for a module that no layer fills.
 
     To store it: ``propose_mapping(...).mapping.to_csv("keras_torch_mapping.csv", index=False)``. To use it at once:
@@ -65,7 +66,8 @@ def propose_mapping(
         x: An input of the Keras model: an array, with the axes that the model takes, or one for each of several inputs.
             The first two examples are used. Random numbers tell layers apart better than zeros.
         names: The twins that you know: {layer: module}, such as ``{"dense_1": "steer"}``. A SeparableConv has two:
-            ``{"sep/depthwise": "a", "sep/pointwise": "b"}``.
+            ``{"sep/depthwise": "a", "sep/pointwise": "b"}``. Layers that fill a module together are joined by a plus, such
+            as ``{"attention/query+key+value": "qkv"}``. A proposal says how it calls them.
         torch_x: The twin's inputs, if they are neither ``x`` with the channels on axis 1 nor, for sequences, ``x``
             itself.
 
