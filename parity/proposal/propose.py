@@ -66,8 +66,8 @@ def propose_mapping(
         x: An input of the Keras model: an array, with the axes that the model takes, or one for each of several inputs.
             The first two examples are used. Random numbers tell layers apart better than zeros.
         names: The twins that you know: {layer: module}, such as ``{"dense_1": "steer"}``. A SeparableConv has two:
-            ``{"sep/depthwise": "a", "sep/pointwise": "b"}``. Layers that fill a module together are joined by a plus, such
-            as ``{"attention/query+key+value": "qkv"}``. A proposal says how it calls them.
+            ``{"sep/depthwise": "a", "sep/pointwise": "b"}``. Layers that fill a module together are joined by a plus:
+            ``{"attention/query+key+value": "qkv"}``. A proposal says how it calls them.
         torch_x: The twin's inputs, if they are neither ``x`` with the channels on axis 1 nor, for sequences, ``x``
             itself.
 
