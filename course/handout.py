@@ -22,7 +22,12 @@ SHEETS = {"handout": ROOT / "docs" / "cheat-sheet.md", "exit-paper": ROOT / "doc
 STYLE = ROOT / "docs" / "teaching" / "handout.css"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 NOT_ON_PAPER = {
-    "handout": ("Attention, by hand", "What `diagnose` names, and no page explains"),
+    "handout": (
+        "Recurrent layers, by hand",
+        "Attention, by hand",
+        "Keras models with the channels first",
+        "What `diagnose` names, and no page explains",
+    ),
     "exit-paper": ("Answers",),
 }
 """By sheet, the headings of the sections that are left out."""

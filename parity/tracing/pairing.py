@@ -203,19 +203,19 @@ class _Pairer:
             self.result.outputs[number] = Spot(last, "out", position)
 
     def positions_of_inputs(self, step: StepIndex, call: int) -> Iterator[tuple[int, int]]:
-        """Yield the slot of each input of a step, with the position of the same input among those of a call."""
+        """Yield the slot of each input of a step but masks, with the position of the same input among a call's."""
         every, masks, numbers = self.steps[step].inputs, self.steps[step].masks, self.calls[call].inputs
-        # A mask takes no part in this: the twin may have it in another form, or none.
         slots = [slot for slot in range(len(every)) if slot not in masks] or [*range(len(every))]
         inputs = [every[slot] for slot in slots]
         if self.calls[call].module is not None and len(inputs) == 1:
-            if numbers:
-                yield slots[0], 0
+            yield from [(slots[0], 0)][: len(numbers)]
             return
         free = [position for position, number in enumerate(numbers) if number >= 0]
+        if self.calls[call].module is not None and len(set(inputs)) == len(set(numbers)) == 1:
+            yield from ((slot, 0) for slot in slots)  # an attention to itself
+            return
         if 1 < len(set(inputs)) > len(free):
-            # The call is of a module that does more than the step, or the last of several calls. It cannot be told
-            # which of the step's inputs it takes.
+            # It does more than the step, or is the last of several calls: which input it takes cannot be told.
             return
         left = []
         for slot, number in zip(slots, inputs, strict=True):

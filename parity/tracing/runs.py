@@ -99,10 +99,4 @@ class Run(NamedTuple):
             step: A step of the graph, not the model's return.
         """
         numbers = self.graph.steps[step].inputs
-        # A layer may take the same tensor twice, as query and as value.
-        seen = {number: self.inputs[step, slot] for slot, number in enumerate(numbers) if (step, slot) in self.inputs}
-        returned = {number: self.outputs.get(number) for number in numbers if number not in self.forced}
-        return [
-            self.inputs.get((step, slot)) or returned.get(number) or seen.get(number)
-            for slot, number in enumerate(numbers)
-        ]
+        return [self.inputs.get((step, slot)) or self.outputs.get(number) for slot, number in enumerate(numbers)]

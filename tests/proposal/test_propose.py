@@ -682,7 +682,8 @@ def test_what_is_not_from_keras_and_what_is_filled_by_hand_do_not_keep_the_rest_
         *(("", key, "not from Keras") for key in ("auxiliary.weight", "auxiliary.bias", "mean")),
     }
     assert (proposal.parts_at, proposal.behind) == ({}, [])
-    transfer(model, spoil(twin), proposal.mapping)
+    with pytest.warns(UserWarning, match=r"left to you, as the column how says: scale.factor"):
+        transfer(model, spoil(twin), proposal.mapping)
     twin.scale.factor.data = torch.from_numpy(model.get_layer("s").gain.numpy())[None]
     assert np.abs(run_keras(Probe(model, x))[0] - run_twin(twin, x)[0]).max() < 1e-5
 
