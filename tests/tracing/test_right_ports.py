@@ -264,7 +264,7 @@ def test_two_calls_of_a_shared_layer_may_be_one_on_all_examples(join):
 
 
 def test_a_layer_that_is_repeated_for_each_step_may_have_its_activation_behind_the_module():
-    model = model_of((5, 3), lambda x: L.TimeDistributed(L.Dense(4, activation="relu"), name="steps")(x))
+    model = model_of((5, 3), lambda x: L.TimeDistributed(L.Dense(4, activation="relu", name="dense"), name="steps")(x))
     x = x_of(2, 5, 3)
     for function, expected in ((F.relu, None), (torch.tanh, "steps activation")):
         twin = Twin(lambda twin, x, function=function: function(twin.a(x)), a=nn.Linear(3, 4))
