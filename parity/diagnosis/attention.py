@@ -4,66 +4,40 @@ from collections.abc import Iterator
 from math import sqrt
 from typing import Any
 
-from parity.diagnosis.causes import Cause, known_cause
+from parity.diagnosis.causes import Cause
 from parity.diagnosis.evidence import Evidence
 from parity.diagnosis.recurrence import time_and_batch
+from parity.diagnosis.variants import Said, each_cause_once, first_that_explains, step_of_kind, weights_of_twin
 from parity.models.keras_graph import Step
+from parity.models.keras_layers import WITH_HEADS
 from parity.models.keras_variants import Variant, output_of, scale_settings
-from parity.tensors import as_tensor
-from parity.weights.fills import Fill, keras_weight_of
+from parity.weights.fills import Fill
 
 import keras
 import torch
 from torch import Tensor
 
-_L = keras.layers
-_WITH_HEADS = (_L.MultiHeadAttention, _L.GroupQueryAttention)
-_ATTENTION = (*_WITH_HEADS, _L.Attention, _L.AdditiveAttention)
+_ATTENTION = (*WITH_HEADS, keras.layers.Attention, keras.layers.AdditiveAttention)
 
 
 def by_attention_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield what is wrong with the weights of an attention, if Keras's layer with these returns the twin's."""
-    step = _attention(evidence)
+    step = step_of_kind(evidence, _ATTENTION)
     if step is None or not evidence.fills:
         return
     fills = evidence.fills_by_path()
-    actual: dict[str, Tensor] = {}
-    for path, several in fills.items():
-        found = keras_weight_of(several)
-        if found is not None:
-            actual[path] = found
-    wrong = [path for path, found in actual.items() if not torch.equal(found, _right(fills[path]).to(found.dtype))]
+    actual, wrong = weights_of_twin(fills)
     if not wrong or not evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual))):
         return
-    named: dict[str, str] = {}
     exchanged = {path: _whose(path, actual[path], fills) for path in wrong}
-    for path in wrong:
-        cause, detail = _of_weight(path, actual[path], fills[path], exchanged)
-        named.setdefault(cause, detail)
-    for cause, detail in named.items():
-        yield known_cause(cause, detail)
+    yield from each_cause_once(_of_weight(path, actual[path], fills[path], exchanged) for path in wrong)
 
 
 def by_attention(evidence: Evidence) -> Iterator[Cause]:
     """Yield the scale, the mask or the order of inputs with which an attention returns what the twin returns."""
-    step = _attention(evidence)
-    if step is None:
-        return
-    for cause, detail, variant in _variants(step, evidence):
-        if evidence.explains(output_of(step, evidence.inputs, variant)):
-            yield known_cause(cause, detail)
-            return
-
-
-def _attention(evidence: Evidence) -> Step | None:
-    """Return the step, if it is that of an attention."""
-    step = evidence.step
-    known = step is not None and not step.is_activation and isinstance(step.layer, _ATTENTION)
-    return step if known and evidence.inputs else None
-
-
-def _right(several: list[Fill]) -> Tensor:
-    return as_tensor(several[0].weight.variable)
+    step = step_of_kind(evidence, _ATTENTION)
+    if step is not None:
+        yield from first_that_explains(step, evidence.inputs, _variants(step, evidence), [evidence])
 
 
 def _layer_of(path: str) -> str:
@@ -74,13 +48,13 @@ def _layer_of(path: str) -> str:
 def _whose(path: str, found: Tensor, fills: dict[str, list[Fill]]) -> str:
     """Return the layer, of the same attention, whose weight stands in the place of another; nothing if none does."""
     for other, several in fills.items():
-        right = _right(several)
+        right = several[0].weight.value
         if other != path and right.shape == found.shape and torch.equal(found, right.to(found.dtype)):
             return _layer_of(other)
     return ""
 
 
-def _of_weight(path: str, found: Tensor, several: list[Fill], exchanged: dict[str, str]) -> tuple[str, str]:
+def _of_weight(path: str, found: Tensor, several: list[Fill], exchanged: dict[str, str]) -> Said:
     """Return the cause, and in words what is wrong with one weight of an attention.
 
     Args:
@@ -89,7 +63,7 @@ def _of_weight(path: str, found: Tensor, several: list[Fill], exchanged: dict[st
         several: What the weight fills.
         exchanged: For each wrong weight: whose weight stands in its place.
     """
-    right, layer, short = _right(several), _layer_of(path), path.rpartition("/")[2]
+    right, layer, short = several[0].weight.value, _layer_of(path), path.rpartition("/")[2]
     if exchanged[path]:
         pairs = {(_layer_of(one), other) for one, other in exchanged.items() if other}
         if pairs == {("key", "value"), ("value", "key")}:
@@ -127,7 +101,7 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
     """Yield each variant of an attention, with the cause and the words for it."""
     kwargs: dict[str, Any] = step.node.arguments.kwargs
     slots = [slot for slot in range(len(evidence.inputs)) if slot not in step.masks]
-    if isinstance(step.layer, _WITH_HEADS):
+    if isinstance(step.layer, WITH_HEADS):
         turned = {slot: evidence.inputs[slot].transpose(0, 1) for slot in slots}
         yield "time and batch exchanged", time_and_batch(evidence), Variant(inputs=turned)
     for name, due in scale_settings(step.layer).items():
@@ -139,7 +113,7 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
                 f"the scores are divided by {1 / found:g}, of {what}",
                 Variant(settings={name: found}),
             )
-    if isinstance(step.layer, _L.Attention):
+    if isinstance(step.layer, keras.layers.Attention):
         by_root = 1 / sqrt(evidence.inputs[0].shape[-1])
         scaled = Variant(inputs={0: evidence.inputs[0] * by_root})
         yield (
@@ -166,13 +140,13 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
         for b in range(a + 1, len(slots)):
             exchange = {slots[a]: evidence.inputs[slots[b]], slots[b]: evidence.inputs[slots[a]]}
             yield "key and value exchanged", f"it takes the {names[b]} as the {names[a]}", Variant(inputs=exchange)
-    if isinstance(step.layer, _WITH_HEADS):
+    if isinstance(step.layer, WITH_HEADS):
         yield from _of_heads(step, evidence)
 
 
 def _of_heads(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:
     """Yield the variants of an attention with heads: how they are split, and along which axis the softmax is."""
-    weights = {path: _right(several) for path, several in evidence.fills_by_path().items()}
+    weights = {path: several[0].weight.value for path, several in evidence.fills_by_path().items()}
     inward = {path: _split_otherwise(value, 1) for path, value in weights.items() if _is_inward(path)}
     outward = {
         path: _split_otherwise(value, 0) for path, value in weights.items() if path.endswith("attention_output/kernel")

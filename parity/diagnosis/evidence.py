@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from parity.diagnosis.moved import fills_of, grouped_by_path, weights_of
 from parity.diagnosis.needed import Look, differing, others_of, step_before, steps_behind, wanted_for
-from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, largest
+from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, is_constant, largest
 from parity.models.keras_channels import as_in_keras, axes_in_keras, with_channels_last
 from parity.models.keras_graph import Step, StepIndex, TensorId, run_step
 from parity.models.rounding import TIMES_NOISE
@@ -128,7 +128,7 @@ class Evidence(NamedTuple):
             return False
         found = [(self.value, self.tolerance)]
         # If nothing passes a ReLU, all is 0, and that says nothing.
-        found += [(one.returned, one.tolerance) for one in self.behind if not _is_constant(one.returned)]
+        found += [(one.returned, one.tolerance) for one in self.behind if not is_constant(one.returned)]
         return any(agree_within(value, twin, tolerance, self.reorderable) for value, tolerance in found)
 
     def explains(self, value: Tensor | None) -> bool:
@@ -141,7 +141,7 @@ class Evidence(NamedTuple):
             value = one.output_of(value)
             if value is None:
                 break
-            if not _is_constant(value) and agree_within(value, self.twin, one.tolerance, window=True):
+            if not is_constant(value) and agree_within(value, self.twin, one.tolerance, window=True):
                 return True
         return False
 
@@ -189,10 +189,6 @@ class Evidence(NamedTuple):
     def weights_of_layer(self) -> dict[str, Tensor]:
         """Return the layer's weights in PyTorch's layout by their short names, such as "kernel"."""
         return {short_name(path): weight for path, weight in self.weights.items() if path in self.places}
-
-
-def _is_constant(tensor: Tensor) -> bool:
-    return not bool((tensor != tensor.flatten()[:1]).any())
 
 
 def short_name(path: str) -> str:

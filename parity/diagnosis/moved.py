@@ -3,8 +3,7 @@
 from collections.abc import Container, Mapping
 
 from parity.models.keras_graph import Step
-from parity.recurrent import Recurrent
-from parity.tensors import as_tensor
+from parity.models.sequences import SEQUENCE_MODULES
 from parity.tracing.port import Port
 from parity.weights.fills import Fill, Weight, fills, twin_tensors
 from parity.weights.sequence_layouts import slot_of
@@ -32,7 +31,7 @@ def weights_of(port: Port, step: Step | None) -> tuple[dict[str, Tensor], dict[s
             if place is None:
                 continue
             name = fill.row.keras
-            weights[name] = place.view(as_tensor(weight.variable).clone())
+            weights[name] = place.view(weight.value.clone())
         if id(port.weights[fill.row.keras].variable) in own:
             places[name] = (modules[fill.row.module], fill.row.tensor)
     return weights, places
@@ -54,8 +53,7 @@ def fills_of(port: Port, step: Step | None) -> dict[str, Fill]:
     found = _named([fill for fill in port.fills if isinstance(fill, Fill) and fill.row.keras in own])
     if step is None or not found or step.is_activation:
         return found
-    known = nn.RNNBase | nn.MultiheadAttention | Recurrent
-    one = next((fill for fill in found.values() if isinstance(fill.module, known)), None)
+    one = next((fill for fill in found.values() if isinstance(fill.module, SEQUENCE_MODULES)), None)
     if one is None:
         return found
     slots = [slot_of(fill.row.tensor) for fill in found.values()]

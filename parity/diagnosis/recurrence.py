@@ -1,20 +1,20 @@
 """Causes in recurrent layers: their weights, masks, directions and activations, and which step is taken of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import permutations
 from typing import Any
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, agree_within, short_name
 from parity.diagnosis.moved import grouped_by_path
+from parity.diagnosis.variants import Said, each_cause_once, first_that_explains, step_of_kind, weights_of_twin
 from parity.models.alignment import largest
 from parity.models.keras_graph import Step
-from parity.models.keras_layers import activation_name, inner_layers
+from parity.models.keras_layers import CELLS, activation_name, inner_layers
 from parity.models.keras_variants import Variant, activation_settings, last_cells, output_of, steps_reversed, two_ways
-from parity.models.sequences import SEQUENCE_MODULES, is_sequence_layer
+from parity.models.sequences import MERGES, SEQUENCE_LAYERS, SEQUENCE_MODULES, is_sequence_layer
 from parity.recurrent import GRU
-from parity.tensors import as_tensor
-from parity.weights.fills import Fill, keras_weight_of
+from parity.weights.fills import Fill
 from parity.weights.sequence_layouts import slot_of
 
 import keras
@@ -23,54 +23,39 @@ from torch import Tensor, nn
 
 _GATES = {keras.layers.LSTMCell: "ifco", keras.layers.GRUCell: "zrh"}
 _ACTIVATIONS = ("tanh", "relu", "sigmoid", "linear", "softsign", "elu", "selu", "hard_sigmoid", "gelu")
-_MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "concat": lambda a, b: torch.cat([a, b], -1),
-    "sum": lambda a, b: a + b,
-    "ave": lambda a, b: (a + b) / 2,
-    "mul": lambda a, b: a * b,
-}
 # At most so many steps are looked at as the step that a twin takes in place of the last.
 _MOST_STEPS = 64
 
 
 def by_recurrent_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield what is wrong with the weights of a recurrent layer, if Keras's layer with these returns the twin's."""
-    step = _recurrent(evidence)
+    step = step_of_kind(evidence, SEQUENCE_LAYERS)
     if step is None:
         return
     fills = evidence.fills_by_path()
-    actual, wrong = _weights_of_twin(fills)
+    actual, wrong = weights_of_twin(fills)
     value, tolerance = output_of(step, evidence.inputs, Variant(weights=actual)), evidence.tolerance
     # One module may do several layers; then only what the last of them returns is seen.
     for one in evidence.behind:
         if not is_sequence_layer(one.step.layer) or value is None:
             break
         behind = grouped_by_path(one.fills)
-        more, wrong_behind = _weights_of_twin(behind)
+        more, wrong_behind = weights_of_twin(behind)
         value, tolerance = output_of(one.step, [value, *evidence.inputs[1:]], Variant(weights=more)), one.tolerance
-        fills, actual, wrong = fills | behind, actual | more, wrong | wrong_behind
+        fills, actual, wrong = fills | behind, actual | more, wrong + wrong_behind
     if not wrong or value is None or not agree_within(value, evidence.twin, tolerance):
         return
-    named: dict[str, str] = {}
-    for path, found in actual.items():
-        if path in wrong:
-            cause, detail = _of_weight(fills, path, found)
-            named.setdefault(cause, detail)
-    for cause, detail in named.items():
-        yield known_cause(cause, detail)
+    yield from each_cause_once(_of_weight(fills, path, actual[path]) for path in wrong)
 
 
 def by_recurrence(evidence: Evidence) -> Iterator[Cause]:
     """Yield the setting, the mask or the direction with which a recurrent layer returns what the twin returns."""
-    step = _recurrent(evidence)
+    step = step_of_kind(evidence, SEQUENCE_LAYERS)
     if step is None:
         return
-    for cause, detail, variant in _variants(step, evidence):
-        value = output_of(step, evidence.inputs, variant)
-        if any(one.explains(value) for one in _directions(evidence)):
-            yield known_cause(cause, detail)
-            return
-    if evidence.explains(_with_the_other_reset(evidence)):
+    found = list(first_that_explains(step, evidence.inputs, _variants(step, evidence), _directions(evidence)))
+    yield from found
+    if not found and evidence.explains(_with_the_other_reset(evidence)):
         due = getattr(_cell(step.layer), "reset_after", True)
         yield known_cause("reset_after", f"reset_after is {not due}, not {due}")
 
@@ -80,10 +65,7 @@ def by_mask(evidence: Evidence) -> Iterator[Cause]:
     step = evidence.step
     if step is None or step.is_activation or not step.masks or not evidence.inputs:
         return
-    for cause, detail, variant in _of_mask(step, evidence):
-        if evidence.explains(output_of(step, evidence.inputs, variant)):
-            yield known_cause(cause, detail)
-            return
+    yield from first_that_explains(step, evidence.inputs, _of_mask(step, evidence), [evidence])
 
 
 def by_time_and_batch(evidence: Evidence) -> Iterator[Cause]:
@@ -117,10 +99,10 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
     step, values = before
     layer, ways = step.layer, two_ways(step, values)
     backwards = getattr(layer, "go_backwards", False)
-    merged = _MERGES[layer.merge_mode](*ways) if len(ways) == 2 and layer.merge_mode else ways[0]
+    merged = MERGES[layer.merge_mode](*ways) if len(ways) == 2 and layer.merge_mode else ways[0]
     if layer.return_sequences:
         half = [ways[0], steps_reversed(ways[1])] if len(ways) == 2 else [ways[0]]
-        wrong = _MERGES[layer.merge_mode](*half) if len(half) == 2 and layer.merge_mode else half[0]
+        wrong = MERGES[layer.merge_mode](*half) if len(half) == 2 and layer.merge_mode else half[0]
         if len(ways) == 2 and layer.merge_mode == "concat" and evidence.explains(torch.cat(ways[::-1], -1)):
             yield known_cause("direction", f"the two directions of {step.name} are exchanged")
             return
@@ -142,12 +124,12 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
                 detail = f"step {time} of {step.name} is taken, in both directions" if len(ways) == 2 else ""
                 yield known_cause("another step", detail or f"step {time} of {step.name} is taken, not the last")
                 return
-        if len(ways) == 2 and evidence.explains(_MERGES[layer.merge_mode](ways[1][:, 0], ways[0][:, -1])):
+        if len(ways) == 2 and evidence.explains(MERGES[layer.merge_mode](ways[1][:, 0], ways[0][:, -1])):
             yield known_cause("direction", f"the two directions of {step.name} are exchanged")
             return
     if len(ways) == 2 and layer.merge_mode:
         ends = ways if layer.return_sequences else [ways[0][:, -1], ways[1][:, 0]]
-        for name, merge in _MERGES.items():
+        for name, merge in MERGES.items():
             if name != layer.merge_mode and evidence.explains(merge(*ends)):
                 yield known_cause("another merge", f"the directions are merged by {name}, not by {layer.merge_mode}")
                 return
@@ -156,13 +138,6 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
 def _same(evidence: Evidence, found: Tensor) -> bool:
     """Tell whether a tensor agrees with the Keras tensor as it is, axis by axis."""
     return found.shape == evidence.value.shape and largest(found - evidence.value) <= evidence.tolerance
-
-
-def _recurrent(evidence: Evidence) -> Step | None:
-    """Return the step, if it is that of a recurrent layer with a twin."""
-    step = evidence.step
-    known = step is not None and not step.is_activation and is_sequence_layer(step.layer)
-    return step if known and evidence.inputs else None
 
 
 def _directions(evidence: Evidence) -> list[Evidence]:
@@ -183,35 +158,10 @@ def _recurrent_before(evidence: Evidence) -> tuple[Step, list[Tensor]] | None:
 
 def _cell(layer: Any) -> Any:
     """Return the first cell within a recurrent layer."""
-    cells = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
-    return next((inner for inner in inner_layers(layer) if isinstance(inner, cells)), layer)
+    return next((inner for inner in inner_layers(layer) if isinstance(inner, CELLS)), layer)
 
 
-def _weights_of_twin(fills: Mapping[str, list[Fill]]) -> tuple[dict[str, Tensor], set[str]]:
-    """Return what the twin has in the place of each weight, in Keras's layout, and the paths of the wrong ones."""
-    actual: dict[str, Tensor] = {}
-    wrong: set[str] = set()
-    for path, several in fills.items():
-        found = keras_weight_of(several)
-        if found is None:
-            continue
-        right = as_tensor(several[0].weight.variable)
-        if short_name(path) == "bias" and not isinstance(several[0].weight.layer, keras.layers.GRUCell):
-            found = found + _second_bias(several[0])
-        actual[path] = found
-        if not torch.equal(found, right):
-            wrong.add(path)
-    return actual, wrong
-
-
-def _second_bias(fill: Fill) -> Tensor:
-    """Return the other of the two biases that PyTorch adds; Keras has one, so it should be 0."""
-    kind, other = ("hh", "ih") if "_hh" in fill.row.tensor else ("ih", "hh")
-    tensor = getattr(fill.module, fill.row.tensor.replace(kind, other), None)
-    return tensor.detach() if isinstance(tensor, Tensor) else torch.zeros_like(fill.tensor.detach())
-
-
-def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> tuple[str, str]:
+def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> Said:
     """Return the cause, and in words what is wrong with one weight.
 
     Args:
@@ -219,7 +169,7 @@ def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> t
         path: The path of the weight.
         found: What the twin has in its place, in Keras's layout.
     """
-    fill, right, short = several[path][0], as_tensor(several[path][0].weight.variable), short_name(path)
+    fill, right, short = several[path][0], several[path][0].weight.value, short_name(path)
     gates = next((names for kind, names in _GATES.items() if isinstance(fill.weight.layer, kind)), "")
     if short == "bias":
         if not bool(found.any()):
@@ -237,7 +187,7 @@ def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> t
                 twin, due = ("".join(names) for names in _orders(gates, order))
                 return "gate order", f"the gates are in the order {twin}, not {due}"
     for other, fills in several.items():
-        value = as_tensor(fills[0].weight.variable)
+        value = fills[0].weight.value
         if other != path and short_name(other) == short and torch.equal(found, value.to(found.dtype)):
             return "direction", f"{short} of one direction is that of the other"
     if right.ndim == 2 and right.shape[0] == right.shape[1] and torch.equal(found, right.T):
@@ -261,20 +211,13 @@ def _orders(gates: str, order: tuple[int, ...]) -> tuple[list[str], list[str]]:
 def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:
     """Yield each variant of a recurrent layer, with the cause and the words for it."""
     cell = _cell(step.layer)
-    for slot in step.masks:
-        name = next((name for name in step.node.arguments.kwargs if "mask" in name), "mask")
-        yield "mask ignored", "it goes through all steps, also those that are masked", Variant(arguments={name: None})
-        yield (
-            "mask inverted",
-            "it leaves out the steps that are not masked",
-            Variant(inputs={slot: ~evidence.inputs[slot].bool()}),
-        )
+    yield from _of_mask(step, evidence)
     x = evidence.inputs[0]
     yield "time and batch exchanged", time_and_batch(evidence), Variant(inputs={0: x.transpose(0, 1)})
     backwards = getattr(step.layer, "go_backwards", False)
     how = "forward" if backwards else "backward"
     yield "direction", f"it goes {how} through the steps", Variant(inputs={0: steps_reversed(x)})
-    if step.layer.return_sequences if hasattr(step.layer, "return_sequences") else False:
+    if getattr(step.layer, "return_sequences", False):
         yield "reversed output", "the steps come in the other order", Variant(twin_of=steps_reversed)
         yield (
             "direction",

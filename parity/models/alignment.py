@@ -192,6 +192,11 @@ def distance(value: Tensor, twin: Tensor) -> float:
     return largest(difference.masked_fill(value == twin, 0))
 
 
+def is_constant(tensor: Tensor) -> bool:
+    """Tell whether all numbers of a tensor are the same."""
+    return not bool((tensor != tensor.flatten()[:1]).any())
+
+
 def largest(tensor: Tensor) -> float:
     """Return the largest absolute value of a tensor; infinity if it holds NaN."""
     if not tensor.numel():

@@ -33,10 +33,23 @@ RANDOM_IN_TRAINING = (
     *(kind for name, kind in vars(keras.layers).items() if name.startswith("Random")),
 )
 
+WITH_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+"""The attentions that have heads, and layers within them: of the query, the key, the value and the output."""
+
+CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
+"""The cells of Keras's recurrent layers: what these do at each step."""
+
 
 def inner_layers(layer: Any) -> list[keras.Layer]:
     """Return a layer and all layers within it, at any depth. For an operation without weights the list is empty."""
     return list(getattr(layer, "_flatten_layers", list)())
+
+
+def layers_of_attention(layer: Any) -> tuple[keras.Layer, ...]:
+    """Return the layers of the query, the key, the value and the output of an attention with heads, if it is built."""
+    within = {inner.name: inner for inner in inner_layers(layer) if inner.weights}
+    names = ("query", "key", "value", "attention_output")
+    return tuple(within[name] for name in names) if within.keys() >= {*names} else ()
 
 
 def sub_layers(layer: Any) -> list[keras.Layer]:

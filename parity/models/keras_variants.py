@@ -93,9 +93,7 @@ def two_ways(step: Step, values: Sequence[Tensor]) -> list[Tensor]:
     layer = step.layer
     both = isinstance(layer, keras.layers.Bidirectional)
     layers = [layer.forward_layer, layer.backward_layer] if both else [layer]
-    mask = next((values[slot] for slot in step.masks), None)
-    kwargs = {} if mask is None else {"mask": keras.ops.convert_to_tensor(mask.numpy())}
-    x = keras.ops.convert_to_tensor(values[0].numpy())
+    x, kwargs = _sequence_and_mask(step, values)
     found = []
     for one in layers:
         with mock.patch.object(one, "return_sequences", True), mock.patch.object(one, "return_state", False):
@@ -108,10 +106,16 @@ def last_cells(step: Step, values: Sequence[Tensor]) -> Tensor | None:
     """Return the last cell (batch, units) of an LSTM in one direction; None for any other layer."""
     if not isinstance(step.layer, keras.layers.LSTM):
         return None
+    x, kwargs = _sequence_and_mask(step, values)
+    with mock.patch.object(step.layer, "return_state", True):
+        return as_tensor(step.layer(x, **kwargs)[2]).clone()
+
+
+def _sequence_and_mask(step: Step, values: Sequence[Tensor]) -> tuple[Any, dict[str, Any]]:
+    """Return what a recurrent layer takes, in Keras: the sequence, and its mask as a keyword if it has one."""
     mask = next((values[slot] for slot in step.masks), None)
     kwargs = {} if mask is None else {"mask": keras.ops.convert_to_tensor(mask.numpy())}
-    with mock.patch.object(step.layer, "return_state", True):
-        return as_tensor(step.layer(keras.ops.convert_to_tensor(values[0].numpy()), **kwargs)[2]).clone()
+    return keras.ops.convert_to_tensor(values[0].numpy()), kwargs
 
 
 def scale_settings(layer: Any) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Recurrent modules and attention of a twin, seen with Keras's axes: what they take, and what Keras's layer returns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from parity.recurrent import Recurrent
@@ -16,11 +16,16 @@ RECURRENT_MODULES = (nn.RNNBase, Recurrent)
 SEQUENCE_MODULES = (*RECURRENT_MODULES, nn.MultiheadAttention)
 """The modules that may have another order of axes than (batch, time, features), and that return several tensors."""
 
-_MERGES = {
+SEQUENCE_LAYERS = (keras.layers.RNN, keras.layers.Bidirectional)
+"""Keras's recurrent layers, in one direction or both."""
+
+MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "concat": lambda a, b: torch.cat([a, b], -1),
     "sum": lambda a, b: a + b,
-    "mul": lambda a, b: a * b,
     "ave": lambda a, b: (a + b) / 2,
+    "mul": lambda a, b: a * b,
 }
+"""How a Bidirectional layer merges (..., units) of its two directions, by its ``merge_mode``."""
 
 
 class Seen(NamedTuple):
@@ -43,12 +48,12 @@ class Seen(NamedTuple):
 
 def is_sequence_layer(layer: Any) -> bool:
     """Tell whether a layer is recurrent, in one direction or both."""
-    return isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
+    return isinstance(layer, SEQUENCE_LAYERS)
 
 
 def count_of_outputs(layer: Any, module: Any, found: int) -> int:
     """Return how many tensors a call returns, counted as Keras's layer does: states of two directions are apart."""
-    recurrent = is_sequence_layer(layer) and isinstance(module, nn.RNNBase | Recurrent)
+    recurrent = is_sequence_layer(layer) and isinstance(module, RECURRENT_MODULES)
     return len(_states_of(layer)) + 1 if recurrent else found
 
 
@@ -64,7 +69,7 @@ def taken(layer: Any, module: Any, tensors: Sequence[Tensor], position: int) -> 
     tensor = tensors[position]
     if isinstance(module, nn.MultiheadAttention) and tensor.ndim == 3:
         return Seen(tensor if module.batch_first else tensor.transpose(0, 1))
-    if not isinstance(module, nn.RNNBase | Recurrent):
+    if not isinstance(module, RECURRENT_MODULES):
         return Seen(tensor)
     if position > 0:
         return Seen(tensor.squeeze(0) if tensor.ndim == 3 and len(tensor) == 1 else tensor)
@@ -85,7 +90,7 @@ def returned(layer: Any, module: Any, tensors: Sequence[Tensor], position: int) 
     """
     if isinstance(module, nn.MultiheadAttention) and position == 0 and tensors[0].ndim == 3:
         return Seen(tensors[0] if module.batch_first else tensors[0].transpose(0, 1))
-    if not isinstance(module, nn.RNNBase | Recurrent) or not is_sequence_layer(layer):
+    if not isinstance(module, RECURRENT_MODULES) or not is_sequence_layer(layer):
         return Seen(tensors[position])
     steps = _batch_first(module, tensors)
     states = _last_states(module, tensors[4 if _is_packed(tensors) else 1 :])
@@ -103,8 +108,7 @@ def returned(layer: Any, module: Any, tensors: Sequence[Tensor], position: int) 
         return Seen(ways[0], steps.real)
     if len(ways) < 2 or layer.merge_mode is None:
         return Seen(steps.tensor, steps.real)
-    merged = torch.cat(tuple(ways[:2]), -1) if layer.merge_mode == "concat" else _MERGES[layer.merge_mode](*ways[:2])
-    return Seen(merged, steps.real)
+    return Seen(MERGES[layer.merge_mode](*ways[:2]), steps.real)
 
 
 def _is_packed(tensors: Sequence[Tensor]) -> bool:

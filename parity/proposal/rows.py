@@ -6,6 +6,7 @@ from parity.proposal.parts import ATTENTION, JOINED, LAYER, OWN, RECURRENT, Part
 from parity.weights.fills import Fill, Misfit, fills, is_own, same_but_for_ones
 from parity.weights.layouts import find_layout
 from parity.weights.mapping import AS_IT_IS, Row
+from parity.weights.standard_rows import Pair, attention_pairs, cell_pairs
 
 import keras
 import torch
@@ -13,9 +14,6 @@ from torch import Tensor, nn
 
 # The tensors that a module may have although the Keras layer has no such weight, and their values in this case.
 CONSTANTS = {"weight": 1, "bias": 0, "num_batches_tracked": 0}
-
-Pair = tuple[str, str]
-"""The path of a Keras weight, empty for a constant, and the name of a tensor within a module."""
 
 
 def constant_of(tensor: str) -> int | None:
@@ -120,34 +118,16 @@ def _recurrent(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> 
     for level, cells in enumerate(part.owners):
         for cell, way in zip(cells, ("", "_reverse"), strict=False):
             slot = "" if isinstance(module, nn.RNNCellBase) else f"_l{level}{way}"
-            yield from _cell(cell, slot, module, tensors)
-
-
-def _cell(cell: keras.Layer, slot: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Pair]:
-    """Yield the rows of a cell."""
-    layout = find_layout(cell) or {}
-    after = getattr(cell, "reset_after", None)
-    computes = getattr(module, "reset_after", True if isinstance(module, nn.GRU | nn.GRUCell) else None)
-    if after != computes:
-        return
-    for variable in cell.weights:
-        place = layout[variable.name]
-        for one in (place, *place.beside):
-            if isinstance(module, one.modules) and f"{one.tensor}{slot}" in tensors:
-                yield variable.path, f"{one.tensor}{slot}"
+            after = getattr(cell, "reset_after", None)
+            if after == getattr(module, "reset_after", True if isinstance(module, nn.GRU | nn.GRUCell) else None):
+                yield from cell_pairs(cell, slot, module, tensors)
 
 
 def _attention(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Pair]:
     """Yield the rows of an attention in ``nn.MultiheadAttention``."""
     if not isinstance(module, nn.MultiheadAttention):
         return
-    *inner, output = part.owners[0]
-    for layer, letter in zip(inner, "qkv", strict=True):
-        for variable in layer.weights:
-            joint = "in_proj_weight" in tensors or variable.name == "bias"
-            yield variable.path, f"in_proj_{_kind(variable)}" if joint else f"{letter}_proj_weight"
-    for variable in output.weights:
-        yield variable.path, f"out_proj.{_kind(variable)}"
+    yield from attention_pairs(part.owners[0], tensors)
 
 
 def _joined(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Pair]:

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from parity.models.keras_layers import inner_layers, sub_layers
+from parity.models.keras_layers import WITH_HEADS, inner_layers, layers_of_attention, sub_layers
 from parity.models.sequences import is_sequence_layer
 from parity.proposal.parts import ATTENTION, JOINED, LAYER, OWN, RECURRENT, Part, own_weights
 from parity.weights.layouts import covered_layers, find_layout
 
 import keras
-
-_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-_INSIDE = ("query", "key", "value", "attention_output")
 
 
 class Splits(NamedTuple):
@@ -33,7 +30,7 @@ def splits_of(layer: keras.Layer) -> Splits:
     levels = levels_of(layer)
     if levels:
         return Splits([[recurrent_part([layer], levels)]], [])
-    if isinstance(layer, _ATTENTION):
+    if isinstance(layer, WITH_HEADS):
         return Splits(_attention(layer), [])
     return _composed(layer) or _plain(layer)
 
@@ -77,10 +74,10 @@ def recurrent_part(layers: Sequence[keras.Layer], levels: Sequence[Sequence[kera
 
 def _attention(layer: keras.Layer) -> list[list[Part]]:
     """Return the ways of an attention: one module; query, key and value in one matrix, or the last two; all apart."""
-    within = {inner.name: inner for inner in inner_layers(layer) if inner.weights and inner.name in _INSIDE}
-    if len(within) < len(_INSIDE):
+    layers = layers_of_attention(layer)
+    if not layers:
         return []
-    query, key, value, output = (within[name] for name in _INSIDE)
+    query, key, value, output = layers
     path = path_of(layer)
 
     def joined(*layers: keras.Layer) -> Part:

@@ -14,10 +14,10 @@ from parity.proposal.failures import module_name
 from parity.proposal.forcing import Forcing
 from parity.proposal.memory import OutputMemory
 from parity.proposal.parts import Part
-from parity.proposal.rows import Pair, constant_of, fills_of, rows_of
-from parity.tensors import as_tensor
+from parity.proposal.rows import constant_of, fills_of, rows_of
 from parity.weights.fills import Fill, Weight
 from parity.weights.flattened import channels_first_features, counts_features
+from parity.weights.standard_rows import Pair
 
 import torch
 from keras import tree
@@ -161,7 +161,7 @@ class TwinCopy:
             _randomize({own: tensors[own] for own in tensors if not of_module[own]}, list(self.tensors).index(name))
             for own, weight in of_module.items():
                 if weight is not None:
-                    tensors[own].copy_(as_tensor(weight.variable))
+                    tensors[own].copy_(weight.value)
             return
         rows = self.rows(part, name) or []
         for path, own_name in rows:

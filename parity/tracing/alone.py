@@ -26,7 +26,7 @@ from parity.tracing.op_families import FAMILIES, names_of_call
 from parity.tracing.pairing import Spot
 from parity.tracing.port import Port
 from parity.tracing.runs import MISFIT, Comparison, Run
-from parity.tracing.side_by_side import Comparer, Consumer, Tensors, seen_as_keras
+from parity.tracing.side_by_side import Comparer, Consumer, EnoughError, Tensors, seen_as_keras
 from parity.tracing.training import faults_without_gradients
 from parity.tracing.verdicts import STARTS, Kind, Verdict, verdicts_of
 
@@ -115,7 +115,7 @@ def tensors_alone(
     """
     collecting = _Collecting(port, alone, wanted)
     with unchanged(port.keras_model, port.twin, alone.run.training):
-        with suppress(_EnoughError, ParityError):
+        with suppress(EnoughError, ParityError):
             collecting.run_twin()
         while not collecting.needed <= collecting.values.keys() and collecting.advance():
             pass
@@ -266,20 +266,12 @@ class _Forcing(Comparer):
 
     def taken_by(self, index: StepIndex) -> list[Comparison | None]:
         """Return the comparisons of what a step's twin takes."""
-        consumers = [(index, slot) for slot in range(len(self.graph.steps[index].inputs))]
-        right = [self.taken_right[consumer][1] if consumer in self.taken_right else None for consumer in consumers]
-        return [new or self.inputs.get(consumer) for new, consumer in zip(right, consumers, strict=True)]
+        taken = enumerate(super().taken_by(index))
+        return [self.taken_right[index, slot][1] if (index, slot) in self.taken_right else one for slot, one in taken]
 
-    def inputs_agree(self, number: TensorId) -> bool:
-        """Tell whether the inputs of the step that returned a tensor agree, as far as they were compared."""
-        if number not in self.producers:
-            return True
-        index = self.producers[number]
-        for found, before in zip(self.taken_by(index), self.graph.steps[index].inputs, strict=True):
-            found = found or (None if before in self.returned_right else self.outputs.get(before))
-            if found is not None and not found.agrees:
-                return False
-        return True
+    def returned_before(self, number: TensorId) -> Comparison | None:
+        """Return the comparison of what the twin returns, None if the right numbers were given in its place."""
+        return None if number in self.returned_right else super().returned_before(number)
 
     def replacement(self, number: TensorId, spot: Spot, consumer: Consumer | None) -> Tensor | None:
         """Return what the twin would have at a spot if it had the right numbers; None if that is not known."""
@@ -329,10 +321,6 @@ class _Forcing(Comparer):
         ]
 
 
-class _EnoughError(Exception):
-    """Raised to stop the twin when all tensors that are wanted of it are known."""
-
-
 class _Collecting(_Forcing):
     """Stores tensors around steps while the twin runs."""
 
@@ -371,5 +359,5 @@ class _Collecting(_Forcing):
             if slot is not None:
                 self.found[step].inputs[slot] = (given or tensors)[spot.position].clone()
         if not self.to_store:
-            raise _EnoughError
+            raise EnoughError
         return given

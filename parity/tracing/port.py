@@ -8,7 +8,7 @@ from parity.errors import ParityError
 from parity.models.inputs import Inputs, TwinInputs, keras_inputs, takes_keras_axes, twin_inputs, unchanged
 from parity.models.keras_channels import channels_of, input_axes
 from parity.models.keras_graph import Graph, keras_graph, with_graph
-from parity.models.keras_layers import inner_layers
+from parity.models.keras_layers import WITH_HEADS, inner_layers
 from parity.weights.fills import Fill, Misfit, Weight, fills, keras_weights, twin_tensors
 from parity.weights.layouts import find_layout
 from parity.weights.mapping import AS_IT_IS, Row, mapping_rows, source_of, unknown_names
@@ -107,7 +107,8 @@ def make_port(
         raise ParityError(type(torch_model).__name__, ["it is no torch.nn.Module"])
     rows = mapping_rows(mapping)
     weights = {weight.variable.path: weight for weight in keras_weights(keras_model)}
-    keys = {**torch_model.state_dict(keep_vars=True), **twin_tensors(torch_model)}
+    tensors_of_twin = twin_tensors(torch_model)
+    keys = {**torch_model.state_dict(keep_vars=True), **tensors_of_twin}
     rows = with_names_of(rows, weights, keys)
     faults = list(unknown_names(rows, weights, keys))
     if faults:
@@ -121,13 +122,15 @@ def make_port(
     if any(as_keras):
         tensors = twin_inputs(torch_model, inputs, as_keras=as_keras)
     modules = _modules_of_layers(graph, torch_model, rows)
-    filled = _fills(rows, weights, torch_model)
+    filled = _fills(rows, weights, torch_model, tensors_of_twin)
     return Port(keras_model, torch_model, graph, rows, inputs, tensors, given, as_keras, modules, filled, weights)
 
 
-def _fills(rows: list[Row], weights: Mapping[str, Weight], twin: nn.Module) -> list[Fill | Misfit]:
+def _fills(
+    rows: list[Row], weights: Mapping[str, Weight], twin: nn.Module, tensors: Mapping[str, Tensor]
+) -> list[Fill | Misfit]:
     """Return what each row moves, or why it cannot; a row with a tensor of a parametrization moves nothing."""
-    tensors, modules = twin_tensors(twin), dict(twin.named_modules(remove_duplicate=False))
+    modules = dict(twin.named_modules(remove_duplicate=False))
     moved = [row for row in rows if row.keras and row.how in ("", AS_IT_IS) and row.torch in tensors]
     return list(fills(moved, weights, tensors, modules))
 
@@ -164,14 +167,11 @@ def _modules_of_layers(graph: Graph, twin: nn.Module, rows: list[Row]) -> dict[i
         if modules and find_layout(layer) is None and max(len(modules), len(inner_layers(layer))) > 1:
             around = _around(modules, twin)
             one = around is not None and not does_more(around, identity)
-            in_a_row = isinstance(layer, _ATTENTION) and len(modules) > 1
+            in_a_row = isinstance(layer, WITH_HEADS) and len(modules) > 1
             modules = [around] if one and around is not None else modules if in_a_row else []
         if modules and not any(does_more(module, identity) for module in modules):
             found[identity] = modules
     return found
-
-
-_ATTENTION = keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention
 
 
 def _around(modules: list[nn.Module], twin: nn.Module) -> nn.Module | None:

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
-from parity.models.alignment import alignments, distance
+from parity.models.alignment import alignments, distance, is_constant
 from parity.models.inputs import unchanged
 from parity.models.keras_channels import channels_of, with_channels_last
 from parity.models.keras_graph import Graph, Step, StepIndex, TensorId
@@ -112,11 +112,11 @@ def tensors_at(port: Port, run: Run, step: StepIndex, wanted: Collection[TensorI
             else:
                 store[key] = seen
         if not to_store:
-            raise _EnoughError
+            raise EnoughError
 
     needed = {*graph.inputs_of(step), *outputs, *wanted}
     with unchanged(port.keras_model, port.twin, run.training):
-        with suppress(_EnoughError):
+        with suppress(EnoughError):
             copies = [tensor.clone() for tensor in port.twin_inputs]
             again = Watch(run.calls, watch, dropout=not run.training)
             record(port.twin, copies, port.modules_with_weights, graph.keys, again)
@@ -151,7 +151,7 @@ def seen_as_keras(graph: Graph, calls: Sequence[Call], pairing: Pairing, spot: S
     return (taken if spot.when == "in" else returned)(layer, module, tensors, spot.position)
 
 
-class _EnoughError(Exception):
+class EnoughError(Exception):
     """Raised to stop the twin when all tensors that are wanted of it are known."""
 
 
@@ -255,7 +255,7 @@ class Comparer:
             found = self.comparison(later, twin, spot, self.axes(later, None))
             # After a ReLU that nothing passes, all is 0. Then a ReLU of its own in the twin speaks against this one.
             has_twin = work.more[count - 1] in self.pairing.twins
-            if found.agrees and (_differs_within(self.values[later]) or not has_twin):
+            if found.agrees and (not is_constant(self.values[later]) or not has_twin):
                 self.outputs[later] = found
                 self.covers[work.step] = (*work.least, *work.more[:count])
                 return True
@@ -350,13 +350,16 @@ class Comparer:
         if number not in self.producers:
             return True
         index = self.producers[number]
-        for slot, input_number in enumerate(self.graph.steps[index].inputs):
-            found = self.inputs.get((index, slot)) or self.outputs.get(input_number)
+        for taken_here, before in zip(self.taken_by(index), self.graph.steps[index].inputs, strict=True):
+            found = taken_here or self.returned_before(before)
             if found is not None and not found.agrees:
                 return False
         return True
 
+    def taken_by(self, index: StepIndex) -> list[Comparison | None]:
+        """Return the comparisons of what a step's twin takes."""
+        return [self.inputs.get((index, slot)) for slot in range(len(self.graph.steps[index].inputs))]
 
-def _differs_within(tensor: Tensor) -> bool:
-    """Tell whether not all numbers of a tensor are the same."""
-    return bool((tensor != tensor.flatten()[0]).any()) if tensor.numel() else False
+    def returned_before(self, number: TensorId) -> Comparison | None:
+        """Return the comparison of what the twin returns in the place of a Keras tensor that a step takes."""
+        return self.outputs.get(number)

@@ -26,6 +26,11 @@ class Weight(NamedTuple):
         """Return where the weights of the layer go; None if its kind is not covered."""
         return find_layout(self.layer)
 
+    @property
+    def value(self) -> Tensor:
+        """Return its numbers in Keras's layout."""
+        return as_tensor(self.variable)
+
 
 class Fill(NamedTuple):
     """One row of a mapping that moves a weight.
@@ -53,7 +58,7 @@ class Fill(NamedTuple):
     @property
     def value(self) -> Tensor:
         """Return what goes there, in PyTorch's layout: a view of the Keras weight where that is possible."""
-        return self.laid_out(as_tensor(self.weight.variable))
+        return self.laid_out(self.weight.value)
 
     def laid_out(self, weight: Tensor) -> Tensor:
         """Return what goes there of a tensor with the shape of the Keras weight, such as its gradient."""
@@ -142,7 +147,7 @@ def _placed(row: Row, weight: Weight, module: nn.Module, tensor: Tensor) -> Fill
     if not named:
         right = row.torch.removesuffix(row.tensor) + _name_like(holding[0], row.tensor)
         return Fill(row, weight, holding[0], module, tensor, wrong_name=f"belongs in {right}, not in {row.torch}")
-    value, shape = as_tensor(variable), tuple(tensor.shape)
+    value, shape = weight.value, tuple(tensor.shape)
     fitting = (place for place in named if same_but_for_ones(tuple(place.view(value).shape), shape))
     return Fill(row, weight, next(fitting, named[0]), module, tensor)
 
@@ -171,7 +176,7 @@ def _shaped(value: Tensor, target: Tensor) -> Tensor:
 
 def _joined(fill: Fill, parts: list[Fill]) -> Fill | Misfit:
     """Return a fill with the rows of the tensor that it fills, of several that fill it one behind the other."""
-    sizes = [_rows(part.place.view(as_tensor(part.weight.variable))) for part in parts]
+    sizes = [_rows(part.place.view(part.weight.value)) for part in parts]
     tensor, row, before = fill.tensor, fill.row, parts[0].row
     if not tensor.ndim or sum(sizes) != len(tensor):
         if before is row:
@@ -186,7 +191,7 @@ def _joined(fill: Fill, parts: list[Fill]) -> Fill | Misfit:
 
 def _taken_apart(fill: Fill, parts: list[Fill]) -> Fill | Misfit:
     """Return a fill with the rows of its weight that go to its tensor, of a weight that several tensors share."""
-    sizes, value = [_rows(part.tensor) for part in parts], fill.place.view(as_tensor(fill.weight.variable))
+    sizes, value = [_rows(part.tensor) for part in parts], fill.place.view(fill.weight.value)
     row, before = fill.row, parts[0].row
     if not value.ndim or sum(sizes) != len(value):
         if before is row:
@@ -225,7 +230,7 @@ def keras_weight_of(several: Sequence[Fill]) -> Tensor | None:
     Returns:
         The tensor in Keras's layout, or None if what was moved is not the weight's numbers in another order.
     """
-    weight = as_tensor(several[0].weight.variable)
+    weight = several[0].weight.value
     found, numbers = weight.clone().flatten(), torch.arange(weight.numel()).reshape(weight.shape)
     for fill in several:
         try:

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from parity.errors import ParityError
-from parity.tensors import as_tensor
 from parity.weights.fast_copy import copy_permuted
 from parity.weights.fills import Fill, Weight, fills, is_own, keras_weights, same_but_for_ones, twin_tensors
 from parity.weights.flattened import ON_FEATURES, counts_features, is_shape_of, unflattened_channels_first
@@ -126,7 +125,7 @@ def transfer(
         for move in computed:
             setattr(move.module, move.row.tensor, tensors[move.row.torch])
         for move in moves:
-            if not any(move is one for one in computed):
+            if not _is_parametrized(move):
                 _copy(move, flattened.get(move.weight.layer.name))
         for row, constant in constants.items():
             tensors[row.torch].fill_(constant)
@@ -176,7 +175,7 @@ def _repeated_or_missing(
 
 def _fill_faults(fill: Fill, flattened: tuple[int, ...] | None) -> Iterator[str]:
     """Yield what is wrong with one row by itself: shapes and values."""
-    row, (layer, variable), value = fill.row, fill.weight, as_tensor(fill.weight.variable)
+    row, (layer, variable), value = fill.row, fill.weight, fill.weight.value
     reordered = flattened if counts_features(layer, variable.name) else None
     shape, target = tuple(fill.place.view(value).shape), tuple(fill.tensor.shape)
     if fill.wrong_name:
