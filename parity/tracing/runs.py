@@ -93,10 +93,12 @@ class Run(NamedTuple):
     def inputs_of(self, step: StepIndex) -> list[Comparison | None]:
         """Return the comparisons of a step's inputs, None for each input that was seen nowhere.
 
-        Each is the comparison with what the step's twin takes, or else with what the calls before return.
+        Each is the comparison with what the step's twin takes, or else with what the calls before return. That is not
+        what the twin takes if it was given the right numbers in its place.
 
         Args:
             step: A step of the graph, not the model's return.
         """
         numbers = self.graph.steps[step].inputs
-        return [self.inputs.get((step, slot)) or self.outputs.get(number) for slot, number in enumerate(numbers)]
+        returned = {number: self.outputs.get(number) for number in numbers if number not in self.forced}
+        return [self.inputs.get((step, slot)) or returned.get(number) for slot, number in enumerate(numbers)]

@@ -263,9 +263,6 @@ def test_what_comes_behind_the_last_layer_counts_too():
     ]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="of the convolution no input is seen, and that is not foreseen"
-)
 def test_the_border_of_a_function_before_a_layer_stays():
     """The activation is missing, so what the padding function takes is replaced, not what the convolution takes."""
     model = float64_model(

@@ -7,8 +7,12 @@ from tests.helpers.random_sequences import PORTS, right_sequences
 from tests.networks.test_right_twins import outputs
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
+
+# Keras warns of an attention to a single step, which is drawn now and then.
+pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning")
 
 
 @settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))
