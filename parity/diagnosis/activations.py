@@ -6,8 +6,7 @@ from functools import partial
 from itertools import chain, combinations, product
 
 from parity.diagnosis.causes import Cause, known_cause
-from parity.diagnosis.evidence import Evidence, result_of
-from parity.diagnosis.merging import computed
+from parity.diagnosis.evidence import Evidence, computed, result_of
 from parity.diagnosis.operations import identified, is_unknown, same
 from parity.models.alignment import alignments, largest
 from parity.models.keras_graph import activates

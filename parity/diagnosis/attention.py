@@ -102,7 +102,10 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
     kwargs: dict[str, Any] = step.node.arguments.kwargs
     slots = [slot for slot in range(len(evidence.inputs)) if slot not in step.masks]
     if isinstance(step.layer, WITH_HEADS):
-        turned = {slot: evidence.inputs[slot].transpose(0, 1) for slot in slots}
+        # A mask is (batch, 1, time) or (batch, time, time).
+        turned = {
+            slot: evidence.inputs[slot].transpose(0, 1 if slot in slots else -1) for slot in (*slots, *step.masks)
+        }
         yield "time and batch exchanged", time_and_batch(evidence), Variant(inputs=turned)
     for name, due in scale_settings(step.layer).items():
         yield "scale missing", f"the scores are not divided by {1 / due:g}", Variant(settings={name: 1.0})

@@ -26,7 +26,7 @@ from parity.diagnosis.inputs import (
     by_scaled_input,
 )
 from parity.diagnosis.inside import by_activation_left_out, by_folding, by_function_inside, by_unseen_activation
-from parity.diagnosis.merging import by_merging
+from parity.diagnosis.merging import by_merging, by_merging_before
 from parity.diagnosis.needed import Look
 from parity.diagnosis.normalizing import by_formula, by_local_response, by_norm
 from parity.diagnosis.norms import by_kind_of_norm, by_place_of_norm
@@ -47,7 +47,7 @@ from parity.diagnosis.resizing import by_interpolation, by_pixel_blocks
 from parity.diagnosis.results import Diagnoses, Diagnosis, Explained, diagnosis_of
 from parity.diagnosis.scaling import by_scale
 from parity.diagnosis.settings import by_mode, by_settings, other_settings
-from parity.diagnosis.weights import by_bias, by_weights
+from parity.diagnosis.weights import by_bias, by_weights, by_weights_of_functions
 from parity.models.inputs import Inputs, TwinInputs
 from parity.models.keras_graph import StepIndex
 from parity.tracing.port import Port, make_port
@@ -72,6 +72,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_mask,
     by_folding,
     by_weights,
+    by_weights_of_functions,
     by_settings,
     by_padding,
     by_pooling,
@@ -111,6 +112,7 @@ WRONG_INPUT: tuple[Attempt, ...] = (
     by_overwriting,
     by_activation_left_out,
     by_another_tensor,
+    by_merging_before,
     by_activation_before,
     by_exchanged_axes,
     by_reshaped_axes,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from parity.diagnosis.moved import fills_of, grouped_by_path, weights_of
 from parity.diagnosis.needed import Look, differing, others_of, step_before, steps_behind, wanted_for
-from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, is_constant, largest
+from parity.models.alignment import CHANNELS_FIRST_FEATURES, alignments, distance, is_constant, largest
 from parity.models.keras_channels import as_in_keras, axes_in_keras, with_channels_last
 from parity.models.keras_graph import Step, StepIndex, TensorId, run_step
 from parity.models.rounding import TIMES_NOISE
@@ -23,9 +23,6 @@ from parity.weights.fills import Fill
 import keras
 import torch
 from torch import Tensor, nn
-
-# The number in place of infinity where tensors are subtracted.
-_HUGE = 1e30
 
 
 class Behind(NamedTuple):
@@ -50,10 +47,10 @@ class Behind(NamedTuple):
     def output_of(self, value: Tensor) -> Tensor | None:
         """Return what the step makes of another tensor (batch, *spatial, channels), None if it does not take it."""
         try:
-            found = run_step(self.step, [keras.ops.convert_to_tensor(as_in_keras(value, self.axes[0]).numpy())])[0]
-        except (ValueError, TypeError):
+            found = computed(self.step, [as_in_keras(value, self.axes[0])])
+        except ValueError:
             return None
-        return with_channels_last(as_tensor(found), self.axes[1])
+        return with_channels_last(found, self.axes[1])
 
 
 Function = Callable[..., Tensor]
@@ -83,6 +80,7 @@ class Evidence(NamedTuple):
         before: The step that returns the tensor that differs, if the twin takes another input. Else the step before, if
             nothing was seen of the only tensor between the two.
         inputs_before: The inputs of that step.
+        axes_before: The axis on which Keras has the channels of each of them.
         axis: The axis on which Keras has the channels of ``value``.
         axes: Those of each input, if they are not the last of each.
         features_first: Whether Keras has flattened the features channels first, so that no twin has them otherwise.
@@ -110,6 +108,7 @@ class Evidence(NamedTuple):
     fills: Mapping[str, Fill] = MappingProxyType({})
     before: Step | None = None
     inputs_before: Sequence[Tensor] = ()
+    axes_before: Sequence[int] = ()
     axis: int = -1
     axes: Sequence[int] = ()
     features_first: bool = False
@@ -207,6 +206,20 @@ def copied(modules: Sequence[nn.Module]) -> list[nn.Module]:
     return copy.deepcopy(list(modules), {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
+def computed(step: Step, inputs: Sequence[Tensor]) -> Tensor:
+    """Return the first output of a step of the Keras model, with its inputs in Keras's order of axes.
+
+    Raises:
+        ValueError: If the step does not take these inputs.
+    """
+    try:
+        return as_tensor(run_step(step, [keras.ops.convert_to_tensor(x.numpy()) for x in inputs])[0])
+    except Exception as error:  # each backend of Keras raises errors of its own
+        raise ValueError(
+            f"{step.name} does not take inputs of the shapes {[tuple(x.shape) for x in inputs]}"
+        ) from error
+
+
 def result_of(function: Function, inputs: Sequence[Tensor]) -> Tensor | None:
     """Return what a function makes of tensors; None if it cannot take them."""
     try:
@@ -233,10 +246,8 @@ def agree_within(
     value: Tensor, twin: Tensor, tolerance: float, flattened: tuple[int, ...] | None = None, window: bool = False
 ) -> bool:
     """Tell whether a Keras tensor and the twin's agree in one of their ``alignments``."""
-    # Infinities cannot be subtracted; where both tensors have one, they agree.
-    value, twin = (torch.nan_to_num(tensor, nan=torch.nan, posinf=_HUGE, neginf=-_HUGE) for tensor in (value, twin))
     aligned = alignments(value, twin, None, flattened, window)
-    return any(largest(keras_value - twin_value) <= tolerance for keras_value, twin_value, _ in aligned)
+    return any(distance(keras_value, twin_value) <= tolerance for keras_value, twin_value, _ in aligned)
 
 
 def gather(port: Port, run: Run, verdict: Verdict, look: Look | None = None) -> Evidence:
@@ -280,6 +291,7 @@ def gather(port: Port, run: Run, verdict: Verdict, look: Look | None = None) -> 
         fills=fills_of(port, step),
         before=before,
         inputs_before=[last[taken] for taken in before.inputs] if before is not None else [],
+        axes_before=[axis[taken] for taken in before.inputs] if before is not None else [],
         others={name: last[other] for other, name in others.items()},
         axes=[axis[input_number] for input_number in step.inputs] if step is not None else [],
         axis=axis[number],

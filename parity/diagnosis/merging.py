@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, permutations
 
 from parity.diagnosis.causes import Cause, Untried, known_cause
-from parity.diagnosis.evidence import Evidence, agree_within
+from parity.diagnosis.evidence import Evidence, agree_within, computed
 from parity.models.alignment import alignments
 from parity.models.keras_channels import with_channels_last
-from parity.models.keras_graph import Step, run_step
-from parity.tensors import as_tensor
+from parity.models.keras_graph import Step
 
 import keras
 import torch
@@ -54,6 +53,16 @@ def by_merging(evidence: Evidence) -> Iterator[Cause | Untried]:
         if found is not None:
             yield found
             return
+
+
+def by_merging_before(evidence: Evidence) -> Iterator[Cause | Untried]:
+    """Yield the same of the layer before, if the twin takes what that layer returns with other inputs."""
+    step = evidence.before
+    if step is None or len(evidence.inputs_before) < 2:
+        return
+    before = evidence._replace(step=step, inputs=list(evidence.inputs_before), axes=evidence.axes_before, behind=())
+    for found in by_merging(before):
+        yield found._replace(detail=f"of {step.name}: {found.detail}") if isinstance(found, Cause) else found
 
 
 def _one_alone(evidence: Evidence, step: Step) -> Iterator[Cause]:
@@ -167,7 +176,7 @@ def _another_element_by_element(evidence: Evidence, step: Step) -> Iterator[Caus
                     yield _not_all(step, evidence)
                     return
                 tries += 1
-                if evidence.explains(_merged(evidence, [*inputs[:slot], other, *inputs[slot + 1 :]])):
+                if evidence.explains(output_of(evidence, [*inputs[:slot], other, *inputs[slot + 1 :]])):
                     names.append(name)
             if names:
                 yield _is_another(slot, " or ".join(names))
@@ -179,7 +188,7 @@ def _others_tried(evidence: Evidence, step: Step) -> Iterator[Cause | Untried]:
         if tries == _TRIES:
             yield _not_all(step, evidence)
             return
-        if evidence.explains(_merged(evidence, changed)):
+        if evidence.explains(output_of(evidence, changed)):
             yield cause
 
 
@@ -213,21 +222,14 @@ def _not_all(step: Step, evidence: Evidence) -> Untried:
     )
 
 
-def _merged(evidence: Evidence, inputs: Sequence[Tensor]) -> Tensor | None:
-    """Return what a step of the Keras model makes of other inputs, None if it does not take them."""
-    try:
-        return output_of(evidence, inputs)
-    except (ValueError, TypeError):
-        return None
-
-
 def output_of(evidence: Evidence, inputs: Sequence[Tensor]) -> Tensor | None:
-    """Return the first output of the Keras layer with other inputs, both (batch, *spatial, channels)."""
+    """Return the first output of the Keras layer with other inputs, both (batch, *spatial, channels).
+
+    It is None if the layer does not take them.
+    """
     if evidence.step is None:
         return None
-    return with_channels_last(computed(evidence.step, evidence.inputs_in_keras(inputs)), evidence.axis)
-
-
-def computed(step: Step, inputs: Sequence[Tensor]) -> Tensor:
-    """Return the first output of a step of the Keras model, with its inputs in Keras's order of axes."""
-    return as_tensor(run_step(step, [keras.ops.convert_to_tensor(x.numpy()) for x in inputs])[0])
+    try:
+        return with_channels_last(computed(evidence.step, evidence.inputs_in_keras(inputs)), evidence.axis)
+    except ValueError:
+        return None

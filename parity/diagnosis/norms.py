@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence
-from parity.models.keras_graph import TensorId
+from parity.models.keras_graph import Step, TensorId
 from parity.models.torch_calls import Call
 from parity.tracing.op_families import names_of_call, names_of_step, same_numbers
 
@@ -36,7 +36,10 @@ def by_kind_of_norm(evidence: Evidence) -> Iterator[Cause]:
 def by_place_of_norm(evidence: Evidence) -> Iterator[Cause]:
     """Yield that the twin normalizes before a sum where Keras does behind it, or the reverse."""
     step, before = evidence.step, evidence.before
-    if step is None or not isinstance(step.layer, _NORMS):
+    if step is None:
+        return
+    if not isinstance(step.layer, _NORMS):
+        yield from _norm_before(evidence, step)
         return
     if before is not None and names_of_step(before) & _SUMS and len(before.inputs) > 1:
         if any(evidence.explains(term) for term in evidence.inputs_before):
@@ -51,6 +54,25 @@ def by_place_of_norm(evidence: Evidence) -> Iterator[Cause]:
     due = _number_in_twin(evidence, step.inputs[0])
     if due is not None and any(_comes_from(run.calls, number, due) for number in producer.inputs):
         yield known_cause("pre-norm for post-norm", "it normalizes behind the sum, not before it")
+
+
+def _norm_before(evidence: Evidence, step: Step) -> Iterator[Cause]:
+    """Yield that the twin takes what a normalization further behind returns, and that this takes what is due here."""
+    run, at = evidence.run, evidence.at_step
+    norms = {
+        last: (run.graph.steps[later].name, first)
+        for later, (first, last) in run.pairing.twins.items()
+        if later > at and isinstance(run.graph.steps[later].layer, _NORMS)
+    }
+    for slot, due in enumerate(step.inputs):
+        spot, compared = run.pairing.inputs.get((at, slot)), run.inputs.get((at, slot))
+        if spot is None or compared is None or compared.agrees:
+            continue
+        taken, right = run.calls[spot.call].inputs[spot.position], _number_in_twin(evidence, due)
+        name, first = next((norm for last, norm in norms.items() if taken in run.calls[last].outputs), ("", -1))
+        if right is not None and first >= 0 and _comes_from(run.calls, run.calls[first].inputs[0], right):
+            yield known_cause("pre-norm for post-norm", f"{name} comes before it, not behind the sum")
+            return
 
 
 def _comes_from(calls: Sequence[Call], number: int, due: int) -> bool:

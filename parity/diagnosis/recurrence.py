@@ -1,6 +1,6 @@
 """Causes in recurrent layers: their weights, masks, directions and activations, and which step is taken of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -11,7 +11,15 @@ from parity.diagnosis.variants import Said, each_cause_once, first_that_explains
 from parity.models.alignment import largest
 from parity.models.keras_graph import Step
 from parity.models.keras_layers import CELLS, activation_name, inner_layers
-from parity.models.keras_variants import Variant, activation_settings, last_cells, output_of, steps_reversed, two_ways
+from parity.models.keras_variants import (
+    Variant,
+    activation_settings,
+    last_cells,
+    mask_of,
+    output_of,
+    steps_reversed,
+    two_ways,
+)
 from parity.models.sequences import MERGES, SEQUENCE_LAYERS, SEQUENCE_MODULES, is_sequence_layer
 from parity.recurrent import GRU
 from parity.weights.fills import Fill
@@ -32,7 +40,7 @@ def by_recurrent_weights(evidence: Evidence) -> Iterator[Cause]:
     step = step_of_kind(evidence, SEQUENCE_LAYERS)
     if step is None:
         return
-    fills = evidence.fills_by_path()
+    fills, layers = evidence.fills_by_path(), [step.layer]
     actual, wrong = weights_of_twin(fills)
     value, tolerance = output_of(step, evidence.inputs, Variant(weights=actual)), evidence.tolerance
     # One module may do several layers; then only what the last of them returns is seen.
@@ -43,9 +51,10 @@ def by_recurrent_weights(evidence: Evidence) -> Iterator[Cause]:
         more, wrong_behind = weights_of_twin(behind)
         value, tolerance = output_of(one.step, [value, *evidence.inputs[1:]], Variant(weights=more)), one.tolerance
         fills, actual, wrong = fills | behind, actual | more, wrong + wrong_behind
+        layers.append(one.step.layer)
     if not wrong or value is None or not agree_within(value, evidence.twin, tolerance):
         return
-    yield from each_cause_once(_of_weight(fills, path, actual[path]) for path in wrong)
+    yield from each_cause_once(_of_weight(fills, path, actual[path], layers) for path in wrong)
 
 
 def by_recurrence(evidence: Evidence) -> Iterator[Cause]:
@@ -116,11 +125,8 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
         if cells is not None and evidence.explains(cells):
             yield known_cause("another step", f"the cell of {step.name} is taken, not its output")
             return
-        for at in range(min(merged.shape[1], _MOST_STEPS)):
-            time = merged.shape[1] - 1 - at
-            if evidence.explains(merged[:, time]) and not agree_within(
-                evidence.value, merged[:, time], evidence.tolerance
-            ):
+        for time, value in _each_step(step, values, merged):
+            if evidence.explains(value) and not agree_within(evidence.value, value, evidence.tolerance):
                 detail = f"step {time} of {step.name} is taken, in both directions" if len(ways) == 2 else ""
                 yield known_cause("another step", detail or f"step {time} of {step.name} is taken, not the last")
                 return
@@ -133,6 +139,18 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
             if name != layer.merge_mode and evidence.explains(merge(*ends)):
                 yield known_cause("another merge", f"the directions are merged by {name}, not by {layer.merge_mode}")
                 return
+
+
+def _each_step(step: Step, values: Sequence[Tensor], sequence: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield each step of what a recurrent layer returns, the last first, and its number.
+
+    At a masked step Keras returns once more what it has returned before, and a packed sequence of PyTorch's is 0 there.
+    """
+    mask = mask_of(step, values)
+    for time in range(sequence.shape[1] - 1, max(-1, sequence.shape[1] - 1 - _MOST_STEPS), -1):
+        yield time, sequence[:, time]
+        if mask is not None:
+            yield time, sequence[:, time] * mask[:, time, None].to(sequence.dtype)
 
 
 def _same(evidence: Evidence, found: Tensor) -> bool:
@@ -161,13 +179,24 @@ def _cell(layer: Any) -> Any:
     return next((inner for inner in inner_layers(layer) if isinstance(inner, CELLS)), layer)
 
 
-def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> Said:
+def _are_two_ways(layers: Sequence[Any], path: str, other: str) -> bool:
+    """Tell whether two weights, by their paths, belong to the two directions of one of some layers."""
+    for layer in layers:
+        if isinstance(layer, keras.layers.Bidirectional):
+            ways = [{weight.path for weight in way.weights} for way in (layer.forward_layer, layer.backward_layer)]
+            if any(path in one and other in two for one, two in (ways, ways[::-1])):
+                return True
+    return False
+
+
+def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor, layers: Sequence[Any]) -> Said:
     """Return the cause, and in words what is wrong with one weight.
 
     Args:
         several: What each weight fills.
         path: The path of the weight.
         found: What the twin has in its place, in Keras's layout.
+        layers: The layers that the weights belong to.
     """
     fill, right, short = several[path][0], several[path][0].weight.value, short_name(path)
     gates = next((names for kind, names in _GATES.items() if isinstance(fill.weight.layer, kind)), "")
@@ -189,7 +218,9 @@ def _of_weight(several: Mapping[str, list[Fill]], path: str, found: Tensor) -> S
     for other, fills in several.items():
         value = fills[0].weight.value
         if other != path and short_name(other) == short and torch.equal(found, value.to(found.dtype)):
-            return "direction", f"{short} of one direction is that of the other"
+            if _are_two_ways(layers, path, other):
+                return "direction", f"{short} of one direction is that of the other"
+            return "weights of another layer", f"{short} is {other}"
     if right.ndim == 2 and right.shape[0] == right.shape[1] and torch.equal(found, right.T):
         return "kernel not transposed", f"{short}, {tuple(right.shape)} either way"
     if gates and right.ndim == 2 and right.shape[0] * len(gates) == right.shape[1]:
@@ -261,7 +292,7 @@ def _with_the_other_reset(evidence: Evidence) -> Tensor | None:
             tensor = f"{fill.place.tensor}_l0"
             if isinstance(getattr(other, tensor, None), nn.Parameter):
                 getattr(other, tensor).copy_(fill.value)
-        mask = next((evidence.inputs[slot] for slot in step.masks), None)
+        mask = mask_of(step, evidence.inputs)
         steps = [None if one is None else steps_reversed(one) if step.layer.go_backwards else one for one in (x, mask)]
         sequence, (last, *_) = other(steps[0], mask=steps[1])
     return sequence if step.layer.return_sequences else last

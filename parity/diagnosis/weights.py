@@ -9,10 +9,13 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, copied, run_modules, short_name
 from parity.diagnosis.inside import folded_into
 from parity.diagnosis.order import other_orders
+from parity.diagnosis.variants import weights_of_twin
 from parity.models.keras_channels import as_in_keras
+from parity.models.keras_variants import Variant, output_of
 from parity.weights.flattened import channels_first_features, counts_features
 from parity.weights.module_settings import depthwise_channels
 
+import keras
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +42,18 @@ def by_weights(evidence: Evidence) -> Iterator[Cause]:
     repair = repair_of(evidence)
     if repair is not None and evidence.agrees(run_modules(repair.modules, evidence.twin_inputs)):
         yield from causes_of(evidence, repair)
+
+
+def by_weights_of_functions(evidence: Evidence) -> Iterator[Cause]:
+    """Yield what went wrong with the weights of functions, if Keras's layer with these returns what the twin has."""
+    step = evidence.step
+    if step is None or step.is_activation or evidence.modules or not evidence.fills or not evidence.inputs:
+        return
+    actual, wrong = weights_of_twin(evidence.fills_by_path())
+    if wrong and evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual))):
+        both = ((path, fill.tensor.detach(), fill.value) for path, fill in evidence.fills.items())
+        different = [(path, found, right.to(found.dtype)) for path, found, right in both if not _equal(found, right)]
+        yield from causes_of(evidence, Repair([], different, {}))
 
 
 def repair_of(evidence: Evidence) -> Repair | None:
@@ -187,12 +202,12 @@ def _cause_of(evidence: Evidence, path: str, actual: Tensor, right: Tensor) -> C
     for order in permutations(range(2, rank)):
         if list(order) != list(range(2, rank)) and _equal(actual, right.permute(0, 1, *order)):
             return known_cause("height and width exchanged", "in the kernel")
-    return _cause_of_order(evidence, short, actual, right)
+    return _cause_of_order(evidence, path, actual, right)
 
 
-def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tensor) -> Cause:
+def _cause_of_order(evidence: Evidence, path: str, actual: Tensor, right: Tensor) -> Cause:
     """Return the other order in which a weight has the right numbers, or that it has other numbers."""
-    path = next(path for path in evidence.places if short_name(path) == short)
+    short = short_name(path)
     if evidence.flattened and _is_by_feature(evidence, path):
         keras_order = evidence.weights[path].reshape(-1, *evidence.flattened)
         for order, reordered in other_orders(keras_order, all_orders=True):
@@ -221,7 +236,9 @@ def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tenso
         if _equal(actual, right.permute(order).reshape(right.shape)):
             return known_cause("kernel axes permuted", "its axes are in another order, or reshaped instead of permuted")
     wrong = (actual != right).nonzero()[:, 0].unique()
-    where = f"{short}, in {_count(evidence, wrong, right)}"
+    alike = [other for other in evidence.places if short_name(other) == short]
+    name = "/".join(path.split("/")[-2:]) if len(alike) > 1 else short
+    where = f"{name}, in {_count(evidence, wrong, right)}" if len(right) > 1 else name
     if torch.equal(actual.flatten().sort().values, right.to(actual.dtype).flatten().sort().values):
         return known_cause("weights in another order", where)
     # Whether these are the initial ones cannot be known.
@@ -230,8 +247,9 @@ def _cause_of_order(evidence: Evidence, short: str, actual: Tensor, right: Tenso
 
 def _count(evidence: Evidence, wrong: Tensor, weight: Tensor) -> str:
     """Return in how many of the parts along its first axis a weight is wrong, "10 of its 12 channels"."""
-    kind = type(evidence.step.layer).__name__ if evidence.step else ""
-    part = {"Dense": "units", "Embedding": "vectors"}.get(kind, "channels")
+    layer = type(evidence.step.layer) if evidence.step else keras.Layer
+    others = "channels" if layer.__module__.startswith("keras.") else "rows"
+    part = {"Dense": "units", "Embedding": "vectors"}.get(layer.__name__, others)
     return f"{len(wrong)} of its {weight.shape[0]} {part}"
 
 

@@ -111,9 +111,19 @@ def last_cells(step: Step, values: Sequence[Tensor]) -> Tensor | None:
         return as_tensor(step.layer(x, **kwargs)[2]).clone()
 
 
+def mask_of(step: Step, values: Sequence[Tensor]) -> Tensor | None:
+    """Return the mask (batch, time) that a recurrent layer takes, None if it takes none.
+
+    Args:
+        step: The step of the layer.
+        values: A tensor for each of its inputs.
+    """
+    return next((values[slot] for slot in step.masks), None)
+
+
 def _sequence_and_mask(step: Step, values: Sequence[Tensor]) -> tuple[Any, dict[str, Any]]:
     """Return what a recurrent layer takes, in Keras: the sequence, and its mask as a keyword if it has one."""
-    mask = next((values[slot] for slot in step.masks), None)
+    mask = mask_of(step, values)
     kwargs = {} if mask is None else {"mask": keras.ops.convert_to_tensor(mask.numpy())}
     return keras.ops.convert_to_tensor(values[0].numpy()), kwargs
 

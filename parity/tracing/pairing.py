@@ -205,6 +205,8 @@ class _Pairer:
     def positions_of_inputs(self, step: StepIndex, call: int) -> Iterator[tuple[int, int]]:
         """Yield the slot of each input of a step but masks, with the position of the same input among a call's."""
         every, masks, numbers = self.steps[step].inputs, self.steps[step].masks, self.calls[call].inputs
+        if isinstance(self.calls[call].module, nn.MultiheadAttention):
+            numbers = numbers[:3]  # query, key and value; what follows are masks
         slots = [slot for slot in range(len(every)) if slot not in masks] or [*range(len(every))]
         inputs = [every[slot] for slot in slots]
         if self.calls[call].module is not None and len(inputs) == 1:

@@ -12,7 +12,7 @@ import torch
 from keras import layers as L
 from torch import Tensor, nn
 
-DEPTH, WIDTH, HEADS, LENGTHS = 2, 24, 4, (9, 7, 4)
+DEPTH, WIDTH, HEADS, LENGTHS = 2, 24, 4, (10, 7, 4)
 
 
 @keras.saving.register_keras_serializable("networks")
