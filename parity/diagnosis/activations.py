@@ -6,10 +6,10 @@ from functools import partial
 from itertools import chain, combinations, product
 
 from parity.diagnosis.causes import Cause, known_cause
-from parity.diagnosis.evidence import Evidence, computed, result_of
-from parity.diagnosis.operations import identified, is_unknown, same
+from parity.diagnosis.evidence import Evidence, Function, computed, result_of
+from parity.diagnosis.operations import fitted, identified, is_unknown, same
 from parity.models.alignment import alignments, largest
-from parity.models.keras_graph import activates
+from parity.models.keras_graph import Step, activates
 from parity.models.keras_layers import activation_name
 from parity.tensors import as_tensor
 
@@ -28,6 +28,9 @@ _ACTIVATIONS = (
 
 # The activations that have a slope for negative numbers, and the slope that they have unless the layer says another.
 _DUE_SLOPES: dict[str, float | str] = {"relu": 0.0, "leakyrelu": 0.3, "leaky_relu": 0.2, "prelu": "the layer's alpha"}
+
+# A factor that is nearer to 1 is rounding.
+_SAME_FACTOR = 1e-5
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -105,6 +108,28 @@ def by_function(evidence: Evidence) -> Iterator[Cause]:
         yield known_cause("another activation", f"{found}, not {_described(own, layer)}")
     elif direct:
         yield from _by_setting(evidence, own)
+
+
+def by_scaled_activation(evidence: Evidence) -> Iterator[Cause]:
+    """Yield that the twin scales what an activation takes, as a mean in place of a sum does."""
+    step = evidence.step
+    if step is None or not own_activation(evidence):
+        return
+    merge = evidence.run.graph.producers().get(step.inputs[0])
+    count = 1 if merge is None else len(evidence.run.graph.steps[merge].inputs)
+    pairs = [(value, twin) for value, twin, _ in alignments(evidence.value, evidence.twin)]
+    # ReLU and its like scale what they return by the same.
+    factors = [
+        fitted([value], twin)[0] for value, twin in pairs if bool(value.isfinite().all() & twin.isfinite().all())
+    ]
+    for factor in (*factors, 1 / count, float(count)):
+        if factor > 0 and abs(factor - 1) > _SAME_FACTOR and evidence.gives_in_keras(_scaled(step, factor)):
+            yield known_cause("input scaled", f"it takes {factor:.4g} times its input")
+            return
+
+
+def _scaled(step: Step, factor: float) -> Function:
+    return lambda x: computed(step, [factor * x])
 
 
 def own_activation(evidence: Evidence) -> str:

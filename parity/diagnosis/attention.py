@@ -36,8 +36,25 @@ def by_attention_weights(evidence: Evidence) -> Iterator[Cause]:
 def by_attention(evidence: Evidence) -> Iterator[Cause]:
     """Yield the scale, the mask or the order of inputs with which an attention returns what the twin returns."""
     step = step_of_kind(evidence, _ATTENTION)
-    if step is not None:
-        yield from first_that_explains(step, evidence.inputs, _variants(step, evidence), [evidence])
+    if step is None:
+        return
+    found = list(first_that_explains(step, evidence.inputs, _variants(step, evidence), [evidence]))
+    part = None if found else _where_something_is_left(step, evidence)
+    yield from found if part is None else first_that_explains(step, part.inputs, _inverted(step, part), [part])
+
+
+def _where_something_is_left(step: Step, evidence: Evidence) -> Evidence | None:
+    """Return the evidence of those examples in which inverted masks leave something to attend to, if not all do.
+
+    Where nothing is left, Keras attends to all, PyTorch to nothing, or it returns NaN.
+    """
+    left = torch.ones(len(evidence.value), dtype=torch.bool)
+    for slot in step.masks:
+        left &= (~evidence.inputs[slot].bool()).any(-1).reshape(len(left), -1).all(1)
+    if bool(left.all()) or not bool(left.any()) or len(evidence.twin) != len(left):
+        return None
+    inputs = [x[left] for x in evidence.inputs]
+    return evidence._replace(inputs=inputs, value=evidence.value[left], twin=evidence.twin[left], behind=())
 
 
 def _layer_of(path: str) -> str:
@@ -116,6 +133,9 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
                 f"the scores are divided by {1 / found:g}, of {what}",
                 Variant(settings={name: found}),
             )
+    if not isinstance(step.layer, WITH_HEADS):
+        queries = Variant(settings={"_apply_scores": _softmax_over_queries})
+        yield "axis", "the softmax is along the queries, not along the keys", queries
     if isinstance(step.layer, keras.layers.Attention):
         by_root = 1 / sqrt(evidence.inputs[0].shape[-1])
         scaled = Variant(inputs={0: evidence.inputs[0] * by_root})
@@ -127,9 +147,7 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
     masks = {name: None for name in kwargs if "mask" in name and name != "use_causal_mask"}
     if masks:
         yield "mask ignored", "it attends to what is masked", Variant(arguments=masks)
-        for chosen in (step.masks, *({slot} for slot in step.masks)):
-            inverted = {slot: ~evidence.inputs[slot].bool() for slot in chosen}
-            yield "mask inverted", "it attends to what is masked, and to nothing else", Variant(inputs=inverted)
+        yield from _inverted(step, evidence)
         for name in masks if len(masks) > 1 else ():
             yield "mask ignored", f"it does not follow {name}", Variant(arguments={name: None})
     causal = bool(kwargs.get("use_causal_mask", False))
@@ -145,6 +163,23 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
             yield "key and value exchanged", f"it takes the {names[b]} as the {names[a]}", Variant(inputs=exchange)
     if isinstance(step.layer, WITH_HEADS):
         yield from _of_heads(step, evidence)
+
+
+def _inverted(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:
+    """Yield the variants with all masks inverted, and with each of them."""
+    for chosen in (step.masks, *({slot} for slot in step.masks)):
+        inverted = {slot: ~evidence.inputs[slot].bool() for slot in chosen}
+        yield "mask inverted", "it attends to what is masked, and to nothing else", Variant(inputs=inverted)
+
+
+def _softmax_over_queries(scores: Any, value: Any, scores_mask: Any = None, training: bool = False) -> tuple[Any, Any]:
+    """Do what Keras's Attention and AdditiveAttention do with their scores (batch, queries, keys), but for the axis."""
+    if scores_mask is not None:
+        # As in Keras, which subtracts so much, because 65504 is the largest float16.
+        much = 65504.0 if scores.dtype == "float16" else 1e9
+        scores = keras.ops.where(scores_mask, scores, scores - much)
+    weights = keras.ops.softmax(scores, axis=-2)
+    return keras.ops.matmul(weights, value), weights
 
 
 def _of_heads(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Variant]]:

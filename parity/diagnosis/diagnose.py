@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, overload
 
-from parity.diagnosis.activations import by_axis, by_function, by_gate, by_moved_activation
+from parity.diagnosis.activations import by_axis, by_function, by_gate, by_moved_activation, by_scaled_activation
 from parity.diagnosis.attention import by_attention, by_attention_weights
 from parity.diagnosis.causes import Cause, Untried, known_cause
 from parity.diagnosis.each_alone import every_diagnosis
 from parity.diagnosis.elsewhere import explained_elsewhere, targets_first, targets_then
 from parity.diagnosis.evidence import Evidence, gather
-from parity.diagnosis.geometry import by_border, by_padding
+from parity.diagnosis.geometry import by_border, by_crop, by_padding
 from parity.diagnosis.inputs import (
     by_activation_before,
     by_another_tensor,
@@ -87,6 +87,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_merging,
     by_order,
     by_border,
+    by_crop,
     by_interpolation,
     by_pixel_blocks,
     by_norm,
@@ -98,6 +99,7 @@ WRONG_OUTPUT: tuple[Attempt, ...] = (
     by_unseen_activation,
     by_other_input,
     by_scale,
+    by_scaled_activation,
     by_numbers,
     by_activation_between,
     by_leaving_out,
@@ -130,6 +132,7 @@ ELSEWHERE: tuple[Attempt, ...] = (
     by_moved_activation,
     by_order,
     by_unseen_pooling,
+    by_crop,
     by_interpolation,
     by_norm,
     by_reduction,

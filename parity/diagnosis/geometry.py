@@ -1,6 +1,7 @@
 """Causes in the padding and the strides of convolutions, and in borders."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+# A Cropping layer that takes away fewer elements along an axis is tried with each other place there.
+_MUCH = 8
+
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -111,8 +115,13 @@ def _is_zero_padding(layer: Any) -> bool:
 
 
 def _pads_of(layer: Any) -> Pads:
-    """Return how many elements a ZeroPadding layer adds. ZeroPadding1D has one pair, the others one for each axis."""
-    pairs = [layer.padding] if isinstance(layer.padding[0], int) else layer.padding
+    """Return how many elements a ZeroPadding layer adds."""
+    return _pairs_of(layer.padding)
+
+
+def _pairs_of(setting: Sequence[Any]) -> Pads:
+    """Return a pair for each spatial axis. ZeroPadding1D and Cropping1D have one, the others one for each axis."""
+    pairs = [setting] if isinstance(setting[0], int) else setting
     return [(pair[0], pair[1]) for pair in pairs]
 
 
@@ -242,6 +251,31 @@ def by_border(evidence: Evidence) -> Iterator[Cause]:
                 else:
                     yield known_cause("padding", f"padding is {pads}, not {right}")
                 return
+
+
+def by_crop(evidence: Evidence) -> Iterator[Cause]:
+    """Yield another part of its input than a Cropping layer keeps, of the same size, that gives what the twin has."""
+    if evidence.step is None or evidence.step.is_activation or len(evidence.inputs) != 1:
+        return
+    layer, sizes = evidence.step.layer, evidence.value.shape[1:-1]
+    if not type(layer).__name__.startswith("Cropping"):
+        return
+    due = _pairs_of(layer.cropping)
+    totals = [sum(pair) for pair in due]
+    # Where much is cropped, not every place is tried, but each end and the middle.
+    several = [range(total + 1) if total < _MUCH else {0, total // 2, -(-total // 2), total} for total in totals]
+    for starts in product(*several):
+        crops = [(start, total - start) for start, total in zip(starts, totals, strict=True)]
+        if crops != due and evidence.gives(partial(_cropped, starts=starts, sizes=sizes)):
+            yield known_cause("padding", f"it crops {crops}, not {due}")
+            return
+
+
+def _cropped(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Return a part of (batch, *spatial, channels): where it starts along each spatial axis, and its sizes."""
+    for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), 1):
+        x = x.narrow(axis, start, size)
+    return x
 
 
 def _bordered(x: Tensor, pads: Pads, twin: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -149,26 +149,42 @@ def _by_factors(evidence: Evidence, own: str, function: Function) -> Iterator[Ca
     for value, twin, _ in alignments(evidence.value, evidence.twin):
         if value.shape != twin.shape or not all(bool(x.isfinite().all()) for x in (*inputs, value, twin)):
             continue
-        factor = _fitted([value], twin)[0]
+        factor = fitted([value], twin)[0]
         if factor and abs(factor - 1) > _SAME and evidence.gives(lambda *xs, by=factor: by * function(*xs)):
             yield known_cause("output scaled", f"{factor:.4g} times what it should be")
             return
         if own in _DUE_FACTORS and value.shape == evidence.value.shape:
-            found = _fitted([x.expand(value.shape) for x in inputs], twin)
+            found = fitted([x.expand(value.shape) for x in inputs], twin)
             if evidence.gives(lambda *xs, by=found: reduce(torch.add, (a * x for a, x in zip(by, xs, strict=True)))):
                 due = _DUE_FACTORS[own](len(inputs)).tolist()
-                yield known_cause("output scaled", f"its inputs are taken {_times(found)} times, not {_times(due)}")
+                yield _without(evidence, found, due) or known_cause(
+                    "output scaled", f"its inputs are taken {_times(found)} times, not {_times(due)}"
+                )
                 return
 
 
-def _fitted(xs: Sequence[Tensor], y: Tensor) -> list[float]:
+def _without(evidence: Evidence, found: Sequence[float], due: Sequence[float]) -> Cause | None:
+    """Return that a sum leaves inputs out, if the factors that were found are those that are due, or 0."""
+    left_out = [slot for slot, factor in enumerate(found) if abs(factor) < _SAME]
+    rest = [(a, b) for slot, (a, b) in enumerate(zip(found, due, strict=True)) if slot not in left_out]
+    if evidence.step is None or not left_out or any(abs(a - b) > _SAME for a, b in rest):
+        return None
+    names = {number: step.name for step in evidence.run.graph.steps for number in step.outputs}
+    words = [
+        f"its input {slot + 1}, the output of {names.get(evidence.step.inputs[slot], 'the input')}" for slot in left_out
+    ]
+    return known_cause("another skip", f"without {'; '.join(words)}")
+
+
+def fitted(xs: Sequence[Tensor], y: Tensor) -> list[float]:
     """Return the factors with which the sum of tensors is nearest to another."""
     columns = torch.stack([x.double().flatten() for x in xs], 1)
     return torch.linalg.lstsq(columns, y.double().flatten()[:, None]).solution[:, 0].tolist()
 
 
 def _times(factors: Sequence[float]) -> str:
-    return " and ".join(f"{factor:.4g}" for factor in factors)
+    """Return factors in words, without the rounding of their last digits."""
+    return " and ".join(f"{round(factor, 5) + 0.0:.4g}" for factor in factors)
 
 
 def by_reduction(evidence: Evidence) -> Iterator[Cause]:

@@ -245,6 +245,14 @@ def _variants(step: Step, evidence: Evidence) -> Iterator[tuple[str, str, Varian
     yield from _of_mask(step, evidence)
     x = evidence.inputs[0]
     yield "time and batch exchanged", time_and_batch(evidence), Variant(inputs={0: x.transpose(0, 1)})
+    states = [slot for slot in range(1, len(evidence.inputs)) if slot not in step.masks]
+    if states:
+        zero = {slot: torch.zeros_like(evidence.inputs[slot]) for slot in states}
+        yield (
+            "another skip",
+            "it begins with states of 0, not with those that Keras's layer takes",
+            Variant(inputs=zero),
+        )
     backwards = getattr(step.layer, "go_backwards", False)
     how = "forward" if backwards else "backward"
     yield "direction", f"it goes {how} through the steps", Variant(inputs={0: steps_reversed(x)})

@@ -63,7 +63,7 @@ def read_by(twin: nn.Module, way) -> None:
     twin.__class__ = type("Twin", (Twin,), {"backwards": lambda self, x: way(self.rnn, x)})
 
 
-@mistaken("rnn: the output put back into the order of time", {"backwards"}, "reversed output")
+@mistaken("rnn: the output put back into the order of time", {"backwards", "cells"}, "reversed output")
 def _(twin):
     read_by(twin, lambda rnn, x: rnn(x.flip(1))[0].flip(1))
 

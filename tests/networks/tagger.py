@@ -102,12 +102,12 @@ def _(twin):
     twin.__class__ = type("Twin", (Twin,), {"packed": packed})
 
 
-@mistaken("summary: the last output in place of the last states", {"summary"}, "another step")
+@mistaken("summary: the last output in place of the last states", {"summary", "topic"}, "another step")
 def _(twin):
     twin.__class__ = type("Twin", (Twin,), {"last": lambda self, y, h: y[:, -1]})
 
 
-@mistaken("summary: the states of the two directions exchanged", {"summary"}, "direction")
+@mistaken("summary: the states of the two directions exchanged", {"summary", "topic"}, "direction")
 def _(twin):
     twin.__class__ = type("Twin", (Twin,), {"last": lambda self, y, h: torch.cat([h[1], h[0]], 1)})
 

@@ -155,7 +155,7 @@ def _(twin):
     block.filter, block.gate = block.gate, block.filter
 
 
-@mistaken("the mean for the sum", {"skips"}, "output scaled")
+@mistaken("the mean for the sum", {"skips", "relu"}, "input scaled")  # the division comes behind the sum
 def _(twin):
     sum_by(twin, lambda skips: sum(skips) / len(skips))
 
