@@ -109,10 +109,12 @@ def _(twin):
 
 
 def transfer_without(twin: nn.Module, layer: str) -> None:
-    """Fill the flat twin anew, and let one layer out of ``flatten``."""
+    """Fill the module of one layer anew, as if ``flatten`` did not have this layer."""
     flat = network()
+    other, module = flat.build(), _MODULES[layer]
     flatten = {name: shape for name, shape in flat.flatten.items() if name != layer}
-    transfer(flat.probes[0].keras_model, twin, flat.mapping, flatten)
+    transfer(flat.probes[0].keras_model, other, flat.mapping, flatten)
+    twin.get_submodule(module).load_state_dict(other.get_submodule(module).state_dict())
 
 
 @mutant("bn: vectors in Keras's order of features", {"norm"}, "flatten order")

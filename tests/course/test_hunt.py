@@ -1,5 +1,6 @@
 """A broken port for each learner: every seed can be found, each mistake has to be fixed, and nobody's work is lost."""
 
+import contextlib
 import itertools
 import re
 import sys
@@ -11,6 +12,7 @@ from course.hunt.page import notebook
 from course.mutants import MUTANTS, load_network
 from parity import CAUSES, ParityError, compare, diagnose, run_torch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -84,6 +86,28 @@ def test_a_mistake_is_said_to_be_in_a_forward_just_where_it_is(mutant):
         if getattr(sys.modules[type(module).__module__], type(module).__qualname__, None) is not type(module)
     ]
     assert mutant.in_forward == bool(written)
+
+
+def all_outputs(seed, but=()):
+    """Return what a port returns at each size, and None where it fails."""
+    port = broken_port(seed, but)
+    found = []
+    for _, x in load_network(mistakes(seed)[0].network).probes:
+        with contextlib.suppress(ParityError):
+            returned = run_torch(port, x if len(x) > 1 else x[0])
+            found.append(returned if isinstance(returned, list | tuple) else [returned])
+            continue
+        found.append(None)
+    return found
+
+
+def test_no_mistake_undoes_another():
+    for seed in range(CASES):
+        whole = all_outputs(seed)
+        for mistake in mistakes(seed):
+            pairs = zip(whole, all_outputs(seed, but=(mistake,)), strict=True)
+            same = [a is b if a is None or b is None else all(map(np.array_equal, a, b)) for a, b in pairs]
+            assert not all(same), f"{mistake.name} cannot be seen in seed {seed}"
 
 
 @settings(max_examples=20, deadline=None)
