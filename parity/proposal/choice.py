@@ -9,7 +9,7 @@ from parity.models.keras_layers import RANDOM_IN_TRAINING
 from parity.proposal.parts import LAYER, Part
 from parity.proposal.splits import levels_of, path_of, recurrent_part, splits_of
 from parity.proposal.twin import TwinCopy
-from parity.weights.fills import Weight, is_own
+from parity.weights.fills import Weight, is_own, same_but_for_ones
 
 import keras
 
@@ -18,7 +18,7 @@ Choice = dict[int, list[list[Part]]]
 
 
 def ways_in(
-    graph: Graph, twin: TwinCopy, named: Collection[str], unproved: Mapping[str, int]
+    graph: Graph, twin: TwinCopy, named: Collection[str], unproved: Mapping[str, int], near: Mapping[str, Sequence[str]]
 ) -> tuple[Choice, list[str]]:
     """Return the ways in which layers of several weights may be taken apart, and faults: the layers that have none.
 
@@ -28,6 +28,7 @@ def ways_in(
         named: Parts whose modules are given by name: ways with these go first.
         unproved: How often each part of a layer of the user's own was tried in vain: first its weights were taken to be
             in a module of its own, then to be single tensors. After that they are left to the user.
+        near: For parts of layers of the user's own: modules that may hold their tensors, the likeliest first.
     """
     found = _stacked(graph, twin)
     faults = []
@@ -57,29 +58,71 @@ def ways_in(
             fault = f"{path_of(layer)}: no module fits a {type(layer).__name__} with {_shapes(layer)}"
             faults.append(fault)
             found[id(layer)] = [[Part(path_of(layer), layer, {}, [], LAYER, (), layer)]]
-    twin.preset = _free_tensors([*alone.values()], twin)
+    twin.preset = _free_tensors([*alone.values()], twin, near)
     found |= {key: [[part]] for key, part in alone.items() if part.label in twin.preset}
     return found, faults
 
 
-def _free_tensors(parts: Sequence[Part], twin: TwinCopy) -> dict[str, dict[str, Weight]]:
-    """Return the tensors of the twin that layers of the user's own fill, by part: the only ones of these shapes.
+def _free_tensors(
+    parts: Sequence[Part], twin: TwinCopy, near: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Weight]]:
+    """Return the tensors of the twin that layers of the user's own may fill, by part.
+
+    These are the only ones of their shapes, or else those of the nearest module that has such. What lies behind has to
+    prove it.
 
     Args:
         parts: The parts, which have no module to themselves.
         twin: The twin.
+        near: For parts: modules that may hold their tensors, the likeliest first.
     """
     needed = Counter(tuple(weight.variable.shape) for part in parts for weight in part.held.values())
     free: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    of_module: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensors in twin.tensors.items():
         if is_own(twin.module(name)):
-            for own, tensor in tensors.items():
-                free[tuple(tensor.shape)].append(f"{name}.{own}" if name else own)
-    found = {}
+            of_module[name] = {f"{name}.{own}" if name else own: tuple(one.shape) for own, one in tensors.items()}
+            for key, shape in of_module[name].items():
+                free[shape].append(key)
+    found: dict[str, dict[str, Weight]] = {}
     for part in parts:
         shapes = {path: tuple(weight.variable.shape) for path, weight in part.held.items()}
-        if all(needed[shape] == 1 == len(free[shape]) for shape in shapes.values()):
-            found[part.label] = {free[shape][0]: part.held[path] for path, shape in shapes.items()}
+        fitting = {path: [*_fitting(shape, free)] for path, shape in shapes.items()}
+        if all(needed[shapes[path]] == 1 == len(keys) for path, keys in fitting.items()):
+            found[part.label] = {keys[0]: part.held[path] for path, keys in fitting.items()}
+    for part in parts:
+        taken = {key for several in found.values() for key in several}
+        modules = [name for name in near.get(part.label, ()) if name in of_module and part.label not in found]
+        for name in modules:
+            keys = _keys_for(part, {key: shape for key, shape in of_module[name].items() if key not in taken})
+            if keys is not None:
+                found[part.label] = keys
+                break
+    return found
+
+
+def _fitting(shape: tuple[int, ...], free: Mapping[tuple[int, ...], Sequence[str]]) -> Iterator[str]:
+    """Yield the tensors of a shape, or of one that differs from it by axes of size 1."""
+    for other, keys in free.items():
+        if same_but_for_ones(shape, other):
+            yield from keys
+
+
+def _keys_for(part: Part, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Weight] | None:
+    """Return which tensors of a module a part may fill, those of equal names first; None if there are not enough.
+
+    Args:
+        part: The part.
+        shapes: The shapes of the tensors, by key.
+    """
+    found: dict[str, Weight] = {}
+    for weight in part.held.values():
+        due = tuple(weight.variable.shape)
+        fitting = [key for key, shape in shapes.items() if key not in found and same_but_for_ones(due, shape)]
+        named = [key for key in fitting if key.rpartition(".")[2] == weight.variable.name]
+        if not fitting:
+            return None
+        found[(named or fitting)[0]] = weight
     return found
 
 

@@ -18,9 +18,11 @@ from parity.proposal.outputs import keras_outputs
 from parity.proposal.parts import OWN, Part
 from parity.proposal.report import Proposal, make_proposal, shapes_of
 from parity.proposal.search import Search
+from parity.proposal.splits import splits_of
 from parity.proposal.twin import TwinCopy
 
 import keras
+import torch
 from torch import nn
 
 # A few examples are enough to tell layers apart, and the copy of the twin runs many times.
@@ -77,27 +79,77 @@ def propose_mapping(
     """
     keras_model = with_graph(keras_model, x)
     graph = keras_graph(keras_model)
-    arrays = [array[:_EXAMPLES] for array in keras_inputs(keras_model, x)]
-    twin = TwinCopy(torch_model, keras_dtype(keras_model))
+    keras_side = _Keras(graph, [array[:_EXAMPLES] for array in keras_inputs(keras_model, x)], keras_dtype(keras_model))
     with unchanged(keras_model, torch_model):
-        first = list(input_axes(graph, channels_of(graph)))
-        as_keras = takes_keras_axes(twin.model, arrays, first) if torch_x is None else ()
-        tensors = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x, as_keras)]
-        twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
-        named = {label: twin.canonical.get(module, module) for label, module in (names or {}).items()}
-        best = _best_attempt(graph, arrays, twin, named)
-        search, found = best.search, best.found
-        onward = Onward(found, {}, [], {}, {})
-        if found.failing:
-            onward = go_on(search, found, keras_outputs(graph, arrays, search.parts))
-    return make_proposal(search, onward, best.by_name | onward.by_name, best.not_covered)
+        best, onward = _looked_for(keras_side, torch_model, names or {}, torch_x, {})
+        near = _near(best.search, onward)
+        if near:
+            again, further = _looked_for(keras_side, torch_model, names or {}, torch_x, near)
+            if len(again.not_covered) < len(best.not_covered):
+                best, onward = again, further
+    return make_proposal(best.search, onward, best.by_name | onward.by_name, best.not_covered)
 
 
 class _Keras(NamedTuple):
-    """The Keras model, and an array for each of its inputs."""
+    """The Keras model, an array for each of its inputs, and the dtype of its weights."""
 
     graph: Graph
     arrays: Sequence[Any]
+    dtype: torch.dtype
+
+
+def _looked_for(
+    keras_side: _Keras,
+    torch_model: nn.Module,
+    names: Mapping[str, str],
+    torch_x: TwinInputs,
+    near: Mapping[str, Sequence[str]],
+) -> tuple["_Attempt", Onward]:
+    """Return what is found in a copy of the twin, and behind its mistakes.
+
+    Args:
+        keras_side: The Keras model.
+        torch_model: The twin.
+        names: See ``propose_mapping``.
+        torch_x: See ``propose_mapping``.
+        near: See ``ways_in``.
+    """
+    graph, arrays, dtype = keras_side
+    twin = TwinCopy(torch_model, dtype)
+    first = list(input_axes(graph, channels_of(graph)))
+    as_keras = takes_keras_axes(twin.model, arrays, first) if torch_x is None else ()
+    tensors = [tensor[:_EXAMPLES] for tensor in twin_inputs(twin.model, arrays, torch_x, as_keras)]
+    twin.inputs = [tensor.to(twin.dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+    named = {label: twin.canonical.get(module, module) for label, module in names.items()}
+    best = _best_attempt(keras_side, twin, named, near)
+    if not best.found.failing:
+        return best, Onward(best.found, {}, [], {}, {})
+    return best, go_on(best.search, best.found, keras_outputs(graph, arrays, best.search.parts))
+
+
+def _near(search: Search, onward: Onward) -> dict[str, list[str]]:
+    """Return for each layer of the user's own that has no tensors: the modules around the twins of its neighbours.
+
+    Such a layer's weights are often single tensors of the module that also holds the layers next to it. Those around
+    the layer before come first, and of these the innermost.
+    """
+    decided = onward.found.decided
+    before = {label: search.just_before(part.inputs) for label, part in search.parts.items()}
+    found = {}
+    for label, part in search.parts.items():
+        if part.is_covered or not splits_of(part.layer).own:
+            continue
+        neighbours = [*before[label], *(other for other, several in before.items() if label in several)]
+        names = [decided[other] for other in neighbours if other in decided]
+        found[label] = list(dict.fromkeys(around for name in names for around in _modules_around(name)))
+    return found
+
+
+def _modules_around(name: str) -> Iterator[str]:
+    """Yield the names of the modules that a module is in, the innermost first."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 class _Attempt(NamedTuple):
@@ -118,17 +170,18 @@ class _Attempt(NamedTuple):
     open: list[int]
 
 
-def _best_attempt(graph: Graph, arrays: Sequence[Any], twin: TwinCopy, named: Mapping[str, str]) -> _Attempt:
+def _best_attempt(
+    keras_side: _Keras, twin: TwinCopy, named: Mapping[str, str], near: Mapping[str, Sequence[str]]
+) -> _Attempt:
     """Return the search that finds most layers; layers of the user's own are only moved if what lies behind agrees."""
     unproved: Counter[str] = Counter()
-    keras_side = _Keras(graph, arrays)
     for _ in range(_ROUNDS):
-        best = _best_way(keras_side, twin, named, unproved)
+        best = _best_way(keras_side, twin, named, unproved, near)
         more = [*_unproved(best, keras_side)]
         if not more:
             return best
         unproved.update(more)
-    return _best_way(keras_side, twin, named, dict.fromkeys(unproved, _ROUNDS))
+    return _best_way(keras_side, twin, named, dict.fromkeys(unproved, _ROUNDS), near)
 
 
 def _unproved(attempt: _Attempt, keras_side: _Keras) -> Iterator[str]:
@@ -164,11 +217,17 @@ def _returned(label: str, attempt: _Attempt, keras_side: _Keras) -> bool:
     )
 
 
-def _best_way(keras_side: _Keras, twin: TwinCopy, named: Mapping[str, str], unproved: Mapping[str, int]) -> _Attempt:
+def _best_way(
+    keras_side: _Keras,
+    twin: TwinCopy,
+    named: Mapping[str, str],
+    unproved: Mapping[str, int],
+    near: Mapping[str, Sequence[str]],
+) -> _Attempt:
     """Return the search that finds most layers: an attention may be one module of the twin, or several."""
-    graph, arrays = keras_side
+    graph, arrays, _ = keras_side
     twin.contents.clear()
-    ways, faults = ways_in(graph, twin, named, unproved)
+    ways, faults = ways_in(graph, twin, named, unproved, near)
     picked = dict.fromkeys(ways, 0)
 
     def attempt() -> _Attempt:
@@ -229,7 +288,8 @@ def _nothing_fits(part: Part, not_covered: Mapping[str, str]) -> Failure:
         return Failure("no module fits", structural=True)
     place = next(iter(part.weights.values()))[1]
     shapes = shapes_of({name: part.value(name) for name in part.weights})
-    return Failure(f"no module fits; it needs a {place.needed} with {shapes}", structural=True)
+    needed = place.needed or "module of your own"
+    return Failure(f"no module fits; it needs a {needed} with {shapes}", structural=True)
 
 
 def _name_faults(

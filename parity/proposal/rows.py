@@ -100,7 +100,8 @@ def _elsewhere(part: Part, module: nn.Module, tensors: Mapping[str, Tensor]) -> 
         shapes = {tuple(one.view(like).shape) for one in place.all if own or isinstance(module, one.modules + one.also)}
         fitting = [name for name in free if any(same_but_for_ones(shape, tuple(free[name].shape)) for shape in shapes)]
         named = [name for name in fitting if any(one.is_named(name) for one in place.all)]
-        chosen = named if len(named) == 1 else fitting
+        equal = [name for name in fitting if f"_{name.rpartition('.')[2]}".endswith(f"_{variable.name}")]
+        chosen = next((names for names in (named, equal) if len(names) == 1), fitting)
         if len(chosen) != 1 or (not own and not named):
             return
         yield variable.path, chosen[0]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from parity.models.keras_layers import WITH_HEADS, inner_layers, layers_of_attention, sub_layers
 from parity.models.sequences import is_sequence_layer
 from parity.proposal.parts import ATTENTION, JOINED, LAYER, OWN, RECURRENT, Part, own_weights
-from parity.weights.layouts import covered_layers, find_layout
+from parity.weights.layouts import covered_layers, find_layout, needs_no_place
 
 import keras
 
@@ -131,10 +131,13 @@ def _plain(layer: keras.Layer) -> Splits:
     faults = []
     for variable in owner.weights:
         place = layout.get(variable.name)
+        if place is None and needs_no_place(owner, variable.name):
+            continue
         if place is None:
             faults.append(f"{path}: a {kind} has no weight {variable.name} that can be moved")
             continue
         label = f"{path}/{place.part}" if place.part else path
         part = parts.setdefault(label, Part(label, owner, {}, [], LAYER, ((owner,),), layer))
-        part.weights[place.tensor] = (variable, place)
+        # A place that is free has no name of its own.
+        part.weights[place.tensor if place.modules else variable.name] = (variable, place)
     return Splits([[*parts.values()]] if parts else [], faults)

@@ -161,7 +161,7 @@ class TwinCopy:
             _randomize({own: tensors[own] for own in tensors if not of_module[own]}, list(self.tensors).index(name))
             for own, weight in of_module.items():
                 if weight is not None:
-                    tensors[own].copy_(weight.value)
+                    tensors[own].copy_(weight.value.reshape(tensors[own].shape))
             return
         rows = self.rows(part, name) or []
         for path, own_name in rows:

@@ -241,3 +241,83 @@ def test_a_normalization_of_ones_own():
     proposal = propose_mapping(model, twin, x)
     assert {("norm/gamma", "norm.weight"), ("norm/beta", "norm.bias")} <= rows(proposal.mapping)
     assert passes(model, twin, x, proposal)
+
+
+class Scale(keras.layers.Layer):
+    """A layer of the user's own: a factor for each channel, as LayerScale."""
+
+    def build(self, shape):
+        """Make the factors."""
+        self.gamma = self.add_weight(name="gamma", shape=(shape[-1],))
+
+    def call(self, x):
+        """Multiply."""
+        return self.gamma * x
+
+
+class Block(nn.Module):
+    """Two matrices, each with its scale and a skip."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.gamma_1, self.gamma_2 = (nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for _ in range(2))
+        self.scales = True
+
+    def forward(self, x):
+        """Keep the shape (batch, 4)."""
+        a, b = (self.gamma_1, self.gamma_2) if self.scales else (1.0, 1.0)
+        x = x + a * torch.tanh(self.one(x))
+        return x + b * torch.tanh(self.two(x))
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4)])
+@pytest.mark.parametrize("without", [None, 0, 1, 2])
+def test_tensors_of_blocks_that_are_alike(without, shape):
+    """Which block a scale belongs to is told by the layers around it, and proved by what lies behind."""
+
+    def build(x):
+        for number in range(6):
+            y = layer("Dense", 4, activation="tanh", name=f"d{number}")(x)
+            x = layer("Add")([x, Scale(name=f"s{number}", dtype="float64")(y)])
+        return layer("Dense", 3, name="last")(x)
+
+    model, x = model_of((4,), build)
+    blocks = nn.Sequential(*(Block(*shape) for _ in range(3)))
+    twin = Twin(lambda m, x: m.last(m.blocks(x)), blocks=blocks, last=nn.Linear(4, 3))
+    if without is not None:
+        blocks[without].scales = False
+    proposal = propose_mapping(model, twin, x)
+    moved = {row for row in rows(proposal.mapping) if row[2:] == ("as it is",)}
+    right = 6 if without is None else 2 * without
+    assert moved == {(f"s{k}/gamma", f"blocks.{k // 2}.gamma_{k % 2 + 1}", "as it is") for k in range(right)}
+    assert (without is not None) or passes(model, twin, x, proposal)
+
+
+class Normalized(nn.Module):
+    """Normalize by buffers of these names."""
+
+    def __init__(self, mean, scale):
+        super().__init__()
+        for name in (mean, scale):
+            self.register_buffer(name, torch.ones(3, dtype=torch.float64))
+        self.names = (mean, scale)
+
+    def forward(self, x):
+        """Keep the shape (batch, 3, height, width)."""
+        mean, scale = (getattr(self, name)[:, None, None] for name in self.names)
+        return (x - mean) / (scale if "std" in self.names[1] else scale.sqrt())
+
+
+@pytest.mark.parametrize("names", [("mean", "variance"), ("mean", "std"), ("pixel_mean", "pixel_std")])
+def test_a_normalization_of_inputs_in_a_module_with_buffers(names):
+    def build(x):
+        return layer("Conv2D", 2, 1, name="conv")(layer("Normalization", name="norm")(x))
+
+    model, x = model_of((5, 6, 3), build)
+    model.get_layer("norm").adapt(np.random.default_rng(0).normal([0.5, 0.4, 0.3], 0.2, (9, 5, 6, 3)))
+    twin = Twin(lambda m, x: m.conv(m.norm(x)), norm=Normalized(*names), conv=nn.Conv2d(3, 2, 1))
+    proposal = propose_mapping(model, twin, x)
+    assert (proposal.unmatched, proposal.left_over) == ({}, {})
+    due = {(f"norm/{own}", f"norm.{tensor}") for own, tensor in zip(("mean", "variance"), names, strict=True)}
+    assert due <= {row[:2] for row in rows(proposal.mapping)}
