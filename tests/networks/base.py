@@ -50,8 +50,7 @@ class Network(NamedTuple):
         torch_x: Takes the inputs of the Keras model and returns those of the twin, as float32 or integers; None where
             the twin takes Keras's inputs, as they are or with the channels at axis 1.
         names: What the user tells ``propose_mapping`` of twins that numbers and names cannot tell apart.
-        by_hand: The rows (Keras path, PyTorch key, how) of the mapping that the user writes, because nothing can
-            propose them. They take the place of proposed rows for the same PyTorch tensor.
+        left_over: Modules of the twin that no layer of the Keras model fills.
         fill_by_hand: Takes the Keras model and returns the state dict of the right twin, computed without the tool.
         within: The largest difference of the outputs that rounding explains, in float32, relative to the largest.
         within_float64: The same in float64.
@@ -64,7 +63,7 @@ class Network(NamedTuple):
     mistakes: tuple[Mistake, ...]
     torch_x: Callable[[list[np.ndarray]], list[Tensor]] | None = None
     names: Mapping[str, str] | None = None
-    by_hand: tuple[tuple[str, str, str], ...] = ()
+    left_over: tuple[str, ...] = ()
     fill_by_hand: Callable[[keras.Model], dict[str, Tensor]] | None = None
     within: float = 1e-4
     within_float64: float = 1e-10

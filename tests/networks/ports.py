@@ -40,25 +40,12 @@ def proposed(name: str) -> Proposal:
     return propose_mapping(model, twin, x, network_named(name).names, torch_x=torch_x)
 
 
-def mapping_of(name: str) -> pd.DataFrame:
-    """Return the proposed mapping of a network, with the rows that the user writes."""
-    proposal, by_hand = proposed(name), network_named(name).by_hand
-    if not by_hand:
-        return proposal.mapping
-    mine = pd.DataFrame(by_hand, columns=["keras", "torch", "how"], dtype=str)
-    written = proposal.mapping.torch.isin(mine.torch) | proposal.mapping.keras.isin(set(mine.keras) - {""})
-    kept = proposal.mapping[~written]
-    rows = pd.concat([kept, mine], ignore_index=True).fillna("")
-    return rows.set_index(pd.RangeIndex(2, 2 + len(rows), name="line"))
-
-
 @functools.lru_cache(maxsize=2)
 def ported(name: str, dtype: str) -> Ported:
     """Return a network with a twin that has its weights, moved by the tool; whoever changes it copies it first."""
-    mapping = mapping_of(name)
-    found = built(name, dtype)
-    transfer(found.keras_model, found.twin, mapping, proposed(name).flatten)
-    return Ported(found, mapping)
+    found, proposal = built(name, dtype), proposed(name)
+    transfer(found.keras_model, found.twin, proposal.mapping, proposal.flatten)
+    return Ported(found, proposal.mapping)
 
 
 def largest(array: np.ndarray) -> float:

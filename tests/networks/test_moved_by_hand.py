@@ -17,7 +17,9 @@ def mapping_of(network, model, tensors):
     The weights are random, so a Keras weight belongs to a tensor if at least half of the numbers of the smaller of the
     two are in both. Weights that are stacked come in the order in which they stand in the tensor.
     """
-    how = {(path, key): word for path, key, word in network.by_hand}
+    layers = [layer for layer in model.layers if not type(layer).__module__.startswith("keras.")]
+    # What such a layer has itself; what layers of Keras's within it have, is moved as theirs.
+    own = {weight.path for layer in layers for weight in layer.weights if weight.path.count("/") == 1}
     weights = [(variable.path, variable.numpy().ravel()) for variable in model.weights]
     rows = []
     for key, tensor in tensors.items():
@@ -27,7 +29,7 @@ def mapping_of(network, model, tensors):
             if 2 * places.size >= min(values.size, numbers.size):
                 found.append((places[0], path))
         paths = [path for _, path in sorted(found)] or [""]
-        rows += [(path, key, how.get((path, key), "")) for path in paths]
+        rows += [(path, key, "as it is" if path in own else "") for path in paths]
     return pd.DataFrame(rows, columns=["keras", "torch", "how"], dtype=str)
 
 

@@ -193,10 +193,6 @@ NETWORK = Network(
     keras_model=keras_model,
     twin=Twin,
     mistakes=tuple(MISTAKES),
-    by_hand=(
-        ("embedding/words/embeddings", "word_embedding.weight", ""),
-        ("embedding/places/embeddings", "position_embedding.weight", ""),
-    ),
     fill_by_hand=fill_by_hand,
     within_float64=1e-7,  # Keras rounds the scale of attention to float32
 )

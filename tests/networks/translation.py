@@ -157,6 +157,5 @@ NETWORK = Network(
     keras_model=keras_model,
     twin=Twin,
     mistakes=tuple(MISTAKES),
-    by_hand=(("attention/scale", "attention.v", "as it is"),),
     fill_by_hand=fill_by_hand,
 )

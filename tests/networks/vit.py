@@ -244,7 +244,6 @@ NETWORK = Network(
     keras_model=keras_model,
     twin=Twin,
     mistakes=tuple(MISTAKES),
-    by_hand=(("class_token/token", "cls_token", "as it is"), ("positions/table", "pos_embed", "as it is")),
     fill_by_hand=fill_by_hand,
     within_float64=1e-7,  # Keras rounds the scale of attention and a constant of GELU to float32
 )

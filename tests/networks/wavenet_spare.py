@@ -18,5 +18,5 @@ NETWORK = Network(
     keras_model=wavenet.keras_model,
     twin=twin,
     mistakes=wavenet.NETWORK.mistakes[:5],
-    by_hand=(("", f"{SPARE}.weight", "not from Keras"), ("", f"{SPARE}.bias", "not from Keras")),
+    left_over=(SPARE,),
 )
