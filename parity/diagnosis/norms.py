@@ -12,7 +12,9 @@ import keras
 import torch
 
 _L = keras.layers
-_NORMS = (_L.LayerNormalization, _L.RMSNormalization, _L.BatchNormalization, _L.GroupNormalization)
+NORMS = (_L.LayerNormalization, _L.RMSNormalization, _L.BatchNormalization, _L.GroupNormalization)
+"""The layers that normalize, and have weights."""
+
 _SUMS = frozenset({"add", "iadd", "radd"})
 
 
@@ -38,7 +40,7 @@ def by_place_of_norm(evidence: Evidence) -> Iterator[Cause]:
     step, before = evidence.step, evidence.before
     if step is None:
         return
-    if not isinstance(step.layer, _NORMS):
+    if not isinstance(step.layer, NORMS):
         yield from _norm_before(evidence, step)
         return
     if before is not None and names_of_step(before) & _SUMS and len(before.inputs) > 1:
@@ -62,7 +64,7 @@ def _norm_before(evidence: Evidence, step: Step) -> Iterator[Cause]:
     norms = {
         last: (run.graph.steps[later].name, first)
         for later, (first, last) in run.pairing.twins.items()
-        if later > at and isinstance(run.graph.steps[later].layer, _NORMS)
+        if later > at and isinstance(run.graph.steps[later].layer, NORMS)
     }
     for slot, due in enumerate(step.inputs):
         spot, compared = run.pairing.inputs.get((at, slot)), run.inputs.get((at, slot))

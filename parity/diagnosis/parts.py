@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from parity.diagnosis.activations import activations
 from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, run_modules
+from parity.diagnosis.norms import NORMS
 from parity.models.alignment import largest
 
 
@@ -31,4 +32,5 @@ def by_leaving_out(evidence: Evidence) -> Iterator[Cause]:
     if step is None or len(evidence.inputs) != 1 or evidence.inputs[0].shape != evidence.value.shape:
         return
     if evidence.explains(evidence.inputs[0]) and evidence.at_step not in run.pairing.twins:
-        yield known_cause("another skip", f"{step.name} is left out; what follows takes what it takes")
+        cause = "normalization missing" if isinstance(step.layer, NORMS) else "another skip"
+        yield known_cause(cause, f"{step.name} is left out; what follows takes what it takes")

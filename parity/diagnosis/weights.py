@@ -223,6 +223,12 @@ def _cause_of_order(evidence: Evidence, path: str, actual: Tensor, right: Tensor
     if right.ndim == 2 and _equal(actual, right.T):
         return known_cause("kernel not transposed", f"{tuple(right.shape)} either way")
     layer = evidence.step.layer if evidence.step else None
+    if (
+        isinstance(layer, keras.layers.Dense)
+        and right.ndim > 2
+        and _equal(actual, right.transpose(0, 1).reshape(right.shape))
+    ):
+        return known_cause("kernel not transposed", f"reshaped to {tuple(right.shape)}")
     if right.ndim > 2 and right.shape[1] == 1 and "epthwise" in type(layer).__name__ + short:
         by_channel = right.unflatten(0, (depthwise_channels(layer), -1))
         if _equal(actual, by_channel.transpose(0, 1).flatten(0, 1)):

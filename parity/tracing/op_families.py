@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from parity.models.keras_graph import Step, activates
+from parity.models.keras_layers import activation_name
 from parity.models.torch_calls import Call
 
 from torch import nn
@@ -77,8 +78,10 @@ _KEEPS_NUMBERS = frozenset(_SAME_NUMBERS.split())
 
 
 def names_of_step(step: Step) -> frozenset[str]:
-    """Return the names of a step: its kind; "activation" for every activation."""
-    return frozenset({_plain("activation" if activates(step) else type(step.layer).__name__)})
+    """Return the names of a step: its kind; "activation" for every activation, and "identity" for the linear one."""
+    if not activates(step):
+        return frozenset({_plain(type(step.layer).__name__)})
+    return frozenset({"activation", *(["identity"] if activation_name(step.layer) == "linear" else [])})
 
 
 def names_of_call(call: Call) -> frozenset[str]:

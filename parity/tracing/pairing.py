@@ -197,23 +197,21 @@ class _Pairer:
         self.used |= {first, last}
         for slot, position in self.positions_of_inputs(step, first):
             self.result.inputs[step, slot] = Spot(first, "in", position)
-        module, found = self.calls[last].module, len(self.calls[last].outputs)
-        count = count_of_outputs(self.steps[step].layer, module, found)
+        count = count_of_outputs(self.steps[step].layer, self.calls[last].module, len(self.calls[last].outputs))
         for position, number in enumerate(self.steps[step].outputs[:count]):
             self.result.outputs[number] = Spot(last, "out", position)
 
     def positions_of_inputs(self, step: StepIndex, call: int) -> Iterator[tuple[int, int]]:
         """Yield the slot of each input of a step but masks, with the position of the same input among a call's."""
-        every, masks, numbers = self.steps[step].inputs, self.steps[step].masks, self.calls[call].inputs
-        if isinstance(self.calls[call].module, nn.MultiheadAttention):
-            numbers = numbers[:3]  # query, key and value; what follows are masks
+        every, masks, module = self.steps[step].inputs, self.steps[step].masks, self.calls[call].module
+        numbers = self.calls[call].inputs[: 3 if isinstance(module, nn.MultiheadAttention) else None]  # masks follow
         slots = [slot for slot in range(len(every)) if slot not in masks] or [*range(len(every))]
         inputs = [every[slot] for slot in slots]
-        if self.calls[call].module is not None and len(inputs) == 1:
+        if module is not None and len(inputs) == 1:
             yield from [(slots[0], 0)][: len(numbers)]
             return
         free = [position for position, number in enumerate(numbers) if number >= 0]
-        if self.calls[call].module is not None and len(set(inputs)) == len(set(numbers)) == 1:
+        if module is not None and len(set(inputs)) == len(set(numbers)) == 1:
             yield from ((slot, 0) for slot in slots)  # an attention to itself
             return
         if 1 < len(set(inputs)) > len(free):

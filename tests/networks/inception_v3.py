@@ -260,7 +260,7 @@ def _(twin):
     another_forward(twin.Mixed_6e.branch7x7dbl_3, lambda self, x: self.bn(self.conv(x)))
 
 
-@mistaken("Mixed_7b: two halves of a branch in the other order", {"mixed9_0"}, "another skip")
+@mistaken("Mixed_7b: two halves of a branch in the other order", {"mixed9_0", "mixed9"}, "another skip")
 def _(twin):
     def branches(self, x):
         one, three, *rest = InceptionE._forward(self, x)
