@@ -53,7 +53,9 @@ def by_place_of_norm(evidence: Evidence) -> Iterator[Cause]:
     producer = next((call for call in run.calls if taken in call.outputs), None)
     if producer is None or not names_of_call(producer) & _SUMS:
         return
-    due = _number_in_twin(evidence, step.inputs[0])
+    # In Keras, too, what is normalized is also a term of a sum.
+    terms = {number for other in run.graph.steps if names_of_step(other) & _SUMS for number in other.inputs}
+    due = _number_in_twin(evidence, step.inputs[0]) if step.inputs[0] in terms else None
     if due is not None and any(_comes_from(run.calls, number, due) for number in producer.inputs):
         yield known_cause("pre-norm for post-norm", "it normalizes behind the sum, not before it")
 
@@ -61,11 +63,12 @@ def by_place_of_norm(evidence: Evidence) -> Iterator[Cause]:
 def _norm_before(evidence: Evidence, step: Step) -> Iterator[Cause]:
     """Yield that the twin takes what a normalization further behind returns, and that this takes what is due here."""
     run, at = evidence.run, evidence.at_step
-    norms = {
-        last: (run.graph.steps[later].name, first)
-        for later, (first, last) in run.pairing.twins.items()
-        if later > at and isinstance(run.graph.steps[later].layer, NORMS)
-    }
+    sums = {number for other in run.graph.steps if names_of_step(other) & _SUMS for number in other.outputs}
+    norms = {}
+    for later, (first, last) in run.pairing.twins.items():
+        behind = run.graph.steps[later] if later > at else None
+        if behind is not None and isinstance(behind.layer, NORMS) and behind.inputs[0] in sums:
+            norms[last] = behind.name, first
     for slot, due in enumerate(step.inputs):
         spot, compared = run.pairing.inputs.get((at, slot)), run.inputs.get((at, slot))
         if spot is None or compared is None or compared.agrees:

@@ -282,6 +282,25 @@ def strange(e):
     return plain(e) ** 3 + torch.arange(plain(e).numel(), dtype=torch.float64).reshape(plain(e).shape)
 
 
+def joined_before(function):
+    """Return the evidence of a layer that takes what a Concatenate returns, and of which the twin takes another."""
+
+    def made():
+        e = evidence_of(
+            [(5,), (5,)], lambda a, b: L.Dense(3, name="dense")(L.Concatenate(name="both")([a, b])), takes=True
+        )
+        taken = [torch.from_numpy(x_of(3, 5, seed=number).astype("float64")) for number in range(2)]
+        before = e.run.graph.steps[0]
+        return e._replace(before=before, inputs_before=taken, axes_before=[-1, -1], twin=function(*taken))
+
+    return made
+
+
+def with_functions(layers, module, plant, shape=IMAGE):
+    """Return the evidence of a layer whose weights functions use, without a module for it."""
+    return lambda: planted(shape, layers, module, plant)._replace(modules=[])
+
+
 def takes(twin, shape=IMAGE, layers=None, **more):
     return with_twin(shape, layers or conv(), twin, takes=True, **more)
 
@@ -608,6 +627,25 @@ EXPLAINED = {
             "the last of all pixels, not maximum",
         ),
     ],
+    weights.by_weights_of_functions: [
+        (
+            with_functions(conv(), conv_module(), lambda m: filled(m, "weight", lambda w: w.flip(2))),
+            "kernel flipped",
+            "along its axes (2,)",
+        ),
+        (
+            with_functions(
+                dense(), lambda: nn.Linear(7, 3), lambda m: filled(m, "weight", lambda w: w.roll(1, 0)), (7,)
+            ),
+            "weights in another order",
+            "kernel, in 3 of its 3 units",
+        ),
+        (
+            with_functions(dense(), lambda: nn.Linear(7, 3), lambda m: m.bias.zero_(), (7,)),
+            "bias missing",
+            "bias is 0 in 3 of its 3 units",
+        ),
+    ],
     weights.by_bias: [
         (
             with_twin(IMAGE, conv(), lambda e: first(e.value - e.weights["conv/bias"]), module=conv_module()),
@@ -706,6 +744,22 @@ EXPLAINED = {
         (layer_norm(normalized((1, 2), 2)), "axis", "it normalizes along (1, 2), not (2,)"),
         (layer_norm(normalized((2,), 1)), "axis", "gamma and beta are along (1,), not (2,)"),
     ],
+    activations.by_scaled_activation: [
+        (
+            activated(L.ReLU(dtype="float64"), lambda x: (x / 7).relu()),
+            "input scaled",
+            "it takes 0.1429 times its input",
+        ),
+        (
+            with_twin(
+                (7,),
+                lambda x: L.Activation("tanh")(L.Add()([x, x, x])),
+                lambda e: torch.tanh(e.inputs[0] / 3),
+            ),
+            "input scaled",
+            "it takes 0.3333 times its input",
+        ),
+    ],
     merging.by_merging: [
         (merged(L.Subtract(dtype="float64"), lambda a, b: b - a), "another skip", "its inputs are in the order (2, 1)"),
         (
@@ -739,6 +793,13 @@ EXPLAINED = {
             None,
         ),
     ],
+    merging.by_merging_before: [
+        (
+            joined_before(lambda a, b: torch.cat([b, a], 1)),
+            "another skip",
+            "of both: its inputs are in the order (2, 1)",
+        )
+    ],
     order.by_order: [
         (
             with_twin((3, 2, 4), lambda x: L.Flatten()(x), lambda e: first(e.inputs[0]).flatten(1)),
@@ -753,6 +814,23 @@ EXPLAINED = {
             ),
             "flatten order",
             "axes (1, 0, 2)",
+        ),
+    ],
+    geometry.by_crop: [
+        (
+            with_twin((6, 4), lambda x: L.Cropping1D((2, 1))(x), lambda e: first(e.inputs[0][:, 1:-2])),
+            "padding",
+            "it crops [(1, 2)], not [(2, 1)]",
+        ),
+        (
+            pooled(L.Cropping2D(((1, 0), (2, 1))), lambda x: x[:, :, :-1, 1:-2]),
+            "padding",
+            "it crops [(0, 1), (1, 2)], not [(1, 0), (2, 1)]",
+        ),
+        (
+            with_twin((20, 4), lambda x: L.Cropping1D((9, 0))(x), lambda e: first(e.inputs[0][:, :-9])),
+            "padding",
+            "it crops [(0, 9)], not [(9, 0)]",
         ),
     ],
     geometry.by_border: [
@@ -946,6 +1024,14 @@ SILENT = {
         "strange": pooled(L.GlobalAveragePooling2D(), lambda x: x.median(3)[0].median(2)[0]),
         "no pooling": with_twin(IMAGE, conv(), lambda e: e.inputs[0].mean((1, 2))),
     },
+    weights.by_weights_of_functions: {
+        "right weights": with_functions(conv(), conv_module(), lambda m: None),
+        "strange": lambda: with_functions(conv(), conv_module(), spoiled)()._replace(
+            twin=torch.ones(3, 6, 6, 5, dtype=torch.float64)
+        ),
+        "a module": weights_of(conv(), conv_module(), spoiled),
+        "no weights": with_twin(IMAGE, conv(), strange),
+    },
     weights.by_bias: {
         "twice off": with_twin(
             IMAGE, conv(), lambda e: first(e.value - 2 * e.weights["conv/bias"]), module=conv_module()
@@ -978,11 +1064,21 @@ SILENT = {
         "strange": layer_norm(strange),
         "no normalization": with_twin((4, 4), dense(4), lambda e: e.inputs[0] - e.inputs[0].mean(1, keepdim=True)),
     },
+    activations.by_scaled_activation: {
+        "right": activated(L.ReLU(), torch.relu),
+        "strange": activated(L.ReLU(), lambda x: x**3 + 7),
+        "the other sign": activated(L.ReLU(), lambda x: (-x).relu()),
+        "no activation": with_twin((7,), dense(7), lambda e: e.value / 2),
+    },
     merging.by_merging: {
         "right": merged(L.Subtract(dtype="float64"), lambda a, b: a - b, far=OTHER_ROW),
         "strange": merged(L.Add(dtype="float64"), lambda a, b: a * b + 7, far=OTHER_ROW),
         "one input": with_twin(IMAGE, conv(), lambda e: first(e.inputs[0])),
         "of another shape": merged(L.Add(dtype="float64"), lambda a, b: a * b, far=OTHER_ROW[:, :1]),
+    },
+    merging.by_merging_before: {
+        "strange": joined_before(lambda a, b: torch.cat([a * b + 7, b], 1)),
+        "no layer before": takes(strange),
     },
     order.by_order: {
         "an activation of axes in another order": with_twin(
@@ -991,6 +1087,11 @@ SILENT = {
         "strange": with_twin((3, 2, 4), lambda x: L.Flatten()(x), lambda e: e.value**3 + 7),
         "no reordering": with_twin((3, 2, 4), lambda x: L.ReLU()(x), lambda e: first(e.inputs[0]).flip(2)),
         "right": with_twin((3, 2, 4), lambda x: L.Flatten()(x), plain),
+    },
+    geometry.by_crop: {
+        "strange": pooled(L.Cropping2D(1), lambda x: x[:, :, 2:, 2:] ** 3 + 7),
+        "right": pooled(L.Cropping2D(1), lambda x: x[:, :, 1:-1, 1:-1]),
+        "no crop": with_twin(IMAGE, lambda x: L.ReLU()(x), lambda e: first(e.inputs[0][:, 1:, 1:])),
     },
     geometry.by_border: {
         "strange": pooled(L.ZeroPadding2D(1), lambda x: F.pad(x**3 + 7, (1, 1, 1, 1))),

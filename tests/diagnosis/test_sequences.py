@@ -3,10 +3,12 @@
 from course.mutants import attention, recurrent
 from course.mutants.tools import another_forward
 from parity import diagnose
-from tests.helpers.models import snapshot
+from tests.helpers.models import Twin, conv, model_of, norm, ported, snapshot, x_of
 
 import pytest
 import torch
+from keras import layers as L
+from torch import nn
 
 LAYERS = [(recurrent, name) for name in ("old", "both", "back", "simple", "ends", "last")]
 LAYERS += [(attention, name) for name in ("norm", "joint", "apart", "rms", "groups", "cross", "additive")]
@@ -38,3 +40,22 @@ def test_the_right_port_is_quiet(network):
     made = network.network()
     for probe in made.probes:
         assert diagnose(probe.keras_model, made.build(), probe.x, made.mapping).divergence is None
+
+
+def normalized_by(number):
+    """Return a Keras model with a normalization behind a convolution, and a twin that adds a number between both."""
+    model = model_of((6, 5, 3), lambda i: conv("last", 2)(L.BatchNormalization(name="norm")(conv("conv")(i))))
+    modules = {"conv": nn.Conv2d(3, 4, 3, padding=1), "norm": norm(4), "last": nn.Conv2d(4, 2, 3, padding=1)}
+
+    def run(t, x):
+        y = t.conv(x)
+        return t.last(t.norm(y + number * y.square()))
+
+    return model, *ported(model, Twin(run, **modules), "conv", "norm", "last")
+
+
+def test_a_sum_before_a_normalization_is_no_other_place_of_it():
+    """In Keras, nothing adds what the normalization takes."""
+    model, twin, mapping = normalized_by(0.5)
+    found = diagnose(model, twin, x_of(2, 6, 5, 3), mapping)
+    assert (found.divergence.layer, found.causes) == ("norm", [])
