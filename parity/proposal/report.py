@@ -77,8 +77,10 @@ def make_proposal(search: Search, onward: Onward, by_name: dict[str, str], not_c
     unmatched |= {label: why for label, why in found.blocked.items() if found.options[label] == {None}}
     unmatched |= not_covered
     for label, name in ((label, name) for label, name in onward.stands.items() if not search.fits[label]):
-        by_hand = ", and is to be filled by hand" if label in not_covered else ""
-        unmatched[label] += f"; {twin.describe(name)} takes what it takes{by_hand}"
+        way_on = ", and is to be filled by hand" if label in not_covered else ""
+        if not way_on and _has_room_for_more(parts[label], twin.tensors[name]):
+            way_on = ", and has room for more layers: write a row for each of them, in the order of its rows"
+        unmatched[label] += f"; {twin.describe(name)} takes what it takes{way_on}"
     flatten = {}
     for label, modules in found.options.items():
         shapes = {found.flattened.get((label, name)) for name in modules if name is not None}
@@ -142,6 +144,15 @@ def _alike(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         if len(weights) == 1 and sum(other.numel() == tensor.numel() for other in tensors.values()) == 1:
             found[own] = weights[0]
     return found
+
+
+def _has_room_for_more(part: Part, tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether each weight of a part may be some rows of a tensor, as of two heads in one Linear."""
+    shapes = {name: tuple(part.value(name).shape) for name in part.weights}
+    return bool(shapes) and all(
+        name in tensors and shape[1:] == tuple(tensors[name].shape[1:]) and shape[0] < len(tensors[name])
+        for name, shape in shapes.items()
+    )
 
 
 def _left_over(search: Search, onward: Onward) -> Iterator[tuple[str, str]]:

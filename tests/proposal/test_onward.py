@@ -216,3 +216,16 @@ def test_diagnose_works_on_what_was_found_behind_a_mistake():
     twin.b1.eps = 1e-1
     diagnosis = diagnose(model, twin, X, mapping)
     assert (diagnosis.divergence.layer, [cause.cause for cause in diagnosis.causes]) == ("n1", ["epsilon"])
+
+
+def test_of_two_heads_in_one_module_it_is_said_what_to_write():
+    """Whose rows come first does not show in what the module takes."""
+
+    def build(x):
+        x = L.Dense(5, activation="relu", name="hidden")(x)
+        return [L.Dense(1, name=name)(x) for name in ("steer", "collide")]
+
+    model, x = model_of((7,), build), x_of(2, 7)
+    twin = Twin(lambda m, x: m.heads(m.hidden(x).relu()).split(1, 1), hidden=nn.Linear(7, 5), heads=nn.Linear(5, 2))
+    said = "\n".join(propose_mapping(model, twin, x).unmatched.values())
+    assert "heads (Linear) takes what it takes, and has room for more layers: write a row for each of them" in said
