@@ -23,10 +23,12 @@ STYLE = ROOT / "docs" / "teaching" / "handout.css"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 NOT_ON_PAPER = {
     "handout": (
-        "Recurrent layers, by hand",
-        "Attention, by hand",
+        "The rows of a mapping",
+        "Recurrent layers",
+        "Attention",
+        "Masks",
         "Keras models with the channels first",
-        "What `diagnose` names, and no page explains",
+        "Causes that `diagnose` names",
     ),
     "exit-paper": ("Answers",),
 }

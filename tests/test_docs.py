@@ -12,6 +12,7 @@ from parity import (
     load_keras_weights,
     propose_mapping,
     read_mapping,
+    recurrent,
     run_torch,
     trace,
     transfer,
@@ -28,6 +29,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 # What the calls in the pages name.
@@ -485,7 +487,7 @@ def test_the_loop_of_the_crib_trains():
     assert not model.training
 
 
-@pytest.mark.parametrize(("kind", "module"), [("LSTM", nn.LSTM), ("GRU", nn.GRU)])
+@pytest.mark.parametrize(("kind", "module"), [("SimpleRNN", nn.RNN), ("LSTM", nn.LSTM), ("GRU", nn.GRU)])
 def test_recurrent_layers_are_filled_as_the_cheat_sheet_says(kind, module):
     names = {"torch": torch}
     exec(re.search(r"```python\n(def swap.*?)```", DOCS["cheat-sheet"], flags=re.DOTALL)[1], names)
@@ -494,7 +496,7 @@ def test_recurrent_layers_are_filled_as_the_cheat_sheet_says(kind, module):
     layer = getattr(keras.layers, kind)(6)
     model = fill(keras.Model(image, layer(image)))
     weights = {weight.name: torch.tensor(weight.numpy()) for weight in layer.weights}
-    said = [row for row in rows("cheat-sheet", "Recurrent layers, by hand") if row[0] == kind]
+    said = [row for row in rows("cheat-sheet", "Recurrent layers") if kind in row[0].split(", ")]
     state = {row[1].strip("`"): eval(expression(row[2]), names | weights) for row in said}
     port = module(5, 6, batch_first=True)
     port.load_state_dict(state)
@@ -514,7 +516,7 @@ def test_attention_is_filled_as_the_cheat_sheet_says():
     for name, part in parts:
         kernel, bias = (torch.tensor(weight.numpy()) for weight in part.weights)
         names |= {name: kernel, f"{name}b": bias}
-    state = {row[0].strip("`"): eval(expression(row[1]), names) for row in rows("cheat-sheet", "Attention, by hand")}
+    state = {row[0].strip("`"): eval(expression(row[1]), names) for row in rows("cheat-sheet", "Attention")}
     port = nn.MultiheadAttention(12, 3, batch_first=True).eval()
     port.load_state_dict(state)
     with torch.no_grad():
@@ -522,6 +524,83 @@ def test_attention_is_filled_as_the_cheat_sheet_says():
     assert compare("attention", model(x), found, within=1e-4)
     port.in_proj_weight.data = port.in_proj_weight.data.unflatten(0, (3, 3, 4)).transpose(1, 2).flatten(0, 2)
     assert not compare("heads in another order", model(x), port(*3 * [torch.from_numpy(x)])[0].detach(), within=1e-2)
+
+
+def masked_sheet(kind):
+    """Return what the cheat sheet says of masks for one of PyTorch's modules or functions, by Keras's argument."""
+    said = [row for row in rows("cheat-sheet", "Masks") if kind in row[1]]
+    return {re.search(r"`(\w+)|recurrent|the same", row[0])[0].strip("`"): expression(row[2]) for row in said}
+
+
+def test_masks_of_an_attention_are_what_the_cheat_sheet_says():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(3, 7, 12)).astype("float32")
+    sequence = keras.Input((7, 12))
+    layer = keras.layers.MultiHeadAttention(3, 4, name="attention")
+    model = fill(keras.Model(sequence, layer(sequence, sequence)))
+    port = nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    moved = [
+        (f"attention/{inner}/{own}", f"in_proj_{tensor}")
+        for inner in ("query", "key", "value")
+        for own, tensor in KINDS
+    ]
+    moved += [(f"attention/attention_output/{own}", f"out_proj.{tensor}") for own, tensor in KINDS]
+    transfer(model, port, pd.DataFrame(moved, columns=["keras", "torch"]))
+    mask = np.arange(7) < np.array([7, 4, 1])[:, None]
+    attention_mask = (generator.random((3, 7, 7)) < 0.5) | (np.arange(7) == 0)
+    masks = {"value_mask": mask, "attention_mask": attention_mask, "use_causal_mask": True}
+    names = {"torch": torch, "steps": 7, "heads": 3}
+    names |= {"mask": torch.from_numpy(mask), "attention_mask": torch.from_numpy(attention_mask)}
+    said = masked_sheet("MultiheadAttention")
+    assert said.keys() == masks.keys()
+    for name, written in said.items():
+        keyword, _, value = written.partition("=")
+        with torch.no_grad():
+            found, _ = port(*3 * [torch.from_numpy(x)], **{keyword: eval(value, names)})
+        assert compare(name, layer(x, x, **{name: masks[name]}), found, within=1e-4)
+    q, k, v = (torch.from_numpy(generator.normal(size=(3, 2, 7, 4)).astype("float32")) for _ in range(3))
+    keyword, _, value = masked_sheet("scaled_dot_product_attention")["attention_mask"].partition("=")
+    found = F.scaled_dot_product_attention(q, k, v, **{keyword: eval(value, names)})
+    scores = (q @ k.mT / 2).masked_fill(~names["attention_mask"][:, None], -torch.inf)
+    assert torch.allclose(found, scores.softmax(-1) @ v, atol=1e-5)
+
+
+KINDS = (("kernel", "weight"), ("bias", "bias"))
+
+
+def test_masks_of_a_recurrent_layer_are_what_the_cheat_sheet_says():
+    x = np.random.default_rng(0).normal(size=(3, 7, 5)).astype("float32")
+    mask = np.arange(7) < np.array([7, 4, 1])[:, None]
+    start = keras.Input((7, 5))
+    layer = keras.layers.LSTM(6, return_sequences=True, name="lstm")
+    model = fill(keras.Model(start, layer(start)))
+    tensors = ("kernel", "weight_ih_l0"), ("recurrent_kernel", "weight_hh_l0"), ("bias", "bias_ih_l0")
+    mapping = pd.DataFrame([(f"lstm/lstm_cell/{own}", tensor) for own, tensor in tensors], columns=["keras", "torch"])
+    expected = layer(x, mask=mask)
+    said = masked_sheet("parity.recurrent") | masked_sheet("nn.LSTM")
+    names = {"x": torch.from_numpy(x), "mask": torch.from_numpy(mask), "pack_padded_sequence": pack_padded_sequence}
+    own = recurrent.LSTM(5, 6)
+    transfer(model, own, mapping)
+    with torch.no_grad():
+        found, _ = eval(said["recurrent"], names | {"module": own})
+    assert compare("parity.recurrent", expected, found, within=1e-5)
+    port = nn.LSTM(5, 6, batch_first=True)
+    transfer(model, port, pd.concat([mapping, pd.DataFrame({"keras": [""], "torch": ["bias_hh_l0"]})]))
+    with torch.no_grad():
+        packed, (last, _) = port(eval(said["the same"], names))
+    assert compare("the last step", expected[:, -1], last[0], within=1e-5)
+    padded, _ = pad_packed_sequence(packed, batch_first=True)
+    assert compare("where there is a step", np.where(mask[..., None], expected, 0), padded, within=1e-5)
+
+
+def test_the_mapping_in_the_cheat_sheet_can_be_read(tmp_path):
+    path = tmp_path / "mapping.csv"
+    path.write_text(
+        re.search(r"```text\n(keras,torch,how\n.*?)```", DOCS["cheat-sheet"], flags=re.DOTALL)[1], encoding="utf-8"
+    )
+    mapping = read_mapping(path)
+    said = {row[0].strip("`") for row in rows("cheat-sheet", "The rows of a mapping")} - {"(empty)"}
+    assert set(mapping.how) - {""} == said == {"as it is", "by hand", "not from Keras"}
 
 
 # What a page says of a cause that it explains. The exercises of a page explain nothing.

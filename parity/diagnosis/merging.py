@@ -72,15 +72,14 @@ def _one_alone(evidence: Evidence, step: Step) -> Iterator[Cause]:
 
 
 def _another_axis(evidence: Evidence, step: Step) -> Iterator[Cause]:
-    inputs, shape = evidence.inputs, evidence.value.shape
-    if any(x.shape != inputs[0].shape for x in inputs):
+    inputs = evidence.inputs
+    if not isinstance(step.layer, keras.layers.Concatenate) or any(x.shape != inputs[0].shape for x in inputs):
         return
-    due = getattr(step.layer, "axis", -1) % len(shape)
+    due = step.layer.axis % evidence.value.ndim
     for axis, in_keras in enumerate(evidence.axes_of_input()):
         if axis == 0 or in_keras == due:
             continue
-        joined = torch.cat(inputs, axis)
-        if joined.shape == shape and evidence.explains(joined):
+        if evidence.explains(torch.cat(inputs, axis)):
             yield known_cause("axis", f"joined along axis {in_keras}, not {due}")
 
 
