@@ -784,6 +784,11 @@ EXPLAINED = {
             "its input 1 is the output of far",
         ),
         (
+            merged(L.Concatenate(1, dtype="float64"), lambda a, b: first(torch.cat([a, b], 2)), ((4, 3), (4, 3))),
+            "axis",
+            "joined along axis 2, not 1",
+        ),
+        (
             merged(
                 L.Concatenate(2, dtype="float64"),
                 lambda a, b: first(torch.cat([a, b], 1).reshape(3, 2, 4)),

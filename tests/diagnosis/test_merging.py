@@ -114,8 +114,8 @@ ODD = {
 def test_a_mistake_that_is_not_known_is_given_up_soon(layer, merge, monkeypatch):
     """With 30 inputs there are 2.6e32 orders. What costs most, a run of the layer, is counted."""
     model, twin, x, mapping = both(MANY, layer, merge)
-    runs, run_step = [], merging.run_step
-    monkeypatch.setattr(merging, "run_step", lambda *arguments: runs.append(1) or run_step(*arguments))
+    runs, computed = [], merging.computed
+    monkeypatch.setattr(merging, "computed", lambda *arguments: runs.append(1) or computed(*arguments))
     start = perf_counter()
     trace(model, twin, x, mapping)
     traced = perf_counter() - start
