@@ -2,6 +2,7 @@
 
 import copy
 
+from course.pages.anatomy import ROOT
 from parity import CAUSES, diagnose
 from tests.networks.base import networks
 from tests.networks.ports import largest, network_named, ported, proposed
@@ -74,8 +75,12 @@ def test_mistakes(name, number):
 
 def test_nine_in_ten_are_named():
     mistakes = [mistake for network in networks() for mistake in network.mistakes]
+    named = sum(mistake.named for mistake in mistakes)
     assert {mistake.cause for mistake in mistakes} <= set(CAUSES)
-    assert sum(mistake.named for mistake in mistakes) >= ROOM * len(mistakes)
+    assert named >= ROOM * len(mistakes)
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"`tests/networks` has {len(networks())} ports of well-known networks" in readme
+    assert f"Of {len(mistakes)} mistakes in them all are located, and {named} are given their cause." in readme
 
 
 @pytest.mark.parametrize("network", [pytest.param(network, id=network.name) for network in networks()])
