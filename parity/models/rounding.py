@@ -185,6 +185,9 @@ def errors_of(step: Step, inputs: Sequence[Any], outputs: Sequence[Any], trainin
 
 
 _USUAL = Errors()
+# So many random numbers are drawn for a tensor. A larger one has them again and again, which is much faster. It is a
+# prime, so that no sum along an axis meets the same one twice.
+_DRAWN = 262139
 
 
 def perturbed_tensor(tensor: Any, seed: int | tuple[int, ...], errors: Errors = _USUAL) -> Any:
@@ -195,23 +198,33 @@ def perturbed_tensor(tensor: Any, seed: int | tuple[int, ...], errors: Errors = 
         seed: Seed of the random numbers.
         errors: How large the errors are.
     """
-    if not is_float(tensor):
+    if not is_float(tensor) or not prod(tensor.shape):
         return tensor
     dtype, unit = keras.backend.standardize_dtype(tensor.dtype), unit_of(tensor)
     if errors.float32:
         unit = max(unit, torch.finfo(torch.float32).eps)
     # The errors of a long sum are a random walk. In a very long sum of similar numbers they all have the same sign.
     unit *= max(1, sqrt(errors.terms) / 16, errors.terms / 1024)
+    values = as_tensor(tensor)
+    size = max(errors.least, largest(values))
+    if not isfinite(size):
+        size = max(errors.least, largest(values[values.isfinite()]))
     # NumPy draws much faster than Keras does, but cannot draw numbers of two bytes.
     drawn = np.float64 if dtype == "float64" else np.float32
-    sizes = np.abs(keras.ops.convert_to_numpy(tensor), dtype=drawn)
-    size = sizes.max(initial=errors.least)
-    if not np.isfinite(size):
-        size = sizes[np.isfinite(sizes)].max(initial=errors.least)
-    noise = np.random.default_rng(seed).random(sizes.shape, drawn)
+    noise = np.random.default_rng(seed).random(min(values.numel(), _DRAWN), drawn)
     noise -= 0.5
-    noise *= 2 * unit * float(size)
-    return tensor + keras.ops.convert_to_tensor(noise, dtype)
+    noise *= 2 * unit * size
+    moved = _with_repeated(values, torch.from_numpy(noise).to(values.dtype))
+    return keras.ops.convert_to_tensor(moved.to(torch.promote_types(moved.dtype, torch.float32)).numpy(), dtype)
+
+
+def _with_repeated(values: Tensor, noise: Tensor) -> Tensor:
+    """Return the sum of a tensor and the numbers of a row, which are used again and again."""
+    flat = values.reshape(-1)
+    moved, whole = torch.empty_like(flat), len(flat) - len(flat) % len(noise)
+    torch.add(flat[:whole].view(-1, len(noise)), noise, out=moved[:whole].view(-1, len(noise)))
+    torch.add(flat[whole:], noise[: len(flat) - whole], out=moved[whole:])
+    return moved.reshape(values.shape)
 
 
 def usual_move(step: Step, moves: Sequence[float], inputs: Sequence[Any], output: Any) -> float:
