@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from math import prod
+from math import isfinite, prod
 from typing import Any, NamedTuple
 
 from parity.errors import ParityError
+from parity.models.alignment import largest
 from parity.models.keras_channels import CHANNELS_LAST, Channels
-from parity.models.keras_graph import Graph, Step, TensorId, run_step
-from parity.models.rounding import Errors, errors_of, is_float, perturbed_tensor, usual_move
+from parity.models.keras_graph import Graph, Step, TensorId, activates, run_step
+from parity.models.rounding import Errors, errors_of, is_float, perturbed_tensor, unit_of, usual_move
+from parity.tensors import as_tensor
 
 import keras
 import numpy as np
@@ -71,7 +73,7 @@ def walk(
         errors = errors_of(step, [value.exact for value in inputs], exact, training) if perturb else Errors()
         outputs = [value_of(*pair, errors) for pair in zip(exact, perturbed, strict=True)]
         if perturb and 0 < sum(prod(value.exact.shape) for value in outputs) <= _FEW:
-            outputs = [_moved(step, inputs, value) for value in outputs]
+            outputs = [_moved(step, inputs, value, errors.least) for value in outputs]
         for number in step.inputs:
             if last_use[number] == index:
                 values.pop(number, None)
@@ -89,15 +91,40 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {said[0] if said else 'no message'}"
 
 
-def _moved(step: Step, inputs: Sequence[Value], output: Value) -> Value:
-    """Return an output of few numbers, moved at least as far as rounding errors usually move it."""
-    moves = [float(np.abs(_move(value)).max(initial=0)) for value in inputs]
-    least = usual_move(step, moves, [value.exact for value in inputs], output.exact)
-    move = _move(output)
+def _moved(step: Step, inputs: Sequence[Value], output: Value, size: float) -> Value:
+    """Return an output of few numbers, moved at least as far as rounding errors usually move it.
+
+    Args:
+        step: The step.
+        inputs: Its inputs.
+        output: The output.
+        size: The errors are at least those of a number of this size.
+    """
+    if not is_float(output.exact):
+        return output
+    moves, move = [float(np.abs(_move(value)).max(initial=0)) for value in inputs], _move(output)
+    # On average a draw is half as large as it may be.
+    own = unit_of(output.exact) * max(size, largest(as_tensor(output.exact))) / 2
+    usual = usual_move(step, moves, [value.exact for value in inputs], output.exact)
+    least = max(usual, _slope_times(step, inputs, moves), own if isfinite(own) else 0.0)
     if not np.abs(move).max() < least:
         return output
     further = keras.ops.convert_to_tensor(np.copysign(least, move), output.perturbed.dtype)
     return output._replace(perturbed=output.perturbed + further)
+
+
+def _slope_times(step: Step, inputs: Sequence[Value], moves: Sequence[float]) -> float:
+    """Return half of how far an activation moves if all its inputs move as far as one of them has; 0 for other steps.
+
+    By chance those may have moved most at which its slope is small.
+    """
+    if not activates(step) or len(inputs) != 1 or not is_float(inputs[0].exact):
+        return 0.0
+    exact = inputs[0].exact
+    further = [
+        run_step(step, [exact + keras.ops.convert_to_tensor(moves[0] * sign, exact.dtype)])[0] for sign in (-1, 1)
+    ]
+    return float(np.abs(_move(Value(*further))).max(initial=0)) / 4
 
 
 def _move(value: Value) -> np.ndarray:

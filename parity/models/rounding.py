@@ -73,6 +73,15 @@ def _softplus_error(function: Any, x: Any) -> float:
     return _SOFTPLUS_OFF / unit_of(x) if keras.ops.max(x, initial=0) > _SOFTPLUS_FROM else 0.0
 
 
+def _scaled_mean(layer: Any, x: Any) -> float:
+    if not getattr(layer, "built", False):
+        return 0.0
+    mean, variance = (as_tensor(weight).double() for weight in (layer.moving_mean, layer.moving_variance))
+    gamma = as_tensor(layer.gamma).double() if layer.scale else 1.0
+    found = largest(mean * gamma / (variance + layer.epsilon).sqrt())
+    return found if isfinite(found) else 0.0
+
+
 class Rounding(NamedTuple):
     """How an operation rounds, if its errors are not one unit of rounding of its largest element.
 
@@ -136,6 +145,9 @@ RULES: Mapping[str, Rounding] = {
     ),
     **dict.fromkeys(("maximum", "minimum"), Rounding(_SELECTS, selects=True)),
     **{name.lower(): Rounding(_SELECTS, selects=True) for name in vars(keras.layers) if "MaxPool" in name},
+    "batchnormalization": Rounding(
+        "x * scale + (beta - mean * scale), in both: numbers of the size of mean * scale cancel.", least=_scaled_mean
+    ),
     "mean": _OVER_ELEMENTS,
     "sum": _OVER_ELEMENTS,
     **{name.lower(): _OVER_ELEMENTS for name in vars(keras.layers) if "AveragePool" in name},

@@ -4,6 +4,7 @@ import copy
 
 from course.small_models import fill_scaled
 from parity import first_divergence, trace
+from parity.models import keras_values
 from parity.models.keras_graph import keras_graph
 from parity.models.keras_values import walk
 from tests.helpers.models import Twin, in_float64, model_of, ported, x_of
@@ -249,3 +250,46 @@ def test_a_convolution_with_groups_is_computed_exactly_and_otherwise():
         np.testing.assert_allclose(y, conv.convolution_op(given, conv.kernel) + conv.bias + more, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(value.exact, model(taken.exact), rtol=1e-5, atol=1e-5)
     assert np.abs(taken.perturbed - taken.exact).min() > 0.5
+
+
+class DenseSilu(nn.Linear):
+    """A Linear with its activation."""
+
+    def forward(self, x):
+        """Map (batch, 1) to (batch, 2)."""
+        return F.silu(super().forward(x))
+
+
+def test_few_numbers_raise_no_alarm_though_one_draw_hardly_moves_them():
+    """The normalization takes away 1000, and leaves the rounding errors of 1000; the slope of silu is 0 near -1.28."""
+
+    def layers(x):
+        x = L.BatchNormalization(name="bn")(L.Dense(1, name="in")(x))
+        return L.Dense(2, activation="silu", name="out")(x)
+
+    model = model_of((9,), layers)
+    modules = {"in": nn.Linear(9, 1), "bn": nn.BatchNorm1d(1, 1e-3, 0.01), "out": DenseSilu(1, 2)}
+    for seed in range(60):
+        fill_scaled(model, seed)
+        model.get_layer("in").bias.assign([1000.0])
+        model.get_layer("bn").moving_mean.assign([1000.0])
+        twin, mapping = ported(model, Twin(lambda t, x: t.out(t.bn(getattr(t, "in")(x))), **modules), *modules)
+        with torch.no_grad():
+            getattr(twin, "in").bias += EPS * 512 * (-1) ** seed
+        traced = trace(model, twin, x_of(1, 9, seed=seed), mapping)
+        assert first_divergence(traced) is None, traced.to_string()
+    with torch.no_grad():
+        twin.out.bias += 0.1
+    assert first_divergence(trace(model, twin, x_of(1, 9), mapping)).layer == "out"
+
+
+def test_an_activation_moves_by_its_largest_slope_where_the_draw_moved_what_has_none():
+    model = model_of((2,), lambda x: L.Activation("silu")(x))
+    (step,) = keras_graph(model).steps
+    flat, steep, move = -1.2784645, 2.0, 1e-3  # silu is flat at the first
+    exact, perturbed = (ops.convert_to_tensor([[one, steep]]) for one in (flat, flat + move))
+    before = keras_values.Value(ops.silu(exact), ops.silu(perturbed))
+    after = keras_values._moved(step, [keras_values.Value(exact, perturbed)], before, 0.0)
+    slope = 1.0908  # of silu at 2
+    assert np.abs(before.perturbed - before.exact).max() < 1e-6
+    assert 0.9 < np.abs(after.perturbed - after.exact).max() / (move * slope / 2) < 1.1

@@ -79,7 +79,8 @@ def steps_called(name):
         sized = "adaptive" in name or (name.startswith(("max", "average")) and name.endswith("d"))
         sizes = NEEDED.get(name, (2,) if sized else ())
         steps.append(step_of(kind(*sizes)))
-    for function in of_name(ops, name):
+    # The operation of this name takes the statistics as inputs.
+    for function in of_name(ops, name) if name != "batchnormalization" else ():
         steps.append(step_of(operation_of(function, *ALSO_TAKEN.get(name, tuple)())))
     for function in of_name(keras.activations, name):
         steps.append(step_of(L.Activation(function)))
