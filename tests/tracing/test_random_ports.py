@@ -21,7 +21,7 @@ def test_no_alarm_on_random_right_ports(port):
     assert first_divergence(traced) is None, traced.to_string()
 
 
-@settings(max_examples=PORTS // 10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=PORTS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(right_ports())
 def test_no_alarm_on_random_right_ports_in_training(port):
     assume(_trains(port))
