@@ -49,9 +49,11 @@ def _where_something_is_left(step: Step, evidence: Evidence) -> Evidence | None:
     Where nothing is left, Keras attends to all, PyTorch to nothing, or it returns NaN.
     """
     left = torch.ones(len(evidence.value), dtype=torch.bool)
+    if any(len(x) != len(left) or x.ndim < 2 for x in (*evidence.inputs, evidence.twin)):
+        return None
     for slot in step.masks:
         left &= (~evidence.inputs[slot].bool()).any(-1).reshape(len(left), -1).all(1)
-    if bool(left.all()) or not bool(left.any()) or len(evidence.twin) != len(left):
+    if bool(left.all()) or not bool(left.any()):
         return None
     inputs = [x[left] for x in evidence.inputs]
     return evidence._replace(inputs=inputs, value=evidence.value[left], twin=evidence.twin[left], behind=())

@@ -10,6 +10,7 @@ from parity.diagnosis.evidence import Evidence, agree_within
 from parity.padding import same_padding
 from parity.weights.module_settings import each_axis
 
+import keras
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -258,7 +259,7 @@ def by_crop(evidence: Evidence) -> Iterator[Cause]:
     if evidence.step is None or evidence.step.is_activation or len(evidence.inputs) != 1:
         return
     layer, sizes = evidence.step.layer, evidence.value.shape[1:-1]
-    if not type(layer).__name__.startswith("Cropping"):
+    if not isinstance(layer, keras.layers.Cropping1D | keras.layers.Cropping2D | keras.layers.Cropping3D):
         return
     due = _pairs_of(layer.cropping)
     totals = [sum(pair) for pair in due]

@@ -43,11 +43,11 @@ def by_merging(evidence: Evidence) -> Iterator[Cause | Untried]:
         return
     attempts: tuple[Callable[[Evidence, Step], Iterator[Cause | Untried]], ...]
     if isinstance(step.layer, keras.layers.Concatenate):
-        attempts = (_one_alone, _another_axis, _another_order_joined, _another_joined)
+        attempts = (_another_axis, _one_alone, _another_order_joined, _another_joined)
     elif step.kind in _ELEMENTWISE and len({x.shape for x in (*inputs, evidence.value)}) == 1:
-        attempts = (_one_alone, _another_axis, _another_element_by_element)
+        attempts = (_one_alone, _another_element_by_element)
     else:
-        attempts = (_one_alone, _another_axis, _others_tried)
+        attempts = (_another_axis, _one_alone, _others_tried)
     for attempt in attempts:
         found = next(attempt(evidence, step), None)
         if found is not None:
@@ -73,7 +73,8 @@ def _one_alone(evidence: Evidence, step: Step) -> Iterator[Cause]:
 
 def _another_axis(evidence: Evidence, step: Step) -> Iterator[Cause]:
     inputs = evidence.inputs
-    if not isinstance(step.layer, keras.layers.Concatenate) or any(x.shape != inputs[0].shape for x in inputs):
+    joins = isinstance(step.layer, keras.layers.Concatenate) or step.kind == "Concatenate"
+    if not joins or any(x.shape != inputs[0].shape for x in inputs):
         return
     due = step.layer.axis % evidence.value.ndim
     for axis, in_keras in enumerate(evidence.axes_of_input()):
@@ -230,5 +231,5 @@ def output_of(evidence: Evidence, inputs: Sequence[Tensor]) -> Tensor | None:
         return None
     try:
         return with_channels_last(computed(evidence.step, evidence.inputs_in_keras(inputs)), evidence.axis)
-    except ValueError:
+    except (ValueError, IndexError):  # also tensors of another rank
         return None

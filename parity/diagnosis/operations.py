@@ -170,8 +170,10 @@ def _without(evidence: Evidence, found: Sequence[float], due: Sequence[float]) -
     if evidence.step is None or not left_out or any(abs(a - b) > _SAME for a, b in rest):
         return None
     names = {number: step.name for step in evidence.run.graph.steps for number in step.outputs}
+    due_names = [names.get(evidence.step.inputs[slot]) for slot in left_out]
     words = [
-        f"its input {slot + 1}, the output of {names.get(evidence.step.inputs[slot], 'the input')}" for slot in left_out
+        f"its input {slot + 1}, " + (f"the output of {name}" if name else "an input of the model")
+        for slot, name in zip(left_out, due_names, strict=True)
     ]
     return known_cause("another skip", f"without {'; '.join(words)}")
 

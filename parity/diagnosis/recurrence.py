@@ -125,10 +125,10 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
         if cells is not None and evidence.explains(cells):
             yield known_cause("another step", f"the cell of {step.name} is taken, not its output")
             return
-        for time, value in _each_step(step, values, merged):
+        for words, value in _each_step(step, values, merged):
             if evidence.explains(value) and not agree_within(evidence.value, value, evidence.tolerance):
-                detail = f"step {time} of {step.name} is taken, in both directions" if len(ways) == 2 else ""
-                yield known_cause("another step", detail or f"step {time} of {step.name} is taken, not the last")
+                end = ", in both directions" if len(ways) == 2 else ""
+                yield known_cause("another step", f"{words}{end}")
                 return
         if len(ways) == 2 and evidence.explains(MERGES[layer.merge_mode](ways[1][:, 0], ways[0][:, -1])):
             yield known_cause("direction", f"the two directions of {step.name} are exchanged")
@@ -141,16 +141,19 @@ def by_step_taken(evidence: Evidence) -> Iterator[Cause]:
                 return
 
 
-def _each_step(step: Step, values: Sequence[Tensor], sequence: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield each step of what a recurrent layer returns, the last first, and its number.
+def _each_step(step: Step, values: Sequence[Tensor], sequence: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield in words that each step of what a recurrent layer returns is taken, the last first, and that step.
 
     At a masked step Keras returns once more what it has returned before, and a packed sequence of PyTorch's is 0 there.
     """
     mask = mask_of(step, values)
     for time in range(sequence.shape[1] - 1, max(-1, sequence.shape[1] - 1 - _MOST_STEPS), -1):
-        yield time, sequence[:, time]
+        is_last = time == sequence.shape[1] - 1
+        taken = f"step {time + 1} of {sequence.shape[1]} of {step.name} is taken"
+        yield taken + ("" if is_last else ", not the last"), sequence[:, time]
         if mask is not None:
-            yield time, sequence[:, time] * mask[:, time, None].to(sequence.dtype)
+            where_it_ends = ", which is 0 where a sequence ends before it"
+            yield taken + where_it_ends, sequence[:, time] * mask[:, time, None].to(sequence.dtype)
 
 
 def _same(evidence: Evidence, found: Tensor) -> bool:

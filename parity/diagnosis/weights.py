@@ -177,13 +177,15 @@ def _cause_of(evidence: Evidence, path: str, actual: Tensor, right: Tensor) -> C
         actual: The weight in the twin.
         right: The weight as it should be there.
     """
-    short = short_name(path)
-    other_weights = {other: _right_weight(evidence, other) for other in evidence.places if other != path}
+    short, (actual, right) = short_name(path), map(torch.atleast_1d, (actual, right))
+    normalizes = evidence.step is not None and isinstance(evidence.step.layer, keras.layers.BatchNormalization)
+    other_weights = {p: torch.atleast_1d(_right_weight(evidence, p)) for p in evidence.places if p != path}
     if short in ("moving_mean", "moving_variance") and bool((actual == (short == "moving_variance")).all()):
         return known_cause("statistics left at 0 and 1", f"{short} is {int(short == 'moving_variance')} throughout")
     for other, value in other_weights.items():
-        if torch.equal(actual, value.to(actual.dtype)) and short not in ("kernel", "bias"):
-            return known_cause("BatchNormalization vectors exchanged", f"{short} holds {short_name(other)}")
+        if _equal(actual, value) and short not in ("kernel", "bias"):
+            cause = "BatchNormalization vectors exchanged" if normalizes else "weights of another layer"
+            return known_cause(cause, f"{short} holds {short_name(other)}")
     for dtype in (torch.float16, torch.bfloat16):
         if torch.equal(actual, right.to(dtype).to(actual.dtype)):
             return known_cause("precision", f"{short} rounded to {str(dtype).removeprefix('torch.')}")

@@ -100,7 +100,7 @@ def _moved(step: Step, inputs: Sequence[Value], output: Value, size: float) -> V
         output: The output.
         size: The errors are at least those of a number of this size.
     """
-    if not is_float(output.exact):
+    if not is_float(output.exact) or not prod(output.exact.shape):
         return output
     moves, move = [float(np.abs(_move(value)).max(initial=0)) for value in inputs], _move(output)
     # On average a draw is half as large as it may be.

@@ -74,7 +74,7 @@ def _softplus_error(function: Any, x: Any) -> float:
 
 
 def _scaled_mean(layer: Any, x: Any) -> float:
-    if not getattr(layer, "built", False):
+    if not isinstance(layer, keras.layers.BatchNormalization) or not layer.built:
         return 0.0
     mean, variance = (as_tensor(weight).double() for weight in (layer.moving_mean, layer.moving_variance))
     gamma = as_tensor(layer.gamma).double() if layer.scale else 1.0
@@ -95,6 +95,7 @@ class Rounding(NamedTuple):
             as large as that of the inputs, or none: that depends on which numbers are selected.
         adds: Whether it adds up its inputs. A sum may be near 0 although its terms are not.
         reduces: Whether it adds up the elements of its input; see ``adds``.
+        by_statistics: Whether ``least`` depends on stored statistics, which are not used in training.
     """
 
     source: str
@@ -103,6 +104,7 @@ class Rounding(NamedTuple):
     selects: bool = False
     adds: bool = False
     reduces: bool = False
+    by_statistics: bool = False
 
 
 _SELECTS = "It may select another element where rounding differs."
@@ -146,7 +148,9 @@ RULES: Mapping[str, Rounding] = {
     **dict.fromkeys(("maximum", "minimum"), Rounding(_SELECTS, selects=True)),
     **{name.lower(): Rounding(_SELECTS, selects=True) for name in vars(keras.layers) if "MaxPool" in name},
     "batchnormalization": Rounding(
-        "x * scale + (beta - mean * scale), in both: numbers of the size of mean * scale cancel.", least=_scaled_mean
+        "x * scale + (beta - mean * scale), in both: numbers of the size of mean * scale cancel.",
+        least=_scaled_mean,
+        by_statistics=True,
     ),
     "mean": _OVER_ELEMENTS,
     "sum": _OVER_ELEMENTS,
@@ -192,13 +196,14 @@ def errors_of(step: Step, inputs: Sequence[Any], outputs: Sequence[Any], trainin
         training: Whether it runs in training mode.
     """
     rule = rule_of(step)
-    least = rule.least(function_of(step), inputs[0]) if inputs else 0.0
+    uses_others = rule.by_statistics and training and not step.frozen
+    least = rule.least(function_of(step), inputs[0]) if inputs and not uses_others else 0.0
     return Errors(has_float32_constants(step), _terms(step, inputs, outputs, training), least)
 
 
 _USUAL = Errors()
 # So many random numbers are drawn for a tensor. A larger one has them again and again, which is much faster. It is a
-# prime, so that no sum along an axis meets the same one twice.
+# prime, so that a sum along an axis hardly meets the same one twice.
 _DRAWN = 262139
 
 

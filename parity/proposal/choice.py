@@ -76,7 +76,7 @@ def _free_tensors(
         twin: The twin.
         near: For parts: modules that may hold their tensors, the likeliest first.
     """
-    needed = Counter(tuple(weight.variable.shape) for part in parts for weight in part.held.values())
+    needed = Counter(_without_ones(weight.variable.shape) for part in parts for weight in part.held.values())
     free: dict[tuple[int, ...], list[str]] = defaultdict(list)
     of_module: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensors in twin.tensors.items():
@@ -88,7 +88,7 @@ def _free_tensors(
     for part in parts:
         shapes = {path: tuple(weight.variable.shape) for path, weight in part.held.items()}
         fitting = {path: [*_fitting(shape, free)] for path, shape in shapes.items()}
-        if all(needed[shapes[path]] == 1 == len(keys) for path, keys in fitting.items()):
+        if all(needed[_without_ones(shapes[path])] == 1 == len(keys) for path, keys in fitting.items()):
             found[part.label] = {keys[0]: part.held[path] for path, keys in fitting.items()}
     for part in parts:
         taken = {key for several in found.values() for key in several}
@@ -99,6 +99,10 @@ def _free_tensors(
                 found[part.label] = keys
                 break
     return found
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _fitting(shape: tuple[int, ...], free: Mapping[tuple[int, ...], Sequence[str]]) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 from course.mutants import attention, recurrent
 from course.mutants.tools import another_forward
-from parity import diagnose
+from parity import diagnose, propose_mapping, transfer
 from tests.helpers.models import Twin, conv, model_of, norm, ported, snapshot, x_of
 
+import keras
 import pytest
 import torch
 from keras import layers as L
@@ -59,3 +60,24 @@ def test_a_sum_before_a_normalization_is_no_other_place_of_it():
     model, twin, mapping = normalized_by(0.5)
     found = diagnose(model, twin, x_of(2, 6, 5, 3), mapping)
     assert (found.divergence.layer, found.causes) == ("norm", [])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (4, 4), (1, 1, 4, 4)])
+@pytest.mark.parametrize("examples", [1, 3, 4])
+def test_a_mask_that_is_the_same_for_all_examples_stops_no_search(shape, examples):
+    class Mask(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.reshape(keras.ops.tri(4, dtype="bool"), shape)
+
+    model = model_of((4, 8), lambda i: L.MultiHeadAttention(2, 4, name="a")(i, i, attention_mask=Mask()(i)))
+    later = torch.ones(4, 4).triu(1).bool()
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    twin = Twin(lambda t, x: t.a(*3 * [x], attn_mask=later)[0], a=attention)
+    x = x_of(examples, 4, 8)
+    mapping = propose_mapping(model, twin, x, torch_x=[torch.from_numpy(x)]).mapping
+    transfer(model, twin, mapping)
+    assert diagnose(model, twin, x, mapping, torch_x=[torch.from_numpy(x)]).divergence is None
+    attention.num_heads, attention.head_dim = 4, 2
+    later[3, 0] = True
+    found = diagnose(model, twin, x, mapping, torch_x=[torch.from_numpy(x)])
+    assert (found.divergence.layer, found.causes) == ("a", [])
