@@ -7,10 +7,10 @@ from typing import Any
 from parity.diagnosis.causes import Cause
 from parity.diagnosis.evidence import Evidence
 from parity.diagnosis.recurrence import time_and_batch
-from parity.diagnosis.variants import Said, each_cause_once, first_that_explains, step_of_kind, weights_of_twin
+from parity.diagnosis.variants import Said, each_cause_once, explaining_weights, first_that_explains, step_of_kind
 from parity.models.keras_graph import Step
 from parity.models.keras_layers import WITH_HEADS
-from parity.models.keras_variants import Variant, output_of, scale_settings
+from parity.models.keras_variants import Variant, scale_settings
 from parity.weights.fills import Fill
 
 import keras
@@ -26,9 +26,7 @@ def by_attention_weights(evidence: Evidence) -> Iterator[Cause]:
     if step is None or not evidence.fills:
         return
     fills = evidence.fills_by_path()
-    actual, wrong = weights_of_twin(fills)
-    if not wrong or not evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual))):
-        return
+    actual, wrong = explaining_weights(step, evidence)
     exchanged = {path: _whose(path, actual[path], fills) for path in wrong}
     yield from each_cause_once(_of_weight(path, actual[path], fills[path], exchanged) for path in wrong)
 
@@ -46,7 +44,7 @@ def by_attention(evidence: Evidence) -> Iterator[Cause]:
 def _where_something_is_left(step: Step, evidence: Evidence) -> Evidence | None:
     """Return the evidence of those examples in which inverted masks leave something to attend to, if not all do.
 
-    Where nothing is left, Keras attends to all, PyTorch to nothing, or it returns NaN.
+    Where nothing is left, each framework returns something of its own.
     """
     left = torch.ones(len(evidence.value), dtype=torch.bool)
     if any(len(x) != len(left) or x.ndim < 2 for x in (*evidence.inputs, evidence.twin)):

@@ -202,8 +202,8 @@ def copied(modules: Sequence[nn.Module]) -> list[nn.Module]:
     values: PyTorch does not copy such a one together with its gradient.
     """
     held = [value for module in modules for inner in module.modules() for value in vars(inner).values()]
-    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
-    return copy.deepcopy(list(modules), {id(tensor): tensor.detach().clone() for tensor in computed})
+    derived = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(list(modules), {id(tensor): tensor.detach().clone() for tensor in derived})
 
 
 def computed(step: Step, inputs: Sequence[Tensor]) -> Tensor:

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 # A Cropping layer that takes away fewer elements along an axis is tried with each other place there.
 _MUCH = 8
-
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 class Geometry(NamedTuple):

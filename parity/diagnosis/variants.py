@@ -64,6 +64,18 @@ def weights_of_twin(fills: Mapping[str, list[Fill]]) -> tuple[dict[str, Tensor],
     return actual, [path for path, found in actual.items() if not torch.equal(found, fills[path][0].weight.value)]
 
 
+def explaining_weights(step: Step, evidence: Evidence) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the same of a step's weights; no wrong ones if Keras's layer with these does not return what the twin has.
+
+    Args:
+        step: The step.
+        evidence: The layer that diverges.
+    """
+    actual, wrong = weights_of_twin(evidence.fills_by_path())
+    explained = wrong and evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual)))
+    return actual, wrong if explained else []
+
+
 def _with_second_bias(bias: Tensor, fill: Fill) -> Tensor:
     """Return a bias and the other one that PyTorch's recurrent modules add; but for a GRU, Keras has one bias."""
     name = fill.row.tensor

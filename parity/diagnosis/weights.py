@@ -9,9 +9,8 @@ from parity.diagnosis.causes import Cause, known_cause
 from parity.diagnosis.evidence import Evidence, copied, run_modules, short_name
 from parity.diagnosis.inside import folded_into
 from parity.diagnosis.order import other_orders
-from parity.diagnosis.variants import weights_of_twin
+from parity.diagnosis.variants import explaining_weights
 from parity.models.keras_channels import as_in_keras
-from parity.models.keras_variants import Variant, output_of
 from parity.weights.flattened import channels_first_features, counts_features
 from parity.weights.module_settings import depthwise_channels
 
@@ -49,8 +48,7 @@ def by_weights_of_functions(evidence: Evidence) -> Iterator[Cause]:
     step = evidence.step
     if step is None or step.is_activation or evidence.modules or not evidence.fills or not evidence.inputs:
         return
-    actual, wrong = weights_of_twin(evidence.fills_by_path())
-    if wrong and evidence.explains(output_of(step, evidence.inputs, Variant(weights=actual))):
+    if explaining_weights(step, evidence)[1]:
         both = ((path, fill.tensor.detach(), fill.value) for path, fill in evidence.fills.items())
         different = [(path, found, right.to(found.dtype)) for path, found, right in both if not _equal(found, right)]
         yield from causes_of(evidence, Repair([], different, {}))

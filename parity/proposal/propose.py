@@ -98,13 +98,31 @@ class _Keras(NamedTuple):
     dtype: torch.dtype
 
 
+class _Attempt(NamedTuple):
+    """A search with layers taken apart in one way.
+
+    Attributes:
+        search: The search.
+        found: What it has found.
+        by_name: The layers that numbers could not decide and equal names did.
+        not_covered: What of the Keras model cannot be moved, by part.
+        open: The layers of the Keras model that have no module although one would fit.
+    """
+
+    search: Search
+    found: Found
+    by_name: dict[str, str]
+    not_covered: dict[str, str]
+    open: list[int]
+
+
 def _looked_for(
     keras_side: _Keras,
     torch_model: nn.Module,
     names: Mapping[str, str],
     torch_x: TwinInputs,
     near: Mapping[str, Sequence[str]],
-) -> tuple["_Attempt", Onward]:
+) -> tuple[_Attempt, Onward]:
     """Return what is found in a copy of the twin, and behind its mistakes.
 
     Args:
@@ -128,7 +146,7 @@ def _looked_for(
 
 
 def _near(search: Search, onward: Onward) -> dict[str, list[str]]:
-    """Return for each layer of the user's own that has no tensors: the modules around the twins of its neighbours.
+    """Return for each layer of the user's own that has no tensors: the modules with some around its neighbours' twins.
 
     Such a layer's weights are often single tensors of the module that also holds the layers next to it. Those around
     the layer before come first, and of these the innermost.
@@ -141,7 +159,10 @@ def _near(search: Search, onward: Onward) -> dict[str, list[str]]:
             continue
         neighbours = [*before[label], *(other for other, several in before.items() if label in several)]
         names = [decided[other] for other in neighbours if other in decided]
-        found[label] = list(dict.fromkeys(around for name in names for around in _modules_around(name)))
+        around = dict.fromkeys(module for name in names for module in _modules_around(name))
+        holders = [module for module in around if module in search.twin.tensors]
+        if holders:
+            found[label] = holders
     return found
 
 
@@ -150,24 +171,6 @@ def _modules_around(name: str) -> Iterator[str]:
     while name:
         name = name.rpartition(".")[0]
         yield name
-
-
-class _Attempt(NamedTuple):
-    """A search with layers taken apart in one way.
-
-    Attributes:
-        search: The search.
-        found: What it has found.
-        by_name: The layers that numbers could not decide and equal names did.
-        not_covered: What of the Keras model cannot be moved, by part.
-        open: The layers of the Keras model that have no module although one would fit.
-    """
-
-    search: Search
-    found: Found
-    by_name: dict[str, str]
-    not_covered: dict[str, str]
-    open: list[int]
 
 
 def _best_attempt(
